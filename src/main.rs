@@ -1,0 +1,3 @@
+//! The `cloister` binary: everything is in the library.
+
+fn main() {}
