@@ -1,1 +1,5 @@
 //! Cloister.
+
+pub mod name;
+pub mod policy;
+pub mod token;
