@@ -44,14 +44,9 @@ impl Repository {
         let repository = git2::Repository::discover(directory).map_err(|source| match source.code() {
             git2::ErrorCode::NotFound => GitError::NoRepository(directory.to_owned()),
             git2::ErrorCode::Owner => GitError::ForeignOwner(directory.to_owned()),
-            _ => GitError::Read {
-                path: directory.to_owned(),
-                source,
-            },
+            _ => GitError::Read { path: directory.to_owned(), source },
         })?;
-        let root = repository
-            .workdir()
-            .ok_or_else(|| GitError::Bare(repository.path().to_owned()))?;
+        let root = repository.workdir().ok_or_else(|| GitError::Bare(repository.path().to_owned()))?;
         Ok(Self {
             root: without_trailing_slash(root),
             common_dir: without_trailing_slash(repository.commondir()),
@@ -110,15 +105,9 @@ mod tests {
     #[test]
     fn a_directory_outside_and_a_bare_repository_are_refused() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(matches!(
-            Repository::find(directory.path()),
-            Err(GitError::NoRepository(_))
-        ));
+        assert!(matches!(Repository::find(directory.path()), Err(GitError::NoRepository(_))));
         git2::Repository::init_bare(directory.path().join("bare.git")).unwrap();
-        assert!(matches!(
-            Repository::find(&directory.path().join("bare.git")),
-            Err(GitError::Bare(_))
-        ));
+        assert!(matches!(Repository::find(&directory.path().join("bare.git")), Err(GitError::Bare(_))));
     }
 
     #[test]
@@ -130,12 +119,7 @@ mod tests {
         fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let config = root.join(".git/config");
         let mut settings = git2::Config::open(&config).unwrap();
-        for key in [
-            "core.fsmonitor",
-            "core.sshCommand",
-            "core.pager",
-            "core.hooksPath",
-        ] {
+        for key in ["core.fsmonitor", "core.sshCommand", "core.pager", "core.hooksPath"] {
             settings.set_str(key, script.to_str().unwrap()).unwrap();
         }
         Repository::find(&root).unwrap();

@@ -95,11 +95,7 @@ enum Flaw {
 
 impl InvalidName {
     fn new(kind: &'static str, text: &str, flaw: Flaw) -> Self {
-        Self {
-            text: text.to_owned(),
-            kind,
-            flaw,
-        }
+        Self { text: text.to_owned(), kind, flaw }
     }
 }
 
@@ -199,11 +195,8 @@ impl CloisterId {
 
     /// Derives the id of the cloister `name` of the project at `path`.
     pub fn of(name: &CloisterName, path: &str) -> Self {
-        let digest = Sha256::new()
-            .chain_update(name.as_str())
-            .chain_update([0])
-            .chain_update(path)
-            .finalize();
+        let digest =
+            Sha256::new().chain_update(name.as_str()).chain_update([0]).chain_update(path).finalize();
         Self(leading_digits(&digest, CLOISTER_ID_DIGITS))
     }
 }
@@ -262,13 +255,7 @@ fn is_border(character: char) -> bool {
 fn sanitised(text: &str) -> String {
     text.chars()
         .map(|character| character.to_ascii_lowercase())
-        .map(|character| {
-            if is_name_character(character) {
-                character
-            } else {
-                '-'
-            }
-        })
+        .map(|character| if is_name_character(character) { character } else { '-' })
         .collect()
 }
 

@@ -82,11 +82,8 @@ impl Paths {
     pub fn from_environment(lookup: impl Fn(&str) -> Option<OsString>) -> Result<Self, PathsError> {
         let absolute = |name: &str| lookup(name).map(PathBuf::from).filter(|path| path.is_absolute());
         let home = absolute("HOME").ok_or(PathsError::NoHome)?;
-        let base = |name: &str, default: &str| {
-            absolute(name)
-                .unwrap_or_else(|| home.join(default))
-                .join("cloister")
-        };
+        let base =
+            |name: &str, default: &str| absolute(name).unwrap_or_else(|| home.join(default)).join("cloister");
         let state = base("XDG_STATE_HOME", ".local/state");
         let runtime =
             absolute("XDG_RUNTIME_DIR").map_or_else(|| state.join("run"), |dir| dir.join("cloister"));
@@ -270,11 +267,7 @@ pub fn write_atomic(path: &Path, content: &[u8]) -> Result<(), PathsError> {
     );
     let temporary = directory.join(unique);
     let write = || -> io::Result<()> {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&temporary)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(content)?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;
@@ -283,11 +276,7 @@ pub fn write_atomic(path: &Path, content: &[u8]) -> Result<(), PathsError> {
     write().map_err(|source| {
         // The temporary file may not exist; its absence is what is wanted.
         let _ = fs::remove_file(&temporary);
-        PathsError::Io {
-            action: "write",
-            path: path.to_owned(),
-            source,
-        }
+        PathsError::Io { action: "write", path: path.to_owned(), source }
     })
 }
 
@@ -373,40 +362,26 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     fn paths(variables: &[(&str, &str)]) -> Result<Paths, PathsError> {
-        let variables: Vec<(String, OsString)> = variables
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), OsString::from(value)))
-            .collect();
+        let variables: Vec<(String, OsString)> =
+            variables.iter().map(|(name, value)| ((*name).to_owned(), OsString::from(value))).collect();
         Paths::from_environment(|name| {
-            variables
-                .iter()
-                .find(|(key, _)| key == name)
-                .map(|(_, value)| value.clone())
+            variables.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
         })
     }
 
     #[test]
     fn defaults_follow_the_xdg_specification() {
         let paths = paths(&[("HOME", "/home/u")]).unwrap();
-        assert_eq!(
-            paths.config_file(),
-            Path::new("/home/u/.config/cloister/config.yaml")
-        );
+        assert_eq!(paths.config_file(), Path::new("/home/u/.config/cloister/config.yaml"));
         assert_eq!(paths.data_dir(), Path::new("/home/u/.local/share/cloister"));
-        assert_eq!(
-            paths.control_socket(),
-            Path::new("/home/u/.local/state/cloister/run/control.sock")
-        );
+        assert_eq!(paths.control_socket(), Path::new("/home/u/.local/state/cloister/run/control.sock"));
     }
 
     #[test]
     fn xdg_variables_win_and_relative_ones_are_ignored() {
-        let paths = paths(&[
-            ("HOME", "/h"),
-            ("XDG_RUNTIME_DIR", "/run/user/5"),
-            ("XDG_DATA_HOME", "relative"),
-        ])
-        .unwrap();
+        let paths =
+            paths(&[("HOME", "/h"), ("XDG_RUNTIME_DIR", "/run/user/5"), ("XDG_DATA_HOME", "relative")])
+                .unwrap();
         assert_eq!(paths.runtime_dir(), Path::new("/run/user/5/cloister"));
         assert_eq!(paths.data_dir(), Path::new("/h/.local/share/cloister"));
     }
@@ -438,10 +413,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let target = directory.path().join("file");
         fs::create_dir(&target).unwrap();
-        assert!(matches!(
-            write_atomic(&target, b"x"),
-            Err(PathsError::Io { action: "write", .. })
-        ));
+        assert!(matches!(write_atomic(&target, b"x"), Err(PathsError::Io { action: "write", .. })));
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 
@@ -451,10 +423,7 @@ mod tests {
         let open = directory.path().join("open");
         fs::create_dir(&open).unwrap();
         fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(matches!(
-            ensure_private_dir(&open),
-            Err(PathsError::NotPrivate { mode: 0o777, .. })
-        ));
+        assert!(matches!(ensure_private_dir(&open), Err(PathsError::NotPrivate { mode: 0o777, .. })));
     }
 
     #[test]

@@ -66,16 +66,9 @@ impl Identity {
     /// Reads the identity of a running process; `None` when there is no such process.
     pub fn of(pid: i32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")
-            .ok()?
-            .trim()
-            .to_owned();
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned();
         let (state, start_ticks) = parse_stat(&stat)?;
-        (state != 'Z' && state != 'X').then_some(Self {
-            pid,
-            start_ticks,
-            boot_id,
-        })
+        (state != 'Z' && state != 'X').then_some(Self { pid, start_ticks, boot_id })
     }
 
     /// The process number.
@@ -193,28 +186,13 @@ mod tests {
     fn a_reused_number_is_another_process() {
         let own = Identity::of(i32::try_from(std::process::id()).unwrap()).unwrap();
         assert!(own.is_alive());
-        assert!(
-            !Identity {
-                start_ticks: own.start_ticks + 1,
-                ..own.clone()
-            }
-            .is_alive()
-        );
-        assert!(
-            !Identity {
-                boot_id: "another boot".to_owned(),
-                ..own
-            }
-            .is_alive()
-        );
+        assert!(!Identity { start_ticks: own.start_ticks + 1, ..own.clone() }.is_alive());
+        assert!(!Identity { boot_id: "another boot".to_owned(), ..own }.is_alive());
     }
 
     #[test]
     fn programs_are_found_along_absolute_entries_only() {
-        assert_eq!(
-            find_program("sh", OsStr::new(":.:/bin")),
-            Some(PathBuf::from("/bin/sh"))
-        );
+        assert_eq!(find_program("sh", OsStr::new(":.:/bin")), Some(PathBuf::from("/bin/sh")));
         assert_eq!(find_program("sh", OsStr::new(".:relative")), None);
         assert_eq!(find_program("no-such-program", OsStr::new("/bin:/usr/bin")), None);
     }

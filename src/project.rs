@@ -103,54 +103,33 @@ impl Project {
         paths: &Paths,
         binary: &Path,
     ) -> Result<Self, ProjectError> {
-        let resolved = fs::canonicalize(directory).map_err(|source| ProjectError::Directory {
-            path: directory.to_owned(),
-            source,
-        })?;
+        let resolved = fs::canonicalize(directory)
+            .map_err(|source| ProjectError::Directory { path: directory.to_owned(), source })?;
         let repository = match (Repository::find(&resolved), git) {
             (Ok(repository), _) => Some(repository),
             (Err(GitError::NoRepository(_)), GitNeed::Optional) => None,
             (Err(error), _) => return Err(error.into()),
         };
-        let directory = repository
-            .as_ref()
-            .map_or(resolved, |repository| repository.root.clone());
-        let text = directory
-            .to_str()
-            .ok_or_else(|| ProjectError::NotText(directory.clone()))?;
-        let base = directory
-            .file_name()
-            .and_then(|name| name.to_str())
-            .unwrap_or_default();
-        let project = Self {
-            name: name.map_or_else(|| ProjectName::from_directory(base), Ok)?,
-            id: ProjectId::of(text),
-            repository,
-            directory,
-        };
-        for writable in project.writable() {
-            check_place(writable, paths, binary)?;
+        let directory = repository.as_ref().map_or(resolved, |repository| repository.root.clone());
+        let text = directory.to_str().ok_or_else(|| ProjectError::NotText(directory.clone()))?;
+        let id = ProjectId::of(text);
+        check_place(&directory, paths, binary)?;
+        if let Some(outside) = repository.as_ref().and_then(|repository| outside(&directory, repository)) {
+            check_place(outside, paths, binary)?;
         }
-        Ok(project)
-    }
-
-    /// The directories that a sandbox of this project may write, its home apart.
-    fn writable(&self) -> impl Iterator<Item = &Path> {
-        std::iter::once(self.directory.as_path()).chain(self.outside_repository())
+        let base = directory.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let name = name.map_or_else(|| ProjectName::from_directory(base), Ok)?;
+        Ok(Self { name, id, directory, repository })
     }
 
     /// The repository's shared directory where it lies outside the project (a linked worktree).
     pub fn outside_repository(&self) -> Option<&Path> {
-        let common = self.repository.as_ref()?.common_dir.as_path();
-        (!common.starts_with(&self.directory)).then_some(common)
+        outside(&self.directory, self.repository.as_ref()?)
     }
 
     /// What the host's git would execute or obey.
     pub fn protected(&self) -> Vec<PathBuf> {
-        self.repository
-            .as_ref()
-            .map(Repository::executable_state)
-            .unwrap_or_default()
+        self.repository.as_ref().map(Repository::executable_state).unwrap_or_default()
     }
 
     /// The cloister of this directory.
@@ -172,22 +151,14 @@ impl Project {
             && owner.path != self.directory
             && owner.path.exists()
         {
-            return Err(ProjectError::NameTaken {
-                name: self.name.clone(),
-                owner: owner.path.clone(),
-            });
+            return Err(ProjectError::NameTaken { name: self.name.clone(), owner: owner.path.clone() });
         }
-        let entry = Entry {
-            path: self.directory.clone(),
-            id: self.id.clone(),
-        };
+        let entry = Entry { path: self.directory.clone(), id: self.id.clone() };
         if registry.projects.insert(self.name.clone(), entry.clone()) == Some(entry) {
             return Ok(());
         }
-        let mut text = serde_json::to_vec_pretty(&registry).map_err(|error| ProjectError::Registry {
-            path: file.clone(),
-            reason: error.to_string(),
-        })?;
+        let mut text = serde_json::to_vec_pretty(&registry)
+            .map_err(|error| ProjectError::Registry { path: file.clone(), reason: error.to_string() })?;
         text.push(b'\n');
         Ok(paths::write_atomic(&file, &text)?)
     }
@@ -195,31 +166,22 @@ impl Project {
 
 /// The directory that is registered under a name, if any.
 pub fn registered(name: &ProjectName, paths: &Paths) -> Result<Option<PathBuf>, ProjectError> {
-    Ok(Registry::load(&paths.projects_file())?
-        .projects
-        .remove(name)
-        .map(|entry| entry.path))
+    Ok(Registry::load(&paths.projects_file())?.projects.remove(name).map(|entry| entry.path))
+}
+
+fn outside<'a>(directory: &Path, repository: &'a Repository) -> Option<&'a Path> {
+    Some(repository.common_dir.as_path()).filter(|common| !common.starts_with(directory))
 }
 
 fn check_place(directory: &Path, paths: &Paths, binary: &Path) -> Result<(), ProjectError> {
     if paths::resolve_existing(paths.home()).starts_with(directory) {
-        return Err(ProjectError::AboveHome {
-            directory: directory.to_owned(),
-        });
+        return Err(ProjectError::AboveHome { directory: directory.to_owned() });
     }
-    let own = paths
-        .own_dirs()
-        .into_iter()
-        .find(|own| paths::overlap(own, directory));
-    match own.or_else(|| {
-        paths::resolve_existing(binary)
-            .starts_with(directory)
-            .then_some(binary)
-    }) {
-        Some(own) => Err(ProjectError::HoldsOwnFiles {
-            directory: directory.to_owned(),
-            own: own.to_owned(),
-        }),
+    let own = paths.own_dirs().into_iter().find(|own| paths::overlap(own, directory));
+    match own.or_else(|| paths::resolve_existing(binary).starts_with(directory).then_some(binary)) {
+        Some(own) => {
+            Err(ProjectError::HoldsOwnFiles { directory: directory.to_owned(), own: own.to_owned() })
+        }
         None => Ok(()),
     }
 }
@@ -239,10 +201,7 @@ struct Entry {
 
 impl Registry {
     fn load(file: &Path) -> Result<Self, ProjectError> {
-        let failed = |reason: String| ProjectError::Registry {
-            path: file.to_owned(),
-            reason,
-        };
+        let failed = |reason: String| ProjectError::Registry { path: file.to_owned(), reason };
         match fs::read(file) {
             Ok(text) => serde_json::from_slice(&text).map_err(|error| failed(error.to_string())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
@@ -268,11 +227,7 @@ mod tests {
         fs::create_dir_all(home.join("src")).unwrap();
         let variable = home.clone().into_os_string();
         let paths = Paths::from_environment(|name| (name == "HOME").then(|| variable.clone())).unwrap();
-        Host {
-            root,
-            paths,
-            _keep: keep,
-        }
+        Host { root, paths, _keep: keep }
     }
 
     fn repository(path: &Path) {
@@ -280,13 +235,7 @@ mod tests {
     }
 
     fn find(host: &Host, directory: &Path) -> Result<Project, ProjectError> {
-        Project::find(
-            directory,
-            None,
-            GitNeed::Required,
-            &host.paths,
-            Path::new("/usr/bin/cloister"),
-        )
+        Project::find(directory, None, GitNeed::Required, &host.paths, Path::new("/usr/bin/cloister"))
     }
 
     #[test]
@@ -302,17 +251,9 @@ mod tests {
     fn home_and_what_is_above_it_are_refused() {
         let host = host();
         repository(&host.root.join("home"));
-        assert!(matches!(
-            find(&host, &host.root.join("home/src")),
-            Err(ProjectError::AboveHome { .. })
-        ));
-        let above = Project::find(
-            Path::new("/"),
-            None,
-            GitNeed::Optional,
-            &host.paths,
-            Path::new("/usr/bin/x"),
-        );
+        assert!(matches!(find(&host, &host.root.join("home/src")), Err(ProjectError::AboveHome { .. })));
+        let above =
+            Project::find(Path::new("/"), None, GitNeed::Optional, &host.paths, Path::new("/usr/bin/x"));
         assert!(matches!(above, Err(ProjectError::AboveHome { .. })), "{above:?}");
     }
 
@@ -325,16 +266,10 @@ mod tests {
         fs::create_dir_all(host.root.join("home/.config")).unwrap();
         std::os::unix::fs::symlink(dotfiles.join("cloister"), host.root.join("home/.config/cloister"))
             .unwrap();
-        assert!(matches!(
-            find(&host, &dotfiles),
-            Err(ProjectError::HoldsOwnFiles { .. })
-        ));
+        assert!(matches!(find(&host, &dotfiles), Err(ProjectError::HoldsOwnFiles { .. })));
         let share = host.root.join("home/.local/share/cloister");
         repository(&share);
-        assert!(matches!(
-            find(&host, &share),
-            Err(ProjectError::HoldsOwnFiles { .. })
-        ));
+        assert!(matches!(find(&host, &share), Err(ProjectError::HoldsOwnFiles { .. })));
     }
 
     #[test]
@@ -359,10 +294,7 @@ mod tests {
         assert!(matches!(taken, Err(ProjectError::NameTaken { owner, .. }) if owner == one));
         fs::remove_dir_all(&one).unwrap();
         find(&host, &two).unwrap().register(&host.paths).unwrap();
-        assert_eq!(
-            registered(&ProjectName::parse("demo").unwrap(), &host.paths).unwrap(),
-            Some(two)
-        );
+        assert_eq!(registered(&ProjectName::parse("demo").unwrap(), &host.paths).unwrap(), Some(two));
     }
 
     #[test]

@@ -85,9 +85,7 @@ impl ControlKey {
 
     /// Reads a key from its 64 hexadecimal digits.
     pub fn parse(text: &str) -> Result<Self, InvalidToken> {
-        parse_hex(text)
-            .map(Self::from_bytes)
-            .ok_or(InvalidToken("control key"))
+        parse_hex(text).map(Self::from_bytes).ok_or(InvalidToken("control key"))
     }
 
     /// Gives the text that is written to the key file and presented on the socket.
@@ -98,9 +96,7 @@ impl ControlKey {
     /// Tells in constant time whether `presented` is this key.
     pub fn matches(&self, presented: &str) -> bool {
         // Hashing both sides makes the comparison independent of the presented length, too.
-        Sha256::digest(presented)
-            .ct_eq(&Sha256::digest(self.expose()))
-            .into()
+        Sha256::digest(presented).ct_eq(&Sha256::digest(self.expose())).into()
     }
 }
 
@@ -120,9 +116,7 @@ fn parse_hex(text: &str) -> Option<[u8; 32]> {
     let (pairs, []) = text.as_bytes().as_chunks::<2>() else {
         return None;
     };
-    let bytes: Vec<u8> = pairs
-        .iter()
-        .map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?))
-        .collect::<Option<_>>()?;
+    let bytes: Vec<u8> =
+        pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect::<Option<_>>()?;
     bytes.try_into().ok()
 }

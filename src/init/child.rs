@@ -50,10 +50,7 @@ pub(super) fn spawn(start: &Start, base: &BTreeMap<String, String>) -> io::Resul
         command.arg("--terminal");
     }
     command.arg("--").args(&start.argv);
-    command
-        .envs(base)
-        .envs(&start.environment)
-        .current_dir(&start.directory);
+    command.envs(base).envs(&start.environment).current_dir(&start.directory);
     let (channels, ends) = match start.terminal {
         Some(size) => terminal(size)?,
         None => pipes()?,
@@ -62,10 +59,7 @@ pub(super) fn spawn(start: &Start, base: &BTreeMap<String, String>) -> io::Resul
     command.stdin(input).stdout(output).stderr(error);
     let child = command.spawn()?;
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    Ok(Child {
-        pid: pid.expect("the kernel gives positive process numbers"),
-        channels,
-    })
+    Ok(Child { pid: pid.expect("the kernel gives positive process numbers"), channels })
 }
 
 fn terminal(size: TerminalSize) -> io::Result<(Channels, [Stdio; 3])> {
@@ -73,10 +67,7 @@ fn terminal(size: TerminalSize) -> io::Result<(Channels, [Stdio; 3])> {
     grantpt(&master)?;
     unlockpt(&master)?;
     resize(&master, size)?;
-    let slave = ioctl_tiocgptpeer(
-        &master,
-        OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC,
-    )?;
+    let slave = ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     let ends = [slave.try_clone()?.into(), slave.try_clone()?.into(), slave.into()];
     let channels = Channels {
         input: stream::input(master.try_clone()?)?,
@@ -101,12 +92,7 @@ fn pipes() -> io::Result<(Channels, [Stdio; 3])> {
 
 /// Tells a terminal its size.
 pub(super) fn resize(master: &OwnedFd, size: TerminalSize) -> io::Result<()> {
-    let size = Winsize {
-        ws_row: size.rows,
-        ws_col: size.columns,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
+    let size = Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
     Ok(tcsetwinsize(master, size)?)
 }
 
@@ -119,10 +105,7 @@ pub(super) fn become_command(has_terminal: bool, argv: &[OsString]) -> (u8, Stri
         return (126, format!("cannot open a session: {}", io::Error::from(error)));
     }
     if has_terminal && let Err(error) = ioctl_tiocsctty(io::stdin()) {
-        return (
-            126,
-            format!("cannot take the terminal: {}", io::Error::from(error)),
-        );
+        return (126, format!("cannot take the terminal: {}", io::Error::from(error)));
     }
     let mut command = process::command(program);
     command.args(arguments).envs(std::env::vars_os());

@@ -56,26 +56,17 @@ impl Sandbox {
 
 /// The code that a shell would report: the program's own, or 128 and the number of the signal.
 fn exit_code(status: WaitStatus) -> u8 {
-    let code = status
-        .exit_status()
-        .or_else(|| status.terminating_signal().map(|signal| 128 + signal));
+    let code = status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
 }
 
 pub(super) async fn serve(listener: StdListener, boot: Boot) -> Result<(), InitError> {
-    let sandbox = Rc::new(Sandbox {
-        environment: boot.environment,
-        ..Sandbox::default()
-    });
+    let sandbox = Rc::new(Sandbox { environment: boot.environment, ..Sandbox::default() });
     let mut ended = signal(SignalKind::child()).map_err(InitError::setup("watch for ended processes"))?;
     for relay in boot.relays {
-        relay::open(relay)
-            .await
-            .map_err(InitError::setup("open the way to the guardian"))?;
+        relay::open(relay).await.map_err(InitError::setup("open the way to the guardian"))?;
     }
-    listener
-        .set_nonblocking(true)
-        .map_err(InitError::setup("prepare the socket for sessions"))?;
+    listener.set_nonblocking(true).map_err(InitError::setup("prepare the socket for sessions"))?;
     let listener = UnixListener::from_std(listener).map_err(InitError::setup("listen for sessions"))?;
     loop {
         tokio::select! {

@@ -35,9 +35,7 @@ pub(super) async fn run(stream: UnixStream, sandbox: Rc<Sandbox>) {
             match started {
                 Ok(child) => {
                     let exit = sandbox.exit_of(child.pid);
-                    Session::new(child.pid, child.channels, read, write)
-                        .run(exit)
-                        .await;
+                    Session::new(child.pid, child.channels, read, write).run(exit).await;
                 }
                 Err(error) => fail(write, &start.directory, &error).await,
             }
@@ -68,12 +66,7 @@ impl Session {
         let (frames, queue) = mpsc::channel(QUEUE);
         let (ended, _) = watch::channel(false);
         let writer = spawn_local(send(queue, write));
-        let Channels {
-            input,
-            output,
-            error,
-            master,
-        } = channels;
+        let Channels { input, output, error, master } = channels;
         let output = pump(output, FromSandbox::Output, frames.clone(), ended.subscribe());
         let mut outputs = vec![spawn_local(output)];
         if let Some(error) = error {
@@ -85,25 +78,11 @@ impl Session {
             )));
         }
         let host = spawn_local(listen(read, pid, input, master, frames.clone()));
-        Self {
-            pid,
-            frames,
-            ended,
-            outputs,
-            host,
-            writer,
-        }
+        Self { pid, frames, ended, outputs, host, writer }
     }
 
     async fn run(self, exit: tokio::sync::oneshot::Receiver<u8>) {
-        let Self {
-            pid,
-            frames,
-            ended,
-            outputs,
-            mut host,
-            writer,
-        } = self;
+        let Self { pid, frames, ended, outputs, mut host, writer } = self;
         let _ = frames.send(FromSandbox::Started).await;
         let mut exit = exit;
         let code = tokio::select! {

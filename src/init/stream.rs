@@ -41,10 +41,7 @@ pub(super) fn input(descriptor: OwnedFd) -> io::Result<Sender> {
 }
 
 fn make_nonblocking(descriptor: &OwnedFd) -> io::Result<()> {
-    Ok(fcntl_setfl(
-        descriptor,
-        fcntl_getfl(descriptor)? | OFlags::NONBLOCK,
-    )?)
+    Ok(fcntl_setfl(descriptor, fcntl_getfl(descriptor)? | OFlags::NONBLOCK)?)
 }
 
 /// A terminal whose last user has gone answers `EIO`, which is its end of file (pty(7)).

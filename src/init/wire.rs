@@ -104,9 +104,7 @@ async fn write_frame(stream: &mut (impl AsyncWrite + Unpin), kind: u8, payload: 
 }
 
 fn number<const N: usize>(payload: &[u8]) -> io::Result<[u8; N]> {
-    payload
-        .try_into()
-        .map_err(|_| invalid("a frame has the wrong length"))
+    payload.try_into().map_err(|_| invalid("a frame has the wrong length"))
 }
 
 impl FromHost {
@@ -232,10 +230,7 @@ mod tests {
     fn refused(bytes: &[u8]) {
         let mut stream = bytes;
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        assert!(
-            runtime.block_on(FromSandbox::read(&mut stream)).is_err(),
-            "{bytes:?}"
-        );
+        assert!(runtime.block_on(FromSandbox::read(&mut stream)).is_err(), "{bytes:?}");
     }
 
     #[test]

@@ -39,10 +39,9 @@ impl AddressClass {
     pub fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(address) => class_v4(address),
-            IpAddr::V6(address) => embedded(address)
-                .into_iter()
-                .map(class_v4)
-                .fold(class_v6(address), Self::max),
+            IpAddr::V6(address) => {
+                embedded(address).into_iter().map(class_v4).fold(class_v6(address), Self::max)
+            }
         }
     }
 
@@ -121,29 +120,13 @@ const fn v6(a: u16, b: u16, c: u16, d: u16) -> Ipv6Addr {
 /// The special networks of IPv6; the first that contains an address classes it.
 const NETWORKS_V6: [Network<Ipv6Addr>; 23] = [
     (v6(0xfd00, 0xec2, 0, 0), 32, AddressClass::Metadata), // AWS: instance metadata and its kin
-    (
-        Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
-        128,
-        AddressClass::Metadata,
-    ), // Google Cloud
+    (Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254), 128, AddressClass::Metadata), // Google Cloud
     (Ipv6Addr::UNSPECIFIED, 128, AddressClass::Unspecified), // RFC 4291
     (Ipv6Addr::LOCALHOST, 128, AddressClass::Loopback),    // RFC 4291
     (v6(0x64, 0xff9b, 0, 0), 96, AddressClass::Public),    // RFC 6052, judged by IPv4
-    (
-        Ipv6Addr::new(0x2001, 1, 0, 0, 0, 0, 0, 1),
-        128,
-        AddressClass::Public,
-    ), // RFC 7723, PCP anycast
-    (
-        Ipv6Addr::new(0x2001, 1, 0, 0, 0, 0, 0, 2),
-        128,
-        AddressClass::Public,
-    ), // RFC 8155, TURN anycast
-    (
-        Ipv6Addr::new(0x2001, 1, 0, 0, 0, 0, 0, 3),
-        128,
-        AddressClass::Public,
-    ), // RFC 9665, DNS-SD SRP
+    (Ipv6Addr::new(0x2001, 1, 0, 0, 0, 0, 0, 1), 128, AddressClass::Public), // RFC 7723, PCP anycast
+    (Ipv6Addr::new(0x2001, 1, 0, 0, 0, 0, 0, 2), 128, AddressClass::Public), // RFC 8155, TURN anycast
+    (Ipv6Addr::new(0x2001, 1, 0, 0, 0, 0, 0, 3), 128, AddressClass::Public), // RFC 9665, DNS-SD SRP
     (v6(0x2001, 0, 0, 0), 32, AddressClass::Public),       // RFC 4380, judged by IPv4
     (v6(0x2001, 2, 0, 0), 48, AddressClass::Benchmarking), // RFC 5180
     (v6(0x2001, 3, 0, 0), 32, AddressClass::Public),       // RFC 7450, AMT
@@ -183,10 +166,7 @@ fn class_v4(address: Ipv4Addr) -> AddressClass {
         let difference = address.to_bits() ^ network.0.to_bits();
         difference.leading_zeros() >= network.1
     };
-    NETWORKS_V4
-        .iter()
-        .find(|network| contains(network))
-        .map_or(AddressClass::Public, |network| network.2)
+    NETWORKS_V4.iter().find(|network| contains(network)).map_or(AddressClass::Public, |network| network.2)
 }
 
 fn class_v6(address: Ipv6Addr) -> AddressClass {
@@ -194,8 +174,5 @@ fn class_v6(address: Ipv6Addr) -> AddressClass {
         let difference = address.to_bits() ^ network.0.to_bits();
         difference.leading_zeros() >= network.1
     };
-    NETWORKS_V6
-        .iter()
-        .find(|network| contains(network))
-        .map_or(AddressClass::Reserved, |network| network.2)
+    NETWORKS_V6.iter().find(|network| contains(network)).map_or(AddressClass::Reserved, |network| network.2)
 }

@@ -121,8 +121,5 @@ fn split_bracketed(text: &str, rest: &str) -> Result<(Host, Option<u16>), Invali
 /// Reads a port in its one spelling: no sign, no leading zero, not 0.
 fn parse_port(text: &str) -> Result<u16, InvalidAuthority> {
     let is_plain = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
-    is_plain
-        .then(|| text.parse().ok())
-        .flatten()
-        .ok_or_else(|| InvalidAuthority::Port(text.to_owned()))
+    is_plain.then(|| text.parse().ok()).flatten().ok_or_else(|| InvalidAuthority::Port(text.to_owned()))
 }

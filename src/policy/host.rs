@@ -67,10 +67,7 @@ impl InvalidHost {
     fn new(text: &str, flaw: HostFlaw) -> Self {
         // A text that is too long is not worth repeating whole.
         let text = if text.len() > MAX_INPUT_BYTES { "…" } else { text };
-        Self {
-            text: text.to_owned(),
-            flaw,
-        }
+        Self { text: text.to_owned(), flaw }
     }
 
     /// Tells what is wrong.
@@ -86,9 +83,7 @@ pub struct DomainName(String);
 impl DomainName {
     /// Reads a name in any spelling: upper or lower case, Unicode or A-labels, with or without one final dot.
     pub fn parse(text: &str) -> Result<Self, InvalidHost> {
-        canonical(text)
-            .map(Self)
-            .map_err(|flaw| InvalidHost::new(text, flaw))
+        canonical(text).map(Self).map_err(|flaw| InvalidHost::new(text, flaw))
     }
 
     /// Gives the canonical text.
@@ -98,9 +93,7 @@ impl DomainName {
 
     /// Gives the name with its Unicode labels decoded, for showing beside the canonical form.
     pub fn unicode(&self) -> Cow<'_, str> {
-        Uts46::new()
-            .to_unicode(self.0.as_bytes(), AsciiDenyList::EMPTY, Hyphens::Allow)
-            .0
+        Uts46::new().to_unicode(self.0.as_bytes(), AsciiDenyList::EMPTY, Hyphens::Allow).0
     }
 
     /// Gives every name above this one, the nearest first.
@@ -119,9 +112,7 @@ impl DomainName {
     pub(super) fn is_metadata(&self) -> bool {
         let is_listed = |name: &str| METADATA_NAMES.contains(&name);
         is_listed(&self.0)
-            || self
-                .parents()
-                .any(|parent| parent.contains('.') && is_listed(parent))
+            || self.parents().any(|parent| parent.contains('.') && is_listed(parent))
             || (self.0.starts_with("instance-data.") && self.0.ends_with(".internal"))
     }
 }
@@ -165,11 +156,7 @@ impl Host {
     /// Reads a name, a strict dotted quad or an IPv6 address without brackets.
     pub fn parse(text: &str) -> Result<Self, InvalidHost> {
         if text.contains(':') {
-            let flaw = if text.contains('%') {
-                HostFlaw::Zone
-            } else {
-                HostFlaw::Ipv6
-            };
+            let flaw = if text.contains('%') { HostFlaw::Zone } else { HostFlaw::Ipv6 };
             let address: Ipv6Addr = text.parse().map_err(|_| InvalidHost::new(text, flaw))?;
             return Ok(Self::from(IpAddr::V6(address)));
         }
@@ -212,20 +199,12 @@ fn canonical(text: &str) -> Result<String, HostFlaw> {
     if let Some(character) = text.chars().find(is_foreign) {
         return Err(HostFlaw::Character(character));
     }
-    if text
-        .split('.')
-        .any(|label| label.starts_with('-') || label.ends_with('-'))
-    {
+    if text.split('.').any(|label| label.starts_with('-') || label.ends_with('-')) {
         return Err(HostFlaw::Hyphen);
     }
     // Non-transitional processing; nothing is percent-decoded.
     let ascii = Uts46::new()
-        .to_ascii(
-            text.as_bytes(),
-            AsciiDenyList::EMPTY,
-            Hyphens::CheckFirstLast,
-            DnsLength::Ignore,
-        )
+        .to_ascii(text.as_bytes(), AsciiDenyList::EMPTY, Hyphens::CheckFirstLast, DnsLength::Ignore)
         .map_err(|_| HostFlaw::Idna)?;
     let name = ascii.strip_suffix('.').unwrap_or(&ascii);
     check(name)?;

@@ -61,9 +61,7 @@ pub enum PatternFlaw {
 }
 
 fn advice(repair: Option<&str>) -> String {
-    repair
-        .map(|repair| format!("; write `{repair}`"))
-        .unwrap_or_default()
+    repair.map(|repair| format!("; write `{repair}`")).unwrap_or_default()
 }
 
 impl InvalidPattern {
@@ -94,13 +92,7 @@ enum Reach {
 impl DomainPattern {
     /// Reads `example.com` or `*.example.com`.
     pub fn parse(text: &str) -> Result<Self, InvalidPattern> {
-        let fail = |flaw, repair| {
-            Err(InvalidPattern {
-                text: text.to_owned(),
-                flaw,
-                repair,
-            })
-        };
+        let fail = |flaw, repair| Err(InvalidPattern { text: text.to_owned(), flaw, repair });
         match read(text) {
             Ok((PatternHost::Domain(pattern), None)) => Ok(pattern),
             Ok((PatternHost::Domain(pattern), Some(_))) => fail(PatternFlaw::Port, Some(pattern.to_string())),
@@ -130,10 +122,7 @@ impl DomainPattern {
 
 impl From<DomainName> for DomainPattern {
     fn from(name: DomainName) -> Self {
-        Self {
-            name,
-            reach: Reach::Exact,
-        }
+        Self { name, reach: Reach::Exact }
     }
 }
 
@@ -175,10 +164,7 @@ impl Pattern {
             Host::Name(name) => PatternHost::Domain(name.clone().into()),
             Host::Ip(address) => PatternHost::Ip(*address),
         };
-        Self {
-            host,
-            port: Some(authority.port()),
-        }
+        Self { host, port: Some(authority.port()) }
     }
 
     /// Gives the hosts that the pattern covers.
@@ -253,11 +239,7 @@ fn check_form(text: &str) -> Result<(), PatternFlaw> {
     if let Some((host, length)) = text.split_once('/') {
         let is_range =
             Host::parse(host).is_ok_and(|host| matches!(host, Host::Ip(_))) && length.parse::<u8>().is_ok();
-        return Err(if is_range {
-            PatternFlaw::Range
-        } else {
-            PatternFlaw::Path
-        });
+        return Err(if is_range { PatternFlaw::Range } else { PatternFlaw::Path });
     }
     if text.contains(['?', '#']) {
         return Err(PatternFlaw::Path);
@@ -314,11 +296,7 @@ fn explained(text: &str, flaw: PatternFlaw) -> InvalidPattern {
         PatternFlaw::Range => None,
         _ => repaired(text),
     };
-    InvalidPattern {
-        text: text.to_owned(),
-        flaw,
-        repair,
-    }
+    InvalidPattern { text: text.to_owned(), flaw, repair }
 }
 
 /// Takes off what does not belong into a pattern and gives the rest, if it then is one.
@@ -327,10 +305,7 @@ fn repaired(text: &str) -> Option<String> {
     let text = text.split_once("://").map_or(text.as_str(), |(_, rest)| rest);
     let text = text.split(['/', '?', '#']).next().unwrap_or_default();
     let text = text.rsplit('@').next().unwrap_or_default();
-    let text = text
-        .strip_suffix(":*")
-        .or_else(|| text.strip_suffix(':'))
-        .unwrap_or(text);
+    let text = text.strip_suffix(":*").or_else(|| text.strip_suffix(':')).unwrap_or(text);
     let text = match text.trim_start_matches(['*', '.']) {
         rest if rest.len() < text.len() => format!("*.{rest}"),
         rest if rest.parse::<Ipv6Addr>().is_ok() => format!("[{rest}]"),

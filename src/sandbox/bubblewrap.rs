@@ -126,10 +126,7 @@ impl Bubblewrap {
         words.extend([Word::Text("--info-fd".into()), Word::Info]);
         words.extend(spec.mounts.iter().flat_map(mount));
         words.extend(text(["--chdir", "/", "--", BINARY, "sandbox-init", "first"]));
-        Ok(Plan {
-            program: self.program.clone(),
-            words,
-        })
+        Ok(Plan { program: self.program.clone(), words })
     }
 }
 
@@ -153,12 +150,7 @@ fn isolation(spec: &Spec) -> Vec<Word> {
     ])
     .to_vec();
     words.extend(text(["--cap-drop", "ALL"]));
-    words.extend(text([
-        "--uid",
-        &spec.user.uid.to_string(),
-        "--gid",
-        &spec.user.gid.to_string(),
-    ]));
+    words.extend(text(["--uid", &spec.user.uid.to_string(), "--gid", &spec.user.gid.to_string()]));
     words.extend(text(["--hostname", spec.name.as_str()]));
     words
 }
@@ -170,12 +162,7 @@ fn mount(mount: &Mount) -> Vec<Word> {
         Mount::ReadOnly { source, target } => vec![option("--ro-bind"), path(source), path(target)],
         Mount::ReadWrite { source, target } => vec![option("--bind"), path(source), path(target)],
         Mount::Memory { target, mode } => {
-            vec![
-                option("--perms"),
-                Word::Text(format!("{mode:04o}").into()),
-                option("--tmpfs"),
-                path(target),
-            ]
+            vec![option("--perms"), Word::Text(format!("{mode:04o}").into()), option("--tmpfs"), path(target)]
         }
         Mount::Directory { target } => vec![option("--dir"), path(target)],
         Mount::Link { points_to, target } => vec![option("--symlink"), path(points_to), path(target)],
@@ -188,16 +175,10 @@ fn mount(mount: &Mount) -> Vec<Word> {
         ],
         Mount::Processes { target } => vec![option("--proc"), path(target)],
         Mount::Devices { target } => vec![option("--dev"), path(target)],
-        Mount::Hidden {
-            target,
-            is_directory: false,
-        } => {
+        Mount::Hidden { target, is_directory: false } => {
             vec![option("--ro-bind"), option("/dev/null"), path(target)]
         }
-        Mount::Hidden {
-            target,
-            is_directory: true,
-        } => vec![
+        Mount::Hidden { target, is_directory: true } => vec![
             option("--perms"),
             option("0000"),
             option("--tmpfs"),
@@ -218,9 +199,7 @@ impl Plan {
             Word::Filter(program) => format!("<filter of {} instructions>", program.len() / 8),
             Word::Info => "<report>".to_owned(),
         });
-        std::iter::once(self.program.display().to_string())
-            .chain(words)
-            .collect()
+        std::iter::once(self.program.display().to_string()).chain(words).collect()
     }
 
     /// Makes the sandbox. `keep` is called with its processes before the first of them gets its settings; when
@@ -270,18 +249,12 @@ impl Plan {
         }
         // The first process finds its listening socket as standard input and its settings as standard output
         // (see `init`): descriptors with fixed numbers, which safe code can take over.
-        command
-            .stdin(listener)
-            .stdout(boot_read)
-            .stderr(Stdio::piped())
-            .process_group(0);
+        command.stdin(listener).stdout(boot_read).stderr(Stdio::piped()).process_group(0);
         let mut child = command.spawn().map_err(io_error("start `bwrap`"))?;
         drop((command, info_write, inherited));
         let finish = identify(&child, info_read).and_then(|launched| {
             keep(&launched).map_err(LaunchError::Receipt)?;
-            File::from(boot_write)
-                .write_all(boot)
-                .map_err(io_error("send the first process its settings"))
+            File::from(boot_write).write_all(boot).map_err(io_error("send the first process its settings"))
         });
         match finish {
             Ok(()) => Ok(child),
@@ -319,17 +292,11 @@ fn identify(monitor: &Child, info: OwnedFd) -> Result<Launched, LaunchError> {
         return Err(silent());
     }
     let mut text = String::new();
-    File::from(info)
-        .read_to_string(&mut text)
-        .map_err(io_error("read the report of `bwrap`"))?;
+    File::from(info).read_to_string(&mut text).map_err(io_error("read the report of `bwrap`"))?;
     let info: Info = serde_json::from_str(&text).map_err(|_| silent())?;
     let own = i32::try_from(monitor.id()).ok().and_then(Identity::of);
     match (own, Identity::of(info.child_pid)) {
-        (Some(monitor), Some(first)) => Ok(Launched {
-            monitor,
-            first,
-            pid_namespace: info.pid_namespace,
-        }),
+        (Some(monitor), Some(first)) => Ok(Launched { monitor, first, pid_namespace: info.pid_namespace }),
         _ => Err(silent()),
     }
 }

@@ -63,11 +63,7 @@ pub fn diagnose(complaint: &str, root: &Path) -> Option<Diagnosis> {
     if !ABOUT_NAMESPACES.iter().any(|sign| complaint.contains(sign)) {
         return None;
     }
-    let setting = |path: &str| {
-        fs::read_to_string(root.join(path))
-            .ok()
-            .map(|value| value.trim().to_owned())
-    };
+    let setting = |path: &str| fs::read_to_string(root.join(path)).ok().map(|value| value.trim().to_owned());
     let is = |path: &str, value: &str| setting(path).as_deref() == Some(value);
     if is("proc/sys/user/max_user_namespaces", "0") {
         Some(Diagnosis::NoneLeft)
@@ -88,9 +84,7 @@ fn in_container(root: &Path) -> bool {
 
 fn setting_names_container(root: &Path) -> bool {
     fs::read(root.join("proc/1/environ")).is_ok_and(|environment| {
-        environment
-            .split(|byte| *byte == 0)
-            .any(|entry| entry.starts_with(b"container="))
+        environment.split(|byte| *byte == 0).any(|entry| entry.starts_with(b"container="))
     })
 }
 
@@ -115,45 +109,21 @@ mod tests {
         let limit = "proc/sys/user/max_user_namespaces";
         let switch = "proc/sys/kernel/unprivileged_userns_clone";
         let apparmor = "proc/sys/kernel/apparmor_restrict_unprivileged_userns";
-        check(
-            denied,
-            &[(limit, "100\n"), (apparmor, "1\n")],
-            Some(Diagnosis::AppArmor),
-        );
+        check(denied, &[(limit, "100\n"), (apparmor, "1\n")], Some(Diagnosis::AppArmor));
         check(
             "loopback: Failed RTM_NEWADDR: Operation not permitted",
             &[(apparmor, "1")],
             Some(Diagnosis::AppArmor),
         );
-        check(
-            "No permissions to create new namespace",
-            &[(switch, "0\n")],
-            Some(Diagnosis::Disabled),
-        );
-        check(
-            "Creating new namespace failed: No space left",
-            &[(limit, "0\n")],
-            Some(Diagnosis::NoneLeft),
-        );
-        check(
-            "No permissions to create new namespace",
-            &[(".dockerenv", "")],
-            Some(Diagnosis::Container),
-        );
-        check(
-            denied,
-            &[("proc/1/environ", "A=1\0container=podman\0")],
-            Some(Diagnosis::Container),
-        );
+        check("No permissions to create new namespace", &[(switch, "0\n")], Some(Diagnosis::Disabled));
+        check("Creating new namespace failed: No space left", &[(limit, "0\n")], Some(Diagnosis::NoneLeft));
+        check("No permissions to create new namespace", &[(".dockerenv", "")], Some(Diagnosis::Container));
+        check(denied, &[("proc/1/environ", "A=1\0container=podman\0")], Some(Diagnosis::Container));
         check(denied, &[(limit, "100")], None);
     }
 
     #[test]
     fn other_complaints_are_left_alone() {
-        check(
-            "Can't find source path /x: No such file",
-            &[("proc/sys/user/max_user_namespaces", "0")],
-            None,
-        );
+        check("Can't find source path /x: No such file", &[("proc/sys/user/max_user_namespaces", "0")], None);
     }
 }

@@ -19,16 +19,7 @@ pub struct Facts {
 }
 
 /// The directories that hold a system's programs and libraries.
-const SYSTEM: [&str; 8] = [
-    "/usr",
-    "/bin",
-    "/sbin",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/libx32",
-    "/nix/store",
-];
+const SYSTEM: [&str; 8] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store"];
 
 /// Entries of `/etc` without which programs misbehave; none of them holds a secret.
 const ETC: [&str; 24] = [
@@ -72,22 +63,12 @@ const MASKED: [&str; 9] = [
 ];
 
 /// What OCI runtimes make read-only below `/proc` (`readonlyPaths`).
-const READ_ONLY: [&str; 5] = [
-    "/proc/bus",
-    "/proc/fs",
-    "/proc/irq",
-    "/proc/sys",
-    "/proc/sysrq-trigger",
-];
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 impl Facts {
     /// Looks at the host.
     pub fn gather() -> Self {
-        let mut facts = Self {
-            etc: existing(&ETC),
-            masked: existing(&MASKED),
-            ..Self::default()
-        };
+        let mut facts = Self { etc: existing(&ETC), masked: existing(&MASKED), ..Self::default() };
         facts.read_only = existing(&READ_ONLY);
         for path in SYSTEM.map(PathBuf::from) {
             match fs::read_link(&path) {
@@ -101,10 +82,5 @@ impl Facts {
 }
 
 fn existing(candidates: &[&str]) -> Vec<PathBuf> {
-    candidates
-        .iter()
-        .map(Path::new)
-        .filter(|path| path.exists())
-        .map(Path::to_owned)
-        .collect()
+    candidates.iter().map(Path::new).filter(|path| path.exists()).map(Path::to_owned).collect()
 }

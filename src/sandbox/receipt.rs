@@ -98,18 +98,12 @@ impl Receipt {
         let text = match fs::read(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => {
-                return Err(ReceiptError::Read {
-                    path: path.to_owned(),
-                    source,
-                });
+                return Err(ReceiptError::Read { path: path.to_owned(), source });
             }
             Ok(text) => text,
         };
         let parsed = serde_json::from_slice(&text);
-        parsed.map(Some).map_err(|source| ReceiptError::Parse {
-            path: path.to_owned(),
-            source,
-        })
+        parsed.map(Some).map_err(|source| ReceiptError::Parse { path: path.to_owned(), source })
     }
 
     /// Reads all receipts of a directory, in the order of their names.
@@ -117,10 +111,7 @@ impl Receipt {
         let entries = match fs::read_dir(directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(source) => {
-                return Err(ReceiptError::Read {
-                    path: directory.to_owned(),
-                    source,
-                });
+                return Err(ReceiptError::Read { path: directory.to_owned(), source });
             }
             Ok(entries) => entries,
         };
@@ -129,18 +120,13 @@ impl Receipt {
             .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
             .collect();
         files.sort();
-        files
-            .iter()
-            .filter_map(|file| Self::load(file).transpose())
-            .collect()
+        files.iter().filter_map(|file| Self::load(file).transpose()).collect()
     }
 
     /// Writes the receipt.
     pub fn keep(&self, path: &Path) -> Result<(), ReceiptError> {
-        let mut text = serde_json::to_vec_pretty(self).map_err(|source| ReceiptError::Parse {
-            path: path.to_owned(),
-            source,
-        })?;
+        let mut text = serde_json::to_vec_pretty(self)
+            .map_err(|source| ReceiptError::Parse { path: path.to_owned(), source })?;
         text.push(b'\n');
         Ok(paths::write_atomic(path, &text)?)
     }
@@ -165,11 +151,7 @@ impl Receipt {
                 Err(source) => errors.push(TeardownError::Signal { pid, source }),
             }
         }
-        errors.extend(
-            paths::remove_if_present(&self.socket)
-                .err()
-                .map(TeardownError::Paths),
-        );
+        errors.extend(paths::remove_if_present(&self.socket).err().map(TeardownError::Paths));
         errors
     }
 }
@@ -222,9 +204,6 @@ mod tests {
         assert!(receipt.tear_down().is_empty());
         child.wait().unwrap();
         assert!(!receipt.is_running() && !socket.exists());
-        assert!(
-            receipt.tear_down().is_empty(),
-            "a second teardown finds nothing to do"
-        );
+        assert!(receipt.tear_down().is_empty(), "a second teardown finds nothing to do");
     }
 }

@@ -68,26 +68,11 @@ pub struct Call {
 }
 
 /// `CLONE_NEW*`: mount, cgroup, UTS, IPC, user, process and network name space (clone(2)).
-const NEW_NAMESPACE: &[u64] = &[
-    0x0002_0000,
-    0x0200_0000,
-    0x0400_0000,
-    0x0800_0000,
-    0x1000_0000,
-    0x2000_0000,
-    0x4000_0000,
-];
+const NEW_NAMESPACE: &[u64] =
+    &[0x0002_0000, 0x0200_0000, 0x0400_0000, 0x0800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000];
 /// The same for unshare(2), which also knows the time name space.
-const UNSHARE_NAMESPACE: &[u64] = &[
-    0x80,
-    0x0002_0000,
-    0x0200_0000,
-    0x0400_0000,
-    0x0800_0000,
-    0x1000_0000,
-    0x2000_0000,
-    0x4000_0000,
-];
+const UNSHARE_NAMESPACE: &[u64] =
+    &[0x80, 0x0002_0000, 0x0200_0000, 0x0400_0000, 0x0800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000];
 
 const TIOCSTI: u32 = 0x5412;
 const TIOCLINUX: u32 = 0x541C;
@@ -97,11 +82,7 @@ macro_rules! call {
         call!($name, When::Always)
     };
     ($name:ident, $when:expr) => {
-        Call {
-            name: stringify!($name),
-            number: libc::$name,
-            when: $when,
-        }
+        Call { name: stringify!($name), number: libc::$name, when: $when }
     };
 }
 
@@ -125,11 +106,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         reason: "performs calls past this filter (K4)",
         answer: Answer::NotPermitted,
-        calls: &[
-            call!(SYS_io_uring_setup),
-            call!(SYS_io_uring_enter),
-            call!(SYS_io_uring_register),
-        ],
+        calls: &[call!(SYS_io_uring_setup), call!(SYS_io_uring_enter), call!(SYS_io_uring_register)],
     },
     Rule {
         reason: "loads programs into the kernel (K11)",
@@ -229,10 +206,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         reason: "opens sockets below or beside the network name space: packet, raw, vsock and rare families (T2)",
         answer: Answer::NotPermitted,
-        calls: &[
-            call!(SYS_socket, When::Socket),
-            call!(SYS_socketpair, When::Socket),
-        ],
+        calls: &[call!(SYS_socket, When::Socket), call!(SYS_socketpair, When::Socket)],
     },
 ];
 
@@ -255,19 +229,15 @@ fn alternatives(when: When) -> Result<Vec<SeccompRule>, BackendError> {
     match when {
         When::Always => Ok(Vec::new()),
         When::Equals(argument, value) => Ok(vec![all(vec![condition(argument, Op::Eq, u64::from(value))?])?]),
-        When::AnyBit(argument, bits) => bits
-            .iter()
-            .map(|bit| all(vec![condition(argument, Op::MaskedEq(*bit), *bit)?]))
-            .collect(),
+        When::AnyBit(argument, bits) => {
+            bits.iter().map(|bit| all(vec![condition(argument, Op::MaskedEq(*bit), *bit)?])).collect()
+        }
         When::Socket => Ok(vec![
             all([AF_UNIX, AF_INET, AF_INET6, AF_NETLINK]
                 .into_iter()
                 .map(|family| condition(0, Op::Ne, family))
                 .collect::<Result<_, _>>()?)?,
-            all(vec![
-                condition(0, Op::Eq, AF_NETLINK)?,
-                condition(2, Op::Ne, NETLINK_ROUTE)?,
-            ])?,
+            all(vec![condition(0, Op::Eq, AF_NETLINK)?, condition(2, Op::Ne, NETLINK_ROUTE)?])?,
             // `getifaddrs` opens its route socket as raw; that is no raw socket of the network.
             all(vec![
                 condition(0, Op::Ne, AF_NETLINK)?,
@@ -283,34 +253,20 @@ pub fn filter() -> Result<Vec<Vec<u8>>, FilterError> {
     let arch: TargetArch = std::env::consts::ARCH
         .try_into()
         .map_err(|_| FilterError::Architecture(std::env::consts::ARCH.to_owned()))?;
-    [
-        (Answer::NotPermitted, libc::EPERM),
-        (Answer::NotImplemented, libc::ENOSYS),
-    ]
-    .into_iter()
-    .map(|(answer, errno)| program(answer, errno.unsigned_abs(), arch).map_err(FilterError::Build))
-    .collect()
+    [(Answer::NotPermitted, libc::EPERM), (Answer::NotImplemented, libc::ENOSYS)]
+        .into_iter()
+        .map(|(answer, errno)| program(answer, errno.unsigned_abs(), arch).map_err(FilterError::Build))
+        .collect()
 }
 
 fn program(answer: Answer, errno: u32, arch: TargetArch) -> Result<Vec<u8>, BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-    for call in RULES
-        .iter()
-        .filter(|rule| rule.answer == answer)
-        .flat_map(|rule| rule.calls)
-    {
-        rules
-            .entry(call.number)
-            .or_default()
-            .extend(alternatives(call.when)?);
+    for call in RULES.iter().filter(|rule| rule.answer == answer).flat_map(|rule| rule.calls) {
+        rules.entry(call.number).or_default().extend(alternatives(call.when)?);
     }
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(errno), arch)?;
     let program: BpfProgram = filter.try_into()?;
-    Ok(foreign_numbers(arch)
-        .iter()
-        .chain(&program)
-        .flat_map(encode)
-        .collect())
+    Ok(foreign_numbers(arch).iter().chain(&program).flat_map(encode).collect())
 }
 
 /// Refuses the x32 calls, which reach the same kernel code under numbers that the rules don't name. (Calls of
@@ -323,24 +279,9 @@ fn foreign_numbers(arch: TargetArch) -> Vec<sock_filter> {
     const RET_ERRNO_ENOSYS: u32 = 0x0005_0026;
     match arch {
         TargetArch::x86_64 => vec![
-            sock_filter {
-                code: LOAD,
-                jt: 0,
-                jf: 0,
-                k: 0,
-            },
-            sock_filter {
-                code: JUMP_IF_GE,
-                jt: 0,
-                jf: 1,
-                k: X32_BIT,
-            },
-            sock_filter {
-                code: RETURN,
-                jt: 0,
-                jf: 0,
-                k: RET_ERRNO_ENOSYS,
-            },
+            sock_filter { code: LOAD, jt: 0, jf: 0, k: 0 },
+            sock_filter { code: JUMP_IF_GE, jt: 0, jf: 1, k: X32_BIT },
+            sock_filter { code: RETURN, jt: 0, jf: 0, k: RET_ERRNO_ENOSYS },
         ],
         TargetArch::aarch64 | TargetArch::riscv64 => Vec::new(),
     }
@@ -364,10 +305,7 @@ mod tests {
         assert_eq!(programs.len(), 2);
         for program in programs {
             assert_eq!(program.len() % 8, 0);
-            assert!(
-                program.len() / 8 < 4096,
-                "the kernel takes at most 4096 instructions"
-            );
+            assert!(program.len() / 8 < 4096, "the kernel takes at most 4096 instructions");
         }
     }
 

@@ -20,11 +20,7 @@ pub struct User {
 
 impl Default for User {
     fn default() -> Self {
-        Self {
-            name: "cloister".to_owned(),
-            uid: 1000,
-            gid: 1000,
-        }
+        Self { name: "cloister".to_owned(), uid: 1000, gid: 1000 }
     }
 }
 
@@ -168,90 +164,52 @@ impl Spec {
         mounts.extend(etc(facts, &user, wanted.name));
         mounts.extend(guardian(wanted));
         mounts.extend(project(wanted));
-        mounts.push(Mount::Sealed {
-            target: "/run".into(),
-        });
+        mounts.push(Mount::Sealed { target: "/run".into() });
         mounts.push(Mount::Sealed { target: "/".into() });
-        Self {
-            name: wanted.name.clone(),
-            id: wanted.id.clone(),
-            user,
-            network: Network::Guarded,
-            mounts,
-        }
+        Self { name: wanted.name.clone(), id: wanted.id.clone(), user, network: Network::Guarded, mounts }
     }
 }
 
 fn same(path: &Path) -> Mount {
-    Mount::ReadOnly {
-        source: path.to_owned(),
-        target: path.to_owned(),
-    }
+    Mount::ReadOnly { source: path.to_owned(), target: path.to_owned() }
 }
 
 /// The programs and libraries of the host.
 fn system(facts: &Facts) -> impl Iterator<Item = Mount> {
     let directories = facts.directories.iter().map(|path| same(path));
-    let links = facts.links.iter().map(|(link, target)| Mount::Link {
-        points_to: target.clone(),
-        target: link.clone(),
-    });
+    let links = facts
+        .links
+        .iter()
+        .map(|(link, target)| Mount::Link { points_to: target.clone(), target: link.clone() });
     directories.chain(links)
 }
 
 /// Processes and devices: of the sandbox's own, without the paths through which a kernel is changed or read.
 fn kernel(facts: &Facts) -> impl Iterator<Item = Mount> {
-    let hidden = facts.masked.iter().map(|path| Mount::Hidden {
-        target: path.clone(),
-        is_directory: path.is_dir(),
-    });
-    [Mount::Processes {
-        target: "/proc".into(),
-    }]
-    .into_iter()
-    .chain(facts.read_only.iter().map(|path| same(path)))
-    .chain(hidden)
-    .chain([Mount::Devices {
-        target: "/dev".into(),
-    }])
+    let hidden =
+        facts.masked.iter().map(|path| Mount::Hidden { target: path.clone(), is_directory: path.is_dir() });
+    [Mount::Processes { target: "/proc".into() }]
+        .into_iter()
+        .chain(facts.read_only.iter().map(|path| same(path)))
+        .chain(hidden)
+        .chain([Mount::Devices { target: "/dev".into() }])
 }
 
 /// Directories in memory that end with the sandbox.
 fn scratch() -> [Mount; 5] {
     [
-        Mount::Memory {
-            target: "/tmp".into(),
-            mode: 0o1777,
-        },
-        Mount::Memory {
-            target: "/var/tmp".into(),
-            mode: 0o1777,
-        },
-        Mount::Memory {
-            target: "/run".into(),
-            mode: 0o755,
-        },
-        Mount::Link {
-            points_to: "/run".into(),
-            target: "/var/run".into(),
-        },
-        Mount::Directory {
-            target: "/etc".into(),
-        },
+        Mount::Memory { target: "/tmp".into(), mode: 0o1777 },
+        Mount::Memory { target: "/var/tmp".into(), mode: 0o1777 },
+        Mount::Memory { target: "/run".into(), mode: 0o755 },
+        Mount::Link { points_to: "/run".into(), target: "/var/run".into() },
+        Mount::Directory { target: "/etc".into() },
     ]
 }
 
 /// An `/etc` of the sandbox's own: generated where names and addresses stand, the host's where it is harmless.
 fn etc(facts: &Facts, user: &User, name: &CloisterName) -> Vec<Mount> {
-    let User {
-        name: account,
-        uid,
-        gid,
-    } = user;
-    let file = |target: &str, content: String| Mount::File {
-        target: target.into(),
-        content,
-    };
+    let User { name: account, uid, gid } = user;
+    let file = |target: &str, content: String| Mount::File { target: target.into(), content };
     let mut mounts: Vec<Mount> = facts.etc.iter().map(|path| same(path)).collect();
     mounts.extend([
         file(
@@ -262,10 +220,7 @@ fn etc(facts: &Facts, user: &User, name: &CloisterName) -> Vec<Mount> {
                  nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
             ),
         ),
-        file(
-            "/etc/group",
-            format!("root:x:0:\n{account}:x:{gid}:\nnogroup:x:65534:\n"),
-        ),
+        file("/etc/group", format!("root:x:0:\n{account}:x:{gid}:\nnogroup:x:65534:\n")),
         file(
             "/etc/hosts",
             format!(
@@ -290,18 +245,9 @@ fn etc(facts: &Facts, user: &User, name: &CloisterName) -> Vec<Mount> {
 fn guardian(wanted: &Wanted<'_>) -> [Mount; 4] {
     let bin = Path::new(BINARY).parent().unwrap_or(Path::new("/")).to_owned();
     [
-        Mount::ReadOnly {
-            source: wanted.sockets.to_owned(),
-            target: SOCKETS.into(),
-        },
-        Mount::Memory {
-            target: bin.clone(),
-            mode: 0o755,
-        },
-        Mount::ReadOnly {
-            source: wanted.binary.to_owned(),
-            target: BINARY.into(),
-        },
+        Mount::ReadOnly { source: wanted.sockets.to_owned(), target: SOCKETS.into() },
+        Mount::Memory { target: bin.clone(), mode: 0o755 },
+        Mount::ReadOnly { source: wanted.binary.to_owned(), target: BINARY.into() },
         Mount::Sealed { target: bin },
     ]
 }
@@ -309,29 +255,17 @@ fn guardian(wanted: &Wanted<'_>) -> [Mount; 4] {
 /// What may be written: the home and the project, less what the host's git would execute or obey.
 fn project(wanted: &Wanted<'_>) -> Vec<Mount> {
     let mut mounts = vec![
-        Mount::ReadWrite {
-            source: wanted.home.to_owned(),
-            target: HOME.into(),
-        },
-        Mount::ReadWrite {
-            source: wanted.work.to_owned(),
-            target: WORK.into(),
-        },
+        Mount::ReadWrite { source: wanted.home.to_owned(), target: HOME.into() },
+        Mount::ReadWrite { source: wanted.work.to_owned(), target: WORK.into() },
     ];
     if let Some(common) = wanted.repository {
-        mounts.push(Mount::ReadWrite {
-            source: common.to_owned(),
-            target: common.to_owned(),
-        });
+        mounts.push(Mount::ReadWrite { source: common.to_owned(), target: common.to_owned() });
     }
     mounts.extend(wanted.protected.iter().map(|path| {
         let target = path
             .strip_prefix(wanted.work)
             .map_or_else(|_| path.clone(), |inside| Path::new(WORK).join(inside));
-        Mount::ReadOnly {
-            source: path.clone(),
-            target,
-        }
+        Mount::ReadOnly { source: path.clone(), target }
     }));
     mounts
 }
@@ -407,10 +341,8 @@ mod tests {
     #[test]
     fn f1_what_the_hosts_git_executes_is_read_only_over_the_project() {
         let spec = spec();
-        let hooks = Mount::ReadOnly {
-            source: "/src/demo/.git/hooks".into(),
-            target: "/work/.git/hooks".into(),
-        };
+        let hooks =
+            Mount::ReadOnly { source: "/src/demo/.git/hooks".into(), target: "/work/.git/hooks".into() };
         assert_eq!(spec.mounts[position(&spec, "/work/.git/hooks")], hooks);
         assert!(position(&spec, WORK) < position(&spec, "/work/.git/hooks"));
     }
