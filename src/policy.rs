@@ -184,3 +184,8 @@ fn never(request: &Request<'_>) -> Option<Denial> {
         Denial::new(Reason::NotAllowed).with_detail(detail)
     })
 }
+
+#[cfg(test)]
+mod laws;
+#[cfg(test)]
+mod tests;
