@@ -1,5 +1,7 @@
 //! Cloister.
 
+pub mod audit;
 pub mod name;
 pub mod policy;
+pub mod text;
 pub mod token;
