@@ -1,11 +1,8 @@
 //! Cloister.
 
-pub mod git;
-pub mod init;
+pub mod audit;
 pub mod name;
 pub mod paths;
 pub mod policy;
-pub mod process;
-pub mod project;
-pub mod sandbox;
+pub mod text;
 pub mod token;
