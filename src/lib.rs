@@ -2,4 +2,5 @@
 
 pub mod name;
 pub mod policy;
+pub mod proxy;
 pub mod token;
