@@ -4,5 +4,5 @@ pub mod audit;
 pub mod name;
 pub mod paths;
 pub mod policy;
-pub mod text;
+pub mod proxy;
 pub mod token;
