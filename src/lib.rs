@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod config;
 pub mod name;
+pub mod paths;
 pub mod policy;
-pub mod text;
+pub mod proxy;
 pub mod token;
