@@ -1,6 +1,7 @@
 //! Cloister.
 
 pub mod audit;
+pub mod config;
 pub mod name;
 pub mod paths;
 pub mod policy;

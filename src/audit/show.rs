@@ -16,7 +16,7 @@ impl Display for Entry {
         }
         match (&self.host, self.port) {
             (Some(host), Some(port)) if host.contains(':') => {
-                write!(formatter, " {}", Quoted(&format!("[{host}]:{port}")))?
+                write!(formatter, " {}", Quoted(&format!("[{host}]:{port}")))?;
             }
             (Some(host), Some(port)) => write!(formatter, " {}", Quoted(&format!("{host}:{port}")))?,
             (Some(host), None) => write!(formatter, " {}", Quoted(host))?,
