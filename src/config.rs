@@ -29,6 +29,8 @@ use std::time::Duration;
 
 use rustix::fs::OFlags;
 
+use crate::name::ProjectName;
+use crate::paths::Paths;
 use crate::policy::{DomainName, DomainPattern, Origin, OriginKind, Pattern, PolicyInput, Rule, Unlisted};
 use problem::Report;
 use raw::Raw;
@@ -127,6 +129,16 @@ impl Config {
         } else {
             Err(ConfigError { problems })
         }
+    }
+
+    /// Loads what holds for a project, or for all of them: the user's file and the project's.
+    ///
+    /// # Errors
+    /// All problems of both files.
+    pub fn load_for(paths: &Paths, project: Option<&ProjectName>) -> Result<Self, ConfigError> {
+        let own = project.map(|project| Source::project(&paths.project_file(project)));
+        let sources: Vec<Source> = [Source::global(&paths.config_file())].into_iter().chain(own).collect();
+        Self::load(&sources)
     }
 
     /// Gives what the policy is built from; `listening` are the guardian's own sockets.
