@@ -6,4 +6,5 @@ pub mod name;
 pub mod paths;
 pub mod policy;
 pub mod proxy;
+pub mod text;
 pub mod token;
