@@ -288,6 +288,14 @@ pub fn remove_if_present(path: &Path) -> Result<(), PathsError> {
     }
 }
 
+/// Removes a directory with all that is in it; one that is absent is as good as removed.
+pub fn remove_directory(path: &Path) -> Result<(), PathsError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(PathsError::io("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
 /// An exclusive lock between processes; it ends with the value or with the process, whatever ends it.
 #[derive(Debug)]
 pub struct Lock {

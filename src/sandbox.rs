@@ -11,7 +11,7 @@ mod receipt;
 mod seccomp;
 mod spec;
 
-pub use bubblewrap::{Bubblewrap, Launch, LaunchError, Launched, Plan, find_bwrap};
+pub use bubblewrap::{Bubblewrap, Launch, LaunchError, Launched, Monitor, Plan, find_bwrap};
 pub use diagnose::{Diagnosis, diagnose};
 pub use facts::Facts;
 pub use receipt::{Receipt, ReceiptError, TeardownError};

@@ -40,7 +40,16 @@ pub(super) async fn run(stream: UnixStream, sandbox: Rc<Sandbox>) {
                 Err(error) => fail(write, &start.directory, &error).await,
             }
         }
-        Ok(Some(FromHost::Stop)) => sandbox.stop(),
+        Ok(Some(FromHost::Probe)) => {
+            let mut write = write;
+            // The host that asked may be gone again.
+            let _ = FromSandbox::Started.write(&mut write).await;
+        }
+        Ok(Some(FromHost::Stop)) => {
+            sandbox.stop();
+            // The connection closes with this process, and so tells the host that all has ended.
+            std::future::pending::<()>().await;
+        }
         // Not a session: the host said nothing, or something else.
         Ok(_) | Err(_) => {}
     }
@@ -200,7 +209,7 @@ async fn listen(
                     signal(pid, number);
                 }
             }
-            FromHost::Start(_) | FromHost::Stop => return,
+            FromHost::Start(_) | FromHost::Probe | FromHost::Stop => return,
         }
     }
 }

@@ -51,6 +51,8 @@ pub enum FromHost {
     Resize(TerminalSize),
     /// A signal for the command.
     Signal(i32),
+    /// Say whether sessions can be started.
+    Probe,
     /// End the sandbox.
     Stop,
 }
@@ -58,7 +60,7 @@ pub enum FromHost {
 /// What the first process says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FromSandbox {
-    /// The command was started.
+    /// The command was started, or could be.
     Started,
     /// The command could not be started.
     Failed(String),
@@ -119,6 +121,7 @@ impl FromHost {
             b'e' => Self::InputEnd,
             b'r' => Self::Resize(serde_json::from_slice(&payload).map_err(invalid)?),
             b's' => Self::Signal(i32::from_be_bytes(number(&payload)?)),
+            b'?' => Self::Probe,
             b'Q' => Self::Stop,
             _ => return Err(invalid("a frame has an unknown kind")),
         };
@@ -134,6 +137,7 @@ impl FromHost {
             Self::InputEnd => (b'e', Vec::new()),
             Self::Resize(size) => (b'r', json(serde_json::to_vec(size))?),
             Self::Signal(signal) => (b's', signal.to_be_bytes().to_vec()),
+            Self::Probe => (b'?', Vec::new()),
             Self::Stop => (b'Q', Vec::new()),
         };
         write_frame(stream, kind, &payload).await
@@ -201,6 +205,7 @@ mod tests {
             FromHost::InputEnd,
             FromHost::Resize(TerminalSize { rows: 3, columns: 4 }),
             FromHost::Signal(15),
+            FromHost::Probe,
             FromHost::Stop,
         ])
         .await;

@@ -6,7 +6,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::policy::Authority;
+use crate::policy::{Authority, Host};
 
 use super::Client;
 use super::connection::{Next, Stream, Wire};
@@ -24,6 +24,24 @@ pub(super) mod relay;
 const TLS_PORT: u16 = 443;
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 
+/// What may flow inside of a tunnel.
+pub(super) enum Inside {
+    /// TLS to this host, and nothing else (N10, T8).
+    Tls(Host),
+    /// Whatever the two ends like.
+    Anything,
+}
+
+impl Inside {
+    pub(super) fn of(authority: &Authority) -> Self {
+        if authority.port() == TLS_PORT {
+            Self::Tls(authority.host().clone())
+        } else {
+            Self::Anything
+        }
+    }
+}
+
 /// A tunnel whose first bytes are checked and wait to go upstream.
 pub(super) struct Tunnel {
     upstream: TcpStream,
@@ -35,7 +53,7 @@ pub(super) struct Tunnel {
 pub(super) async fn establish<S: Stream>(
     wire: &mut Wire<S>,
     client: &Client,
-    authority: Authority,
+    inside: Inside,
     dialled: Dialled,
 ) -> Next {
     let Dialled {
@@ -47,7 +65,7 @@ pub(super) async fn establish<S: Stream>(
     let prepared = tokio::select! {
         biased;
         reason = registration.stopped() => Err(Stopped::Ended(reason)),
-        prepared = prepare(wire, client, &authority) => prepared,
+        prepared = prepare(wire, client, &inside) => prepared,
     };
     match prepared {
         Ok(()) => Next::Tunnel(Box::new(Tunnel {
@@ -61,7 +79,13 @@ pub(super) async fn establish<S: Stream>(
         }
         Err(Stopped::Hello(error)) => {
             if let Some(reason) = error.reason() {
-                tracing::info!(host = %authority.host(), port = authority.port(), reason = reason.code(), "tunnel refused");
+                let authority = record.authority();
+                tracing::info!(
+                    host = %authority.host(),
+                    port = authority.port(),
+                    decision = "deny",
+                    reason = reason.code()
+                );
                 record.deny(reason, Some(&error.to_string()));
             }
             record.close(error.reason());
@@ -76,26 +100,14 @@ enum Stopped {
     Hello(HelloError),
 }
 
-async fn prepare<S: Stream>(
-    wire: &mut Wire<S>,
-    client: &Client,
-    authority: &Authority,
-) -> Result<(), Stopped> {
-    let limits = &client.limits;
-    match timeout(limits.hello_timeout, wire.stream.write_all(ESTABLISHED)).await {
+async fn prepare<S: Stream>(wire: &mut Wire<S>, client: &Client, inside: &Inside) -> Result<(), Stopped> {
+    let patience = client.limits.hello_timeout;
+    match timeout(patience, wire.stream.write_all(ESTABLISHED)).await {
         Ok(Ok(())) => {}
         Ok(Err(_)) | Err(_) => return Err(Stopped::Ended(Reason::ClientReset)),
     }
-    if authority.port() != TLS_PORT {
-        return Ok(());
-    }
-    let checked = hello::check(
-        &mut wire.stream,
-        &mut wire.buffer,
-        authority.host(),
-        limits.hello_timeout,
-    )
-    .await;
+    let Inside::Tls(host) = inside else { return Ok(()) };
+    let checked = hello::check(&mut wire.stream, &mut wire.buffer, host, patience).await;
     if matches!(checked, Err(HelloError::OtherName(_) | HelloError::NoName)) {
         // The tunnel is refused whether or not the client still hears why.
         let _ = timeout(

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::policy::{Authority, ConnectionId};
 
 use super::Client;
-use super::connect::{self, Tunnel};
+use super::connect::{self, Inside, Tunnel};
 use super::head::{Framing, Head, Parser, Target};
 use super::pipeline::{Accepted, Dialled};
 use super::plain::{self, Exchange};
@@ -82,7 +82,9 @@ async fn serve_request<S: Stream>(wire: &mut Wire<S>, client: &Client, id: Conne
     log_decision(head.target.authority(), &opened, started);
     match opened {
         Ok(dialled) => match head.target {
-            Target::Connect(authority) => connect::establish(wire, client, authority, dialled).await,
+            Target::Connect(authority) => {
+                connect::establish(wire, client, Inside::of(&authority), dialled).await
+            }
             Target::Plain(target) => {
                 let exchange = Exchange {
                     target: *target,

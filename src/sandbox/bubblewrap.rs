@@ -208,7 +208,7 @@ impl Plan {
         &self,
         launch: &Launch<'_>,
         keep: impl FnOnce(&Launched) -> Result<(), super::ReceiptError>,
-    ) -> Result<Child, LaunchError> {
+    ) -> Result<Monitor, LaunchError> {
         if let Some(directory) = launch.socket.parent() {
             paths::ensure_private_dir(directory)?;
         }
@@ -227,7 +227,7 @@ impl Plan {
         listener: OwnedFd,
         boot: &[u8],
         keep: impl FnOnce(&Launched) -> Result<(), super::ReceiptError>,
-    ) -> Result<Child, LaunchError> {
+    ) -> Result<Monitor, LaunchError> {
         let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|error| io_error("make a pipe")(error.into()));
         let ((boot_read, boot_write), (info_read, info_write)) = (pipe()?, pipe()?);
         let mut inherited: Vec<OwnedFd> = Vec::new();
@@ -257,9 +257,20 @@ impl Plan {
             File::from(boot_write).write_all(boot).map_err(io_error("send the first process its settings"))
         });
         match finish {
-            Ok(()) => Ok(child),
+            Ok(()) => Ok(Monitor(child)),
             Err(error) => Err(abandon(&mut child, error)),
         }
+    }
+}
+
+/// The process outside that waits for the sandbox, as long as this process is its parent.
+#[derive(Debug)]
+pub struct Monitor(Child);
+
+impl Monitor {
+    /// Ends a sandbox whose first process never answered, and tells what was said about it.
+    pub fn abandon(mut self) -> LaunchError {
+        abandon(&mut self.0, LaunchError::Refused("its first process ended at once".to_owned()))
     }
 }
 
@@ -316,6 +327,6 @@ fn abandon(child: &mut Child, error: LaunchError) -> LaunchError {
 fn complaint(child: &mut Child) -> Option<String> {
     let mut text = String::new();
     child.stderr.take()?.take(4096).read_to_string(&mut text).ok()?;
-    let text = text.trim().trim_start_matches("bwrap: ").to_owned();
+    let text = text.trim().trim_start_matches("bwrap: ").trim_start_matches("error: ").to_owned();
     (!text.is_empty()).then_some(text)
 }
