@@ -44,7 +44,7 @@ const BUILTIN_HOSTS: [&str; 3] = [
 ];
 
 /// Holds what was configured, checked whole.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// What builds the sandbox.
     pub backend: Backend,
@@ -68,7 +68,7 @@ pub enum Backend {
 }
 
 /// Holds the section `proxy`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proxy {
     /// All rules with their origins: built-in ones first, then file by file.
     pub rules: Vec<Rule>,

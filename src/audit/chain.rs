@@ -127,7 +127,7 @@ impl Chain {
                 return Ok(());
             }
             Ok(written) => {
-                let message = format!("only {written} of {} bytes were written", lines.len());
+                let message = format!("no room is left: only {written} of {} bytes were written", lines.len());
                 io::Error::new(io::ErrorKind::StorageFull, message)
             }
             Err(error) => error,
