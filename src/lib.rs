@@ -12,7 +12,5 @@ pub mod policy;
 pub mod process;
 pub mod project;
 pub mod proxy;
-pub mod sandbox;
-pub mod session;
 pub mod text;
 pub mod token;
