@@ -249,6 +249,31 @@ fn the_package_is_built_static_from_its_own_source() {
     assert_eq!(packed, tracked.iter().filter(wanted).cloned().collect());
 }
 
+/// `include_str!` and its kin reach only what the package's source holds, or the package would not build.
+#[test]
+fn the_code_includes_nothing_from_outside_the_package() {
+    let src = Path::new(ROOT).join("src");
+    let rust = |name: &PathBuf| name.extension() == Some(OsStr::new("rs"));
+    for path in files(&src)
+        .iter()
+        .filter(|name| rust(name))
+        .map(|name| src.join(name))
+    {
+        let text = fs::read_to_string(&path).unwrap();
+        for call in ["include!(\"", "include_str!(\"", "include_bytes!(\""] {
+            for (included, _) in text.split(call).skip(1).filter_map(|rest| rest.split_once('"')) {
+                let target = path.parent().unwrap().join(included).canonicalize().unwrap();
+                let inside = target.starts_with(src.canonicalize().unwrap());
+                assert!(
+                    inside,
+                    "{}: `{included}` is not in the source of nix/package.nix",
+                    path.display()
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn the_app_is_the_packaged_binary() {
     let Some(flake) = Flake::on_stand_in() else { return };
