@@ -1,0 +1,191 @@
+//! The policy: pure values that decide where a sandbox may go.
+//!
+//! A [`Request`] is evaluated to a [`Decision`]. Only an allowed name is resolved; its addresses, all of them checked,
+//! become a [`Permit`], and only a permit can be dialled. Deny beats allow at every level, and an empty list of rules
+//! allows nothing. A human's answer is one more [`Rule`], after which the request is evaluated again.
+
+mod address;
+mod addressing;
+mod authority;
+mod decision;
+mod host;
+mod pattern;
+mod rule;
+mod table;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+pub use address::AddressClass;
+pub use authority::{Authority, InvalidAuthority};
+pub use decision::{Decision, Denial, Destination, NameAllowed, Permit, Question, Reason, Request, Via};
+pub use host::{DomainName, Host, HostFlaw, InvalidHost};
+pub use pattern::{DomainPattern, InvalidPattern, Pattern, PatternFlaw, PatternHost};
+pub use rule::{ConnectionId, Effect, Origin, OriginKind, Rule};
+
+use addressing::Addressing;
+use table::Table;
+
+/// What happens to a request that no rule covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Unlisted {
+    /// A human is asked.
+    Ask,
+    /// It is refused.
+    #[default]
+    Reject,
+}
+
+/// What a policy is made of; the default allows nothing and asks nobody.
+#[derive(Debug, Clone, Default)]
+pub struct PolicyInput {
+    /// All rules of all origins; their order does not matter for the verdict.
+    pub rules: Vec<Rule>,
+    /// What happens to a request that no rule covers.
+    pub unlisted: Unlisted,
+    /// Names that stand for fixed addresses and are never resolved; a pin allows nothing by itself.
+    pub pins: BTreeMap<DomainName, Vec<IpAddr>>,
+    /// Names that may resolve to private addresses.
+    pub private: Vec<DomainPattern>,
+    /// The guardian's own sockets, which nobody reaches through it.
+    pub listening: Vec<SocketAddr>,
+}
+
+/// The rules and address settings that hold for one cloister.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    rules: Vec<Arc<Rule>>,
+    table: Table,
+    unlisted: Unlisted,
+    addressing: Arc<Addressing>,
+}
+
+impl Policy {
+    /// Builds a policy.
+    pub fn new(input: PolicyInput) -> Self {
+        let rules: Vec<_> = input.rules.into_iter().map(Arc::new).collect();
+        let mut table = Table::default();
+        for rule in &rules {
+            table.insert(rule);
+        }
+        let addressing = Arc::new(Addressing::new(input.pins, input.private, input.listening));
+        Self { rules, table, unlisted: input.unlisted, addressing }
+    }
+
+    /// Gives the policy that has one more rule, such as a human's answer.
+    #[must_use]
+    pub fn with_rule(&self, rule: Rule) -> Self {
+        let rule = Arc::new(rule);
+        let mut extended = self.clone();
+        extended.table.insert(&rule);
+        extended.rules.push(rule);
+        extended
+    }
+
+    /// Gives all rules in the order in which they were given.
+    pub fn rules(&self) -> impl Iterator<Item = &Rule> {
+        self.rules.iter().map(AsRef::as_ref)
+    }
+
+    /// Decides a request.
+    ///
+    /// Pure and cheap: the cost depends on the labels of the asked name, not on the number of rules.
+    pub fn evaluate(&self, request: &Request<'_>) -> Decision {
+        if let Some(rule) = self.table.denying(request) {
+            return Decision::Deny(Denial::by(rule));
+        }
+        if let Some(denial) = never(request) {
+            return Decision::Deny(denial);
+        }
+        let allowing = self.table.allowing(request);
+        if let Some(denial) = self.local(request, allowing) {
+            return Decision::Deny(denial);
+        }
+        let question = || Question {
+            cloister: request.cloister.clone(),
+            authority: request.authority.clone(),
+            via: request.via,
+            connection: request.connection,
+        };
+        match (allowing, self.unlisted) {
+            (Some(rule), _) => Decision::Allow(NameAllowed::new(question(), rule, &self.addressing)),
+            (None, Unlisted::Ask) => Decision::Ask(question()),
+            (None, Unlisted::Reject) => Decision::Deny(Denial::new(Reason::NotAllowed)),
+        }
+    }
+
+    /// Tells why a permit that was given no longer holds, if so: its tunnel has to be closed (T10).
+    pub fn withdraws(&self, permit: &Permit) -> Option<Denial> {
+        let allowed = match self.evaluate(&permit.request()) {
+            Decision::Allow(allowed) => allowed,
+            Decision::Deny(denial) => return Some(denial),
+            Decision::Ask(_) => return Some(Denial::new(Reason::NotAllowed)),
+        };
+        let addresses: Vec<_> = permit.addresses().iter().map(SocketAddr::ip).collect();
+        match allowed.permit(&addresses) {
+            Err(denial) => Some(denial),
+            Ok(renewed) => {
+                let lost =
+                    permit.addresses().iter().find(|address| !renewed.addresses().contains(address))?;
+                let denial = Denial::new(Reason::AddressForbidden).with_rule(renewed.rule());
+                Some(denial.with_detail(format!("the name no longer stands for `{}`", lost.ip())))
+            }
+        }
+    }
+
+    /// Refuses a name that means something only on this machine, unless it is named exactly and pinned (D7).
+    fn local(&self, request: &Request<'_>, allowing: Option<&Arc<Rule>>) -> Option<Denial> {
+        let Host::Name(name) = request.authority.host() else {
+            return None;
+        };
+        if !name.is_local() {
+            return None;
+        }
+        let denial = Denial::new(Reason::NotAllowed);
+        match allowing {
+            Some(rule) if rule.pattern().is_wildcard() => Some(
+                denial
+                    .with_rule(rule)
+                    .with_detail(format!("`{name}` is a local name, which no wildcard covers")),
+            ),
+            _ if self.addressing.pinned(name).is_some() => None,
+            Some(rule) => Some(denial.with_rule(rule).with_detail(unpinned(name))),
+            None => Some(denial.with_detail(unpinned(name))),
+        }
+    }
+}
+
+fn unpinned(name: &DomainName) -> String {
+    format!("`{name}` is a local name, which is never resolved; it has to be pinned")
+}
+
+/// Refuses what neither a rule nor a human can open.
+fn never(request: &Request<'_>) -> Option<Denial> {
+    let forbidden = |detail| Some(Denial::new(Reason::AddressForbidden).with_detail(detail));
+    match request.authority.host() {
+        Host::Name(name) if name.is_metadata() => {
+            return forbidden(format!("`{name}` is a cloud's metadata service"));
+        }
+        Host::Ip(address) => {
+            let class = AddressClass::of(*address);
+            if class.is_never_allowed() || class == AddressClass::Loopback {
+                return forbidden(format!("`{address}` is a {class} address"));
+            }
+        }
+        Host::Name(_) => {}
+    }
+    let port = request.authority.port();
+    (port == request.via.forbidden_port()).then(|| {
+        let detail = match request.via {
+            Via::Connect => "CONNECT never goes to port 80",
+            Via::Plain => "plain HTTP never goes to port 443",
+        };
+        Denial::new(Reason::NotAllowed).with_detail(detail)
+    })
+}
+
+#[cfg(test)]
+mod laws;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,145 @@
+//! The lookup of rules: a walk over the labels of the asked name, whatever the number of rules.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::decision::{Request, Via};
+use super::host::{DomainName, Host};
+use super::pattern::PatternHost;
+use super::rule::{ConnectionId, Effect, Rule};
+
+/// All rules of a policy, by what they are about.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Table {
+    addresses: HashMap<IpAddr, Entry>,
+    names: HashMap<DomainName, Entry>,
+    /// Rules for the names below the key.
+    wildcards: HashMap<DomainName, Entry>,
+}
+
+/// The rules of one host.
+#[derive(Debug, Clone, Default)]
+struct Entry {
+    allow: Ports,
+    deny: Ports,
+}
+
+/// The rules of one host and effect, by port.
+#[derive(Debug, Clone, Default)]
+struct Ports {
+    without_port: Slot,
+    with_port: HashMap<u16, Slot>,
+}
+
+/// The rules of one host, effect and port.
+#[derive(Debug, Clone, Default)]
+struct Slot {
+    for_all: Option<Arc<Rule>>,
+    for_connection: HashMap<ConnectionId, Arc<Rule>>,
+}
+
+impl Table {
+    /// Adds a rule; of two that say the same, the first stays the one that is shown.
+    pub(super) fn insert(&mut self, rule: &Arc<Rule>) {
+        let entry = match rule.pattern().host() {
+            PatternHost::Ip(address) => self.addresses.entry(*address).or_default(),
+            PatternHost::Domain(domain) if domain.is_wildcard() => {
+                self.wildcards.entry(domain.name().clone()).or_default()
+            }
+            PatternHost::Domain(domain) => self.names.entry(domain.name().clone()).or_default(),
+        };
+        let ports = match rule.effect() {
+            Effect::Allow => &mut entry.allow,
+            Effect::Deny => &mut entry.deny,
+        };
+        let slot = match rule.pattern().port() {
+            Some(port) => ports.with_port.entry(port).or_default(),
+            None => &mut ports.without_port,
+        };
+        slot.insert(rule);
+    }
+
+    /// Finds the most specific rule that denies a request.
+    pub(super) fn denying(&self, request: &Request<'_>) -> Option<&Arc<Rule>> {
+        self.entries(request.authority.host()).find_map(|entry| {
+            let ports = &entry.deny;
+            ports.with_port(request).or_else(|| ports.without_port.find(request.connection))
+        })
+    }
+
+    /// Finds the most specific rule that allows a request.
+    pub(super) fn allowing(&self, request: &Request<'_>) -> Option<&Arc<Rule>> {
+        let port = request.authority.port();
+        if port == request.via.forbidden_port() {
+            return None;
+        }
+        self.entries(request.authority.host()).find_map(|entry| {
+            let ports = &entry.allow;
+            let by_default = || {
+                (port == request.via.default_port())
+                    .then(|| ports.without_port.find(request.connection))
+                    .flatten()
+            };
+            ports.with_port(request).or_else(by_default)
+        })
+    }
+
+    /// Gives the entries that cover a host, the most specific first.
+    fn entries<'table, 'host>(
+        &'table self,
+        host: &'host Host,
+    ) -> impl Iterator<Item = &'table Entry> + use<'table, 'host> {
+        let (name, address) = match host {
+            Host::Name(name) => (Some(name), None),
+            Host::Ip(address) => (None, self.addresses.get(address)),
+        };
+        let exact = name.and_then(|name| self.names.get(name));
+        let above =
+            name.into_iter().flat_map(DomainName::parents).filter_map(|parent| self.wildcards.get(parent));
+        address.into_iter().chain(exact).chain(above)
+    }
+}
+
+impl Ports {
+    fn with_port(&self, request: &Request<'_>) -> Option<&Arc<Rule>> {
+        self.with_port.get(&request.authority.port())?.find(request.connection)
+    }
+}
+
+impl Slot {
+    fn insert(&mut self, rule: &Arc<Rule>) {
+        match rule.connections() {
+            None => {
+                self.for_all.get_or_insert_with(|| Arc::clone(rule));
+            }
+            Some(connections) => {
+                for connection in connections {
+                    self.for_connection.entry(*connection).or_insert_with(|| Arc::clone(rule));
+                }
+            }
+        }
+    }
+
+    fn find(&self, connection: ConnectionId) -> Option<&Arc<Rule>> {
+        self.for_all.as_ref().or_else(|| self.for_connection.get(&connection))
+    }
+}
+
+impl Via {
+    /// Gives the port that an allow rule without a port means.
+    fn default_port(self) -> u16 {
+        match self {
+            Self::Connect => 443,
+            Self::Plain => 80,
+        }
+    }
+
+    /// Gives the port that no rule opens: CONNECT carries no plain HTTP, and plain HTTP goes to no TLS port (N9).
+    pub(super) fn forbidden_port(self) -> u16 {
+        match self {
+            Self::Connect => 80,
+            Self::Plain => 443,
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! CONNECT: the answer, the check of the `ClientHello`, the tunnel.
+
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::policy::{Authority, Host};
+
+use super::Client;
+use super::connection::{Next, Stream, Wire};
+use super::journal::OpenRecord;
+use super::pipeline::Dialled;
+use super::refusal::Reason;
+use super::tunnels::Registration;
+use hello::HelloError;
+use relay::{End, Idle, relay};
+
+mod hello;
+pub(super) mod relay;
+
+/// The port on which nothing but TLS may flow.
+const TLS_PORT: u16 = 443;
+const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
+
+/// What may flow inside of a tunnel.
+pub(super) enum Inside {
+    /// TLS to this host, and nothing else (N10, T8).
+    Tls(Host),
+    /// Whatever the two ends like.
+    Anything,
+}
+
+impl Inside {
+    pub(super) fn of(authority: &Authority) -> Self {
+        if authority.port() == TLS_PORT {
+            Self::Tls(authority.host().clone())
+        } else {
+            Self::Anything
+        }
+    }
+}
+
+/// A tunnel whose first bytes are checked and wait to go upstream.
+pub(super) struct Tunnel {
+    upstream: TcpStream,
+    record: OpenRecord,
+    registration: Registration,
+}
+
+/// Tells the client that its tunnel stands, and lets no byte upstream before it is known where it belongs.
+pub(super) async fn establish<S: Stream>(
+    wire: &mut Wire<S>,
+    client: &Client,
+    inside: Inside,
+    dialled: Dialled,
+) -> Next {
+    let Dialled {
+        upstream,
+        record,
+        mut registration,
+        ..
+    } = dialled;
+    let prepared = tokio::select! {
+        biased;
+        reason = registration.stopped() => Err(Stopped::Ended(reason)),
+        prepared = prepare(wire, client, &inside) => prepared,
+    };
+    match prepared {
+        Ok(()) => Next::Tunnel(Box::new(Tunnel {
+            upstream,
+            record,
+            registration,
+        })),
+        Err(Stopped::Ended(reason)) => {
+            record.close(Some(reason));
+            Next::Abort
+        }
+        Err(Stopped::Hello(error)) => {
+            if let Some(reason) = error.reason() {
+                let authority = record.authority();
+                tracing::info!(
+                    host = %authority.host(),
+                    port = authority.port(),
+                    decision = "deny",
+                    reason = reason.code()
+                );
+                record.deny(reason, Some(&error.to_string()));
+            }
+            record.close(error.reason());
+            Next::Close
+        }
+    }
+}
+
+/// Why a tunnel never carried a byte.
+enum Stopped {
+    Ended(Reason),
+    Hello(HelloError),
+}
+
+async fn prepare<S: Stream>(wire: &mut Wire<S>, client: &Client, inside: &Inside) -> Result<(), Stopped> {
+    let patience = client.limits.hello_timeout;
+    match timeout(patience, wire.stream.write_all(ESTABLISHED)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(_)) | Err(_) => return Err(Stopped::Ended(Reason::ClientReset)),
+    }
+    let Inside::Tls(host) = inside else { return Ok(()) };
+    let checked = hello::check(&mut wire.stream, &mut wire.buffer, host, patience).await;
+    if matches!(checked, Err(HelloError::OtherName(_) | HelloError::NoName)) {
+        // The tunnel is refused whether or not the client still hears why.
+        let _ = timeout(
+            limits.hello_timeout,
+            wire.stream.write_all(&hello::UNRECOGNIZED_NAME),
+        )
+        .await;
+    }
+    checked.map_err(Stopped::Hello)
+}
+
+impl Tunnel {
+    /// Carries bytes until the tunnel ends, and writes how it ended.
+    pub(super) async fn run<S: Stream>(self: Box<Self>, wire: Wire<S>, limit: Duration) {
+        let Self {
+            mut upstream,
+            record,
+            mut registration,
+        } = *self;
+        let Wire { mut stream, buffer } = wire;
+        let early = if buffer.is_empty() {
+            Vec::new()
+        } else {
+            buffer.to_vec()
+        };
+        drop(buffer);
+        let idle = Idle {
+            meter: record.meter(),
+            limit,
+        };
+        let end: End = tokio::select! {
+            biased;
+            reason = registration.stopped() => Err(reason),
+            end = relay(&mut stream, &mut upstream, early, idle) => end,
+        };
+        if end.is_err() {
+            stream.abort();
+            upstream.abort();
+        }
+        record.close(end.err());
+    }
+}

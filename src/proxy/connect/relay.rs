@@ -1,0 +1,209 @@
+//! The bytes of a tunnel, both ways, without a buffer while nothing moves.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::proxy::journal::Meter;
+use crate::proxy::refusal::Reason;
+
+const SCRATCH_BYTES: usize = 64 << 10;
+
+thread_local! {
+    /// One buffer for all tunnels that a thread serves: it is empty again before the thread turns to another.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// How a tunnel ended; `Err` carries why it did not end in order.
+pub(super) type End = Result<(), Reason>;
+
+/// Copies between `client` and `upstream` until both have ended their direction, one breaks off, or nothing has
+/// moved in either direction for `limit`. `early` was read from the client already and goes first.
+pub(super) async fn relay<C, U>(client: &mut C, upstream: &mut U, early: Vec<u8>, idle: Idle<'_>) -> End
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    let meter = idle.meter;
+    let mut up = Direction {
+        rest: early,
+        sent: 0,
+        state: State::Open,
+    };
+    let mut down = Direction {
+        rest: Vec::new(),
+        sent: 0,
+        state: State::Open,
+    };
+    let mut timer = pin!(sleep(idle.limit));
+    poll_fn(|cx| {
+        let poll_up = up.poll_copy(cx, client, upstream, |bytes| meter.add_up(bytes));
+        let poll_down = down.poll_copy(cx, upstream, client, |bytes| meter.add_down(bytes));
+        match (poll_up, poll_down) {
+            // An upstream that takes no more may still have something to say: that is delivered first.
+            (_, Poll::Ready(Err(Side::From))) | (Poll::Ready(Err(Side::To)), Poll::Ready(Ok(()))) => {
+                Poll::Ready(Err(Reason::UpstreamReset))
+            }
+            (_, Poll::Ready(Err(Side::To))) | (Poll::Ready(Err(Side::From)), _) => {
+                Poll::Ready(Err(Reason::ClientReset))
+            }
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
+            (_, Poll::Pending) | (Poll::Pending, _) => {
+                idle.poll(cx, timer.as_mut()).map(|()| Err(Reason::IdleTimeout))
+            }
+        }
+    })
+    .await
+}
+
+/// The limit on the time in which nothing moves.
+#[derive(Clone, Copy)]
+pub(in crate::proxy) struct Idle<'a> {
+    pub(in crate::proxy) meter: &'a Meter,
+    pub(in crate::proxy) limit: Duration,
+}
+
+impl Idle<'_> {
+    /// Ready when nothing has moved for the limit. The timer is set anew only when it fires, not for every byte.
+    pub(in crate::proxy) fn poll(&self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            match self.limit.checked_sub(self.meter.idle()) {
+                Some(left) if !left.is_zero() => timer.as_mut().reset(Instant::now() + left),
+                _ => return Poll::Ready(()),
+            }
+        }
+    }
+}
+
+/// One direction of a tunnel.
+struct Direction {
+    /// Read but not yet written: empty and without memory except while the receiver is slower than the sender.
+    rest: Vec<u8>,
+    /// How much of `rest` is written.
+    sent: usize,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    /// The sender has ended; the receiver is being told.
+    Ending,
+    Done,
+    /// The receiver takes nothing more.
+    Deaf,
+}
+
+/// Which side of a direction broke off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    From,
+    To,
+}
+
+impl Direction {
+    fn poll_copy<F, T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut F,
+        to: &mut T,
+        count: impl Fn(usize),
+    ) -> Poll<Result<(), Side>>
+    where
+        F: AsyncRead + Unpin,
+        T: AsyncWrite + Unpin,
+    {
+        loop {
+            let step = match self.state {
+                State::Open if !self.rest.is_empty() => self.poll_rest(cx, to, &count),
+                State::Open => self.poll_through(cx, from, to, &count),
+                State::Ending => Pin::new(&mut *to).poll_shutdown(cx).map(|ended| match ended {
+                    Ok(()) => {
+                        self.state = State::Done;
+                        Ok(())
+                    }
+                    Err(_) => Err(Side::To),
+                }),
+                State::Done => return Poll::Ready(Ok(())),
+                State::Deaf => return Poll::Ready(Err(Side::To)),
+            };
+            match ready!(step) {
+                Ok(()) => {}
+                Err(Side::To) => {
+                    self.rest = Vec::new();
+                    self.state = State::Deaf;
+                }
+                Err(Side::From) => return Poll::Ready(Err(Side::From)),
+            }
+        }
+    }
+
+    /// Writes what an earlier read left over.
+    fn poll_rest<T: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut T,
+        count: &impl Fn(usize),
+    ) -> Poll<Result<(), Side>> {
+        let written = ready!(poll_write(cx, to, &self.rest[self.sent..])).map_err(|_| Side::To)?;
+        count(written);
+        self.sent += written;
+        if self.sent == self.rest.len() {
+            self.rest = Vec::new();
+            self.sent = 0;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads into the thread's buffer and writes at once; only what the receiver does not take is kept.
+    ///
+    /// `poll_read` knows that a short read has drained the socket, which saves the read that would find nothing.
+    fn poll_through<F, T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut F,
+        to: &mut T,
+        count: &impl Fn(usize),
+    ) -> Poll<Result<(), Side>>
+    where
+        F: AsyncRead + Unpin,
+        T: AsyncWrite + Unpin,
+    {
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.resize(SCRATCH_BYTES, 0);
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(Pin::new(from).poll_read(cx, &mut buffer)).map_err(|_| Side::From)?;
+            let read = buffer.filled();
+            if read.is_empty() {
+                self.state = State::Ending;
+                return Poll::Ready(Ok(()));
+            }
+            let written = match poll_write(cx, to, read) {
+                Poll::Ready(written) => written.map_err(|_| Side::To)?,
+                Poll::Pending => 0,
+            };
+            count(written);
+            self.rest.extend_from_slice(&read[written..]);
+            Poll::Ready(Ok(()))
+        })
+    }
+}
+
+/// A writer that takes nothing will never take anything.
+fn poll_write<T: AsyncWrite + Unpin>(
+    cx: &mut Context<'_>,
+    to: &mut T,
+    bytes: &[u8],
+) -> Poll<io::Result<usize>> {
+    match ready!(Pin::new(to).poll_write(cx, bytes))? {
+        0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+        written => Poll::Ready(Ok(written)),
+    }
+}

@@ -1,0 +1,222 @@
+//! One connection of a client: its requests one after the other, until it ends or becomes a tunnel.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::policy::{Authority, ConnectionId};
+
+use super::Client;
+use super::connect::{self, Inside, Tunnel};
+use super::head::{Framing, Head, Parser, Target};
+use super::pipeline::{Accepted, Dialled};
+use super::plain::{self, Exchange};
+use super::refusal::{After, Refusal, Show};
+
+/// How long, and for how many bytes, a client is listened to after the last answer, so that a close with bytes
+/// unread does not destroy the answer on its way.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 256 << 10;
+/// What is read at once from a client that sends a request.
+const READ_BYTES: usize = 4 << 10;
+
+/// A connection to a client, by whatever socket.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static {
+    /// Closes so that the peer does not take what it received for the whole, where the kind of socket can say so.
+    fn abort(self);
+}
+
+/// A client's connection and what was read from it but not yet used.
+pub(super) struct Wire<S> {
+    pub(super) stream: S,
+    pub(super) buffer: BytesMut,
+}
+
+/// How a connection goes on after a request.
+pub(super) enum Next {
+    /// With the next request.
+    Request,
+    /// It ends, and the client may still read what was sent.
+    Close,
+    /// It is broken off: what the client has received is not the whole.
+    Abort,
+    /// As a tunnel.
+    Tunnel(Box<Tunnel>),
+}
+
+/// Serves one connection until it ends.
+pub(super) async fn serve<S: Stream>(stream: S, client: Arc<Client>, id: ConnectionId) {
+    let mut wire = Wire {
+        stream,
+        buffer: BytesMut::new(),
+    };
+    loop {
+        // In a box, so that a tunnel does not carry the state of the request that opened it.
+        match Box::pin(serve_request(&mut wire, &client, id)).await {
+            Next::Request => {}
+            Next::Close => return wire.close().await,
+            Next::Abort => return wire.stream.abort(),
+            Next::Tunnel(tunnel) => return tunnel.run(wire, client.limits.idle).await,
+        }
+    }
+}
+
+async fn serve_request<S: Stream>(wire: &mut Wire<S>, client: &Client, id: ConnectionId) -> Next {
+    let mut ending = client.tunnels.ending();
+    let head = tokio::select! {
+        biased;
+        _ = ending.wait_for(Option::is_some) => return Next::Close,
+        head = wire.read_head(client) => head,
+    };
+    let head = match head {
+        Ok(Some(head)) => head,
+        Ok(None) => return Next::Close,
+        Err(refusal) => return wire.refuse(client, &refusal, After::Close, Show::Whole).await,
+    };
+    let started = Instant::now();
+    let opened = open(client, id, &head).await;
+    log_decision(head.target.authority(), &opened, started);
+    match opened {
+        Ok(dialled) => match head.target {
+            Target::Connect(authority) => {
+                connect::establish(wire, client, Inside::of(&authority), dialled).await
+            }
+            Target::Plain(target) => {
+                let exchange = Exchange {
+                    target: *target,
+                    framing: head.framing,
+                    version: head.version,
+                    keep_alive: head.keep_alive,
+                    expects_continue: head.expects_continue,
+                };
+                plain::exchange(wire, client, exchange, dialled).await
+            }
+        },
+        Err(refusal) => {
+            let (after, show) = wire.after_refusal(&head);
+            wire.refuse(client, &refusal, after, show).await
+        }
+    }
+}
+
+/// The way of one request, readable from top to bottom.
+async fn open(client: &Client, connection: ConnectionId, head: &Head) -> Result<Dialled, Refusal> {
+    let accepted = Accepted {
+        client,
+        connection,
+        head,
+    };
+    accepted
+        .authenticate()?
+        .evaluate()?
+        .resolve()
+        .await?
+        .record()?
+        .dial()
+        .await
+}
+
+/// For developers: what users see of it stands in the audit log.
+fn log_decision(authority: &Authority, opened: &Result<Dialled, Refusal>, started: Instant) {
+    let (decision, reason, rule) = match opened {
+        Ok(dialled) => ("allow", None, Some(&dialled.rule)),
+        Err(refusal) => ("deny", Some(refusal.reason().code()), refusal.rule()),
+    };
+    tracing::info!(
+        host = %authority.host(),
+        port = authority.port(),
+        decision,
+        reason,
+        rule = rule.map(tracing::field::display),
+        duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+    );
+}
+
+impl<S: Stream> Wire<S> {
+    /// Reads the next request head; `None` when the client has ended or stayed silent between two requests.
+    async fn read_head(&mut self, client: &Client) -> Result<Option<Head>, Refusal> {
+        let limits = &client.limits;
+        if self.buffer.is_empty() && !matches!(timeout(limits.keep_alive, self.read()).await, Ok(Ok(1..))) {
+            return Ok(None);
+        }
+        let deadline = Instant::now() + limits.head_timeout;
+        let mut parser = Parser::default();
+        loop {
+            if let Some(head) = parser
+                .parse(&mut self.buffer)
+                .map_err(|error| Refusal::bad_head(&error))?
+            {
+                return Ok(Some(head));
+            }
+            match timeout_at(deadline, self.read()).await {
+                Ok(Ok(1..)) => {}
+                Ok(Ok(0) | Err(_)) => return Ok(None),
+                Err(_) => return Err(Refusal::head_timeout()),
+            }
+        }
+    }
+
+    async fn read(&mut self) -> io::Result<usize> {
+        self.buffer.reserve(READ_BYTES);
+        self.stream.read_buf(&mut self.buffer).await
+    }
+
+    /// Writes the refusal into the audit log and to the client.
+    pub(super) async fn refuse(
+        &mut self,
+        client: &Client,
+        refusal: &Refusal,
+        after: After,
+        show: Show,
+    ) -> Next {
+        client.write_denial(refusal);
+        let answer = refusal.render(after, show);
+        match (
+            timeout(client.limits.head_timeout, self.stream.write_all(&answer)).await,
+            after,
+        ) {
+            (Ok(Ok(())), After::KeepAlive) => Next::Request,
+            (Ok(Ok(())), After::Close) => Next::Close,
+            (Ok(Err(_)) | Err(_), _) => Next::Abort,
+        }
+    }
+
+    /// How a request is refused that was understood: the connection is kept only when nothing is left of it.
+    pub(super) fn after_refusal(&self, head: &Head) -> (After, Show) {
+        // Behind a CONNECT there may be bytes for the tunnel already: they are no request.
+        let (certain, show) = match &head.target {
+            Target::Connect(_) => (self.buffer.is_empty(), Show::Whole),
+            Target::Plain(plain) if plain.method == http::Method::HEAD => (true, Show::HeadOnly),
+            Target::Plain(_) => (true, Show::Whole),
+        };
+        let after = if certain && head.keep_alive && head.framing == Framing::None {
+            After::KeepAlive
+        } else {
+            After::Close
+        };
+        (after, show)
+    }
+
+    /// Ends the connection so that the client can read the last answer to its end.
+    pub(super) async fn close(mut self) {
+        if self.stream.shutdown().await.is_err() {
+            return;
+        }
+        // Whatever comes of it, the connection ends.
+        let _ = timeout(LINGER, async {
+            let mut left = LINGER_BYTES;
+            while left > 0 {
+                self.buffer.clear();
+                match self.read().await {
+                    Ok(0) | Err(_) => return,
+                    Ok(read) => left = left.saturating_sub(read),
+                }
+            }
+        })
+        .await;
+    }
+}

@@ -1,0 +1,224 @@
+//! The header fields of a request: collected once, each special field into its own slot.
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
+
+use super::credentials::Credentials;
+use super::{Framing, HeadError, MAX_FIELDS, Version};
+
+/// Fields that concern one connection only (RFC 9110, 7.6.1), besides those with a slot in [`Fields`].
+const HOP_BY_HOP: [&str; 8] = [
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authentication-info",
+    "te",
+    "trailer",
+    "upgrade",
+    "http2-settings",
+];
+
+/// The fields of one head.
+#[derive(Debug, Default)]
+pub(super) struct Fields {
+    pub(super) host: Option<Bytes>,
+    pub(super) credentials: Credentials,
+    content_length: Option<Bytes>,
+    transfer_encoding: Option<Bytes>,
+    expect: Option<Bytes>,
+    connection: Vec<Bytes>,
+    rest: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// Collects `lines`, which are slices of `text`.
+pub(super) fn parse<'a>(lines: impl Iterator<Item = &'a [u8]>, text: &'a Bytes) -> Result<Fields, HeadError> {
+    let mut fields = Fields::default();
+    for (count, line) in lines.enumerate() {
+        if count == MAX_FIELDS {
+            return Err(HeadError::TooLarge);
+        }
+        let (name, value) = split(line)?;
+        fields.insert(name, text.slice_ref(value))?;
+    }
+    Ok(fields)
+}
+
+/// One line into name and value, without the white space around the value.
+fn split(line: &[u8]) -> Result<(&[u8], &[u8]), HeadError> {
+    if line.first().is_some_and(|byte| matches!(byte, b' ' | b'\t')) {
+        return Err(HeadError::Malformed("a header field is folded over two lines"));
+    }
+    let colon = line.iter().position(|byte| *byte == b':');
+    let Some(colon) = colon else {
+        return Err(HeadError::Malformed("a header field has no colon"));
+    };
+    let (name, value) = (&line[..colon], &line[colon + 1..]);
+    if name.is_empty() {
+        return Err(HeadError::Malformed("a header field has no name"));
+    }
+    if !name.iter().copied().all(is_token_byte) {
+        return Err(HeadError::Malformed("a header field's name is not a token"));
+    }
+    if value
+        .iter()
+        .any(|byte| *byte != b'\t' && (*byte < b' ' || *byte == 0x7f))
+    {
+        return Err(HeadError::Malformed(
+            "a header field's value holds control characters",
+        ));
+    }
+    Ok((name, value.trim_ascii()))
+}
+
+impl Fields {
+    fn insert(&mut self, name: &[u8], value: Bytes) -> Result<(), HeadError> {
+        let name = HeaderName::from_bytes(name)
+            .map_err(|_| HeadError::Malformed("a header field's name is not a token"))?;
+        match name.as_str() {
+            "host" => once(&mut self.host, value, "there is more than one Host field"),
+            "content-length" => once(
+                &mut self.content_length,
+                value,
+                "there is more than one Content-Length field",
+            ),
+            "transfer-encoding" => once(
+                &mut self.transfer_encoding,
+                value,
+                "there is more than one Transfer-Encoding field",
+            ),
+            "expect" => once(&mut self.expect, value, "there is more than one Expect field"),
+            "proxy-authorization" => self.credentials.present(&value).map_err(HeadError::Malformed),
+            "connection" => {
+                self.connection.push(value);
+                Ok(())
+            }
+            _ => {
+                let value = HeaderValue::from_maybe_shared(value)
+                    .map_err(|_| HeadError::Malformed("a header field's value holds control characters"))?;
+                self.rest.push((name, value));
+                Ok(())
+            }
+        }
+    }
+
+    /// How the body is delimited; every doubt is an error (H1).
+    pub(super) fn framing(&self, version: Version) -> Result<Framing, HeadError> {
+        match (&self.content_length, &self.transfer_encoding) {
+            (Some(_), Some(_)) => Err(HeadError::Malformed(
+                "Content-Length and Transfer-Encoding stand together",
+            )),
+            (None, Some(_)) if version == Version::Http10 => {
+                Err(HeadError::Malformed("HTTP/1.0 has no Transfer-Encoding"))
+            }
+            (None, Some(coding)) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Framing::Chunked),
+            (None, Some(_)) => Err(HeadError::Malformed(
+                "the only Transfer-Encoding taken is `chunked`",
+            )),
+            (Some(length), None) => parse_length(length),
+            (None, None) => Ok(Framing::None),
+        }
+    }
+
+    /// Refuses every change of protocol (T7): `h2c` would leave the eyes of the proxy, and the others would be
+    /// tunnels without a rule.
+    pub(super) fn refuse_upgrade(&self) -> Result<(), HeadError> {
+        let has = |wanted: &str| self.rest.iter().any(|(name, _)| name == wanted);
+        if has("http2-settings") {
+            return Err(HeadError::Malformed(
+                "HTTP2-Settings is refused; HTTP/2 is spoken only inside of TLS",
+            ));
+        }
+        if has("upgrade") {
+            return Err(HeadError::Malformed(
+                "Upgrade is refused; open a tunnel with CONNECT instead",
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn expects_continue(&self) -> Result<bool, HeadError> {
+        match &self.expect {
+            None => Ok(false),
+            Some(value) if value.eq_ignore_ascii_case(b"100-continue") => Ok(true),
+            Some(_) => Err(HeadError::Malformed(
+                "the only expectation known is `100-continue`",
+            )),
+        }
+    }
+
+    /// The fields that concern the upstream, in their order.
+    pub(super) fn end_to_end(self, connection: &Connection) -> Vec<(HeaderName, HeaderValue)> {
+        let mut rest = self.rest;
+        rest.retain(|(name, _)| !is_hop_by_hop(name) && !connection.names.contains(name));
+        rest
+    }
+}
+
+/// Whether a field concerns one connection only, whatever the `Connection` field says.
+pub(in crate::proxy) fn is_hop_by_hop(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(&name.as_str())
+}
+
+/// What the `Connection` field says.
+#[derive(Debug, Default)]
+pub(in crate::proxy) struct Connection {
+    pub(in crate::proxy) close: bool,
+    /// The fields that it makes hop-by-hop.
+    pub(in crate::proxy) names: Vec<HeaderName>,
+}
+
+impl Connection {
+    pub(super) fn parse(fields: &Fields) -> Result<Self, HeadError> {
+        let mut connection = Self::default();
+        for value in &fields.connection {
+            connection.add(value).ok_or(HeadError::Malformed(
+                "the Connection field does not list field names",
+            ))?;
+        }
+        // Never standardised, but what older clients send to a proxy instead of `Connection`.
+        connection.close |= fields.rest.iter().any(|(name, value)| {
+            name == "proxy-connection" && value.as_bytes().eq_ignore_ascii_case(b"close")
+        });
+        Ok(connection)
+    }
+
+    /// Adds one line of the field; `None` when it is no list of tokens.
+    pub(in crate::proxy) fn add(&mut self, value: &[u8]) -> Option<()> {
+        for option in value
+            .split(|byte| *byte == b',')
+            .map(<[u8]>::trim_ascii)
+            .filter(|option| !option.is_empty())
+        {
+            if option.eq_ignore_ascii_case(b"close") {
+                self.close = true;
+            } else {
+                self.names.push(HeaderName::from_bytes(option).ok()?);
+            }
+        }
+        Some(())
+    }
+}
+
+fn once(slot: &mut Option<Bytes>, value: Bytes, twice: &'static str) -> Result<(), HeadError> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(HeadError::Malformed(twice)),
+    }
+}
+
+/// Digits only: no sign, no list, no white space.
+fn parse_length(text: &[u8]) -> Result<Framing, HeadError> {
+    let digits = std::str::from_utf8(text)
+        .ok()
+        .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    match digits.map(str::parse) {
+        Some(Ok(0)) => Ok(Framing::None),
+        Some(Ok(length)) => Ok(Framing::Length(length)),
+        Some(Err(_)) | None => Err(HeadError::Malformed("the Content-Length is not a number")),
+    }
+}
+
+/// Whether `byte` may stand in a token (RFC 9110, 5.6.2).
+pub(super) fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}

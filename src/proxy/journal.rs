@@ -1,0 +1,200 @@
+//! What the proxy tells the audit log, in its own words.
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::name::CloisterName;
+use crate::policy::{Authority, Permit, Rule, Via};
+
+use super::refusal::Reason;
+
+/// Takes the proxy's events in the order in which they happen; what it can't write stops the traffic.
+pub trait Journal: Send + Sync + 'static {
+    /// Writes one event, so that a reader of the log sees it from now on.
+    ///
+    /// # Errors
+    /// Whatever keeps the event from being written; the proxy then lets nothing through.
+    fn write(&self, event: &Event<'_>) -> Result<(), JournalError>;
+}
+
+/// Why an event could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write an event of the proxy")]
+pub struct JournalError(#[source] pub Box<dyn Error + Send + Sync>);
+
+/// One event of the proxy.
+#[derive(Debug)]
+pub struct Event<'a> {
+    /// The sandbox it is about.
+    pub cloister: &'a CloisterName,
+    /// Where the sandbox wanted to go; unknown when it did not prove who it is.
+    pub authority: Option<&'a Authority>,
+    /// What happened.
+    pub kind: EventKind<'a>,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum EventKind<'a> {
+    /// A request may pass; written before its first byte flows, followed by exactly one `Closed`.
+    Allowed {
+        /// In which form it was asked.
+        via: Via,
+        /// The rule that allows it.
+        rule: &'a Rule,
+        /// The checked addresses, of which one will be dialled.
+        addresses: &'a [SocketAddr],
+    },
+    /// A request, or the protocol inside of a tunnel, was refused.
+    Denied {
+        /// Why.
+        reason: Reason,
+        /// The rule that forbids it, when it was one.
+        rule: Option<&'a Rule>,
+        /// What the sandbox is not told.
+        detail: Option<&'a str>,
+    },
+    /// What was allowed has ended.
+    Closed {
+        /// Why it did not end in order.
+        reason: Option<Reason>,
+        /// Bytes from the client to the upstream.
+        bytes_up: u64,
+        /// Bytes from the upstream to the client.
+        bytes_down: u64,
+        /// Since it was allowed.
+        duration: Duration,
+    },
+}
+
+/// Counts the bytes of one tunnel or request, and knows when the last one passed.
+#[derive(Debug)]
+pub(super) struct Meter {
+    start: Instant,
+    up: AtomicU64,
+    down: AtomicU64,
+    last_millis: AtomicU64,
+}
+
+impl Meter {
+    pub(super) fn new() -> Self {
+        Self {
+            start: Instant::now(),
+            up: AtomicU64::new(0),
+            down: AtomicU64::new(0),
+            last_millis: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn add_up(&self, bytes: usize) {
+        self.up.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.touch();
+    }
+
+    pub(super) fn add_down(&self, bytes: usize) {
+        self.down.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.touch();
+    }
+
+    /// Notes that something moved, whatever its direction.
+    pub(super) fn touch(&self) {
+        self.last_millis.store(self.elapsed_millis(), Ordering::Relaxed);
+    }
+
+    /// How long nothing has moved.
+    pub(super) fn idle(&self) -> Duration {
+        Duration::from_millis(
+            self.elapsed_millis()
+                .saturating_sub(self.last_millis.load(Ordering::Relaxed)),
+        )
+    }
+
+    fn elapsed_millis(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// The record of something allowed that has not ended yet: opening it writes `Allowed`, and however it ends,
+/// `Closed` is written once.
+pub(super) struct OpenRecord {
+    journal: Arc<dyn Journal>,
+    cloister: CloisterName,
+    authority: Authority,
+    meter: Arc<Meter>,
+    reason: Option<Reason>,
+}
+
+impl OpenRecord {
+    /// # Errors
+    /// When the journal can't be written; nothing may flow then.
+    pub(super) fn open(journal: Arc<dyn Journal>, permit: &Permit) -> Result<Self, JournalError> {
+        journal.write(&Event {
+            cloister: permit.cloister(),
+            authority: Some(permit.authority()),
+            kind: EventKind::Allowed {
+                via: permit.request().via,
+                rule: permit.rule(),
+                addresses: permit.addresses(),
+            },
+        })?;
+        Ok(Self {
+            journal,
+            cloister: permit.cloister().clone(),
+            authority: permit.authority().clone(),
+            meter: Arc::new(Meter::new()),
+            // What a panic leaves behind.
+            reason: Some(Reason::Aborted),
+        })
+    }
+
+    pub(super) fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    pub(super) fn meter(&self) -> &Arc<Meter> {
+        &self.meter
+    }
+
+    /// Writes that the protocol inside of the tunnel was refused.
+    pub(super) fn deny(&self, reason: Reason, detail: Option<&str>) {
+        self.write(EventKind::Denied {
+            reason,
+            rule: None,
+            detail,
+        });
+    }
+
+    /// Ends the record; without a reason it ended in order.
+    pub(super) fn close(mut self, reason: Option<Reason>) {
+        self.reason = reason;
+    }
+
+    /// A record that can't be written any more stops nothing: what it tells has already ended.
+    fn write(&self, kind: EventKind<'_>) {
+        let event = Event {
+            cloister: &self.cloister,
+            authority: Some(&self.authority),
+            kind,
+        };
+        if let Err(error) = self.journal.write(&event) {
+            tracing::error!(
+                error = &error as &dyn Error,
+                "the end of a tunnel is not recorded"
+            );
+        }
+    }
+}
+
+impl Drop for OpenRecord {
+    fn drop(&mut self) {
+        self.write(EventKind::Closed {
+            reason: self.reason,
+            bytes_up: self.meter.up.load(Ordering::Relaxed),
+            bytes_down: self.meter.down.load(Ordering::Relaxed),
+            duration: self.meter.start.elapsed(),
+        });
+    }
+}

@@ -1,0 +1,228 @@
+//! The way of one request, as steps that consume each other:
+//! [`Accepted`] → [`Authenticated`] → [`Allowed`] → [`Permitted`] → [`Recorded`] → [`Dialled`].
+//!
+//! CONNECT and absolute-form take the same way (H11). No step can be left out: each is made only by the one
+//! before it, and only the last holds a socket to the upstream.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+
+use crate::policy::{ConnectionId, Decision, Destination, NameAllowed, Permit, Policy, Request, Rule, Via};
+
+use super::Client;
+use super::dial::{Patience, dial};
+use super::head::Head;
+use super::journal::OpenRecord;
+use super::refusal::{Reason, Refusal};
+use super::tunnels::{Refused, Registration};
+
+/// A request whose head is parsed.
+pub(super) struct Accepted<'a> {
+    pub(super) client: &'a Client,
+    pub(super) connection: ConnectionId,
+    pub(super) head: &'a Head,
+}
+
+impl<'a> Accepted<'a> {
+    /// Checks the token: before any answer of the policy, so that nobody else learns what is on the list.
+    pub(super) fn authenticate(self) -> Result<Authenticated<'a>, Refusal> {
+        let credentials = &self.head.credentials;
+        if credentials.are_missing() {
+            return Err(Refusal::challenge());
+        }
+        if !credentials.match_token(&self.client.identity.token) {
+            return Err(Refusal::wrong_credentials());
+        }
+        Ok(Authenticated(self))
+    }
+}
+
+/// A request of a known sandbox.
+pub(super) struct Authenticated<'a>(Accepted<'a>);
+
+impl<'a> Authenticated<'a> {
+    /// Asks the policy for the verdict over the name.
+    pub(super) fn evaluate(self) -> Result<Allowed<'a>, Refusal> {
+        let Accepted {
+            client,
+            connection,
+            head,
+        } = self.0;
+        let (authority, via) = (head.target.authority(), head.target.via());
+        let policies = &client.services.policies;
+        let mut policy = policies
+            .current()
+            .ok_or_else(|| Refusal::unavailable(authority))?;
+        loop {
+            let request = Request {
+                cloister: &client.identity.cloister,
+                authority,
+                via,
+                connection,
+            };
+            let allowed = match policy.evaluate(&request) {
+                Decision::Allow(allowed) => allowed,
+                Decision::Deny(denial) => {
+                    return Err(Refusal::denied(&denial, authority, via, &client.identity.project));
+                }
+                Decision::Ask(_) => return Err(Refusal::unasked(authority, via, &client.identity.project)),
+            };
+            let registration = client
+                .tunnels
+                .register(connection, authority.clone(), via)
+                .map_err(|refused| match refused {
+                    Refused::TooMany { limit } => Refusal::too_many_tunnels(authority, limit),
+                    Refused::Ended(ending) => Refusal::ended(ending.into(), authority),
+                })?;
+            // A policy that came between the verdict and the registration has not seen this request.
+            let current = policies
+                .current()
+                .ok_or_else(|| Refusal::unavailable(authority))?;
+            if Arc::ptr_eq(&current, &policy) {
+                return Ok(Allowed {
+                    client,
+                    via,
+                    name: allowed,
+                    policy,
+                    registration,
+                });
+            }
+            policy = current;
+        }
+    }
+}
+
+/// A request whose name is allowed; nothing was asked of the DNS yet (D3).
+pub(super) struct Allowed<'a> {
+    client: &'a Client,
+    via: Via,
+    name: NameAllowed,
+    policy: Arc<Policy>,
+    registration: Registration,
+}
+
+impl<'a> Allowed<'a> {
+    /// Finds the addresses, once, and has all of them checked (D4, D5).
+    pub(super) async fn resolve(self) -> Result<Permitted<'a>, Refusal> {
+        let Self {
+            client,
+            via,
+            name: allowed,
+            policy,
+            mut registration,
+        } = self;
+        let authority = allowed.authority().clone();
+        let answers = match allowed.destination() {
+            Destination::Known(_) => Vec::new(),
+            Destination::Resolve(name) => tokio::select! {
+                biased;
+                reason = registration.stopped() => return Err(Refusal::ended(reason, &authority)),
+                answers = client.services.resolver.resolve(name) => {
+                    answers.map_err(|error| Refusal::unresolved(&authority, &error))?
+                }
+            },
+        };
+        let permit = allowed
+            .permit(&answers)
+            .map_err(|denial| Refusal::denied(&denial, &authority, via, &client.identity.project))?;
+        registration.permitted(permit.addresses());
+        // A policy that came meanwhile has judged the name, and now judges the addresses too.
+        if !client
+            .services
+            .policies
+            .current()
+            .is_some_and(|current| Arc::ptr_eq(&current, &policy))
+        {
+            client.revalidate();
+        }
+        Ok(Permitted {
+            client,
+            permit,
+            registration,
+        })
+    }
+}
+
+/// A request with a permit.
+pub(super) struct Permitted<'a> {
+    client: &'a Client,
+    permit: Permit,
+    registration: Registration,
+}
+
+impl<'a> Permitted<'a> {
+    /// Writes the record, before the first byte flows; without a record nothing flows (invariant 7).
+    pub(super) fn record(self) -> Result<Recorded<'a>, Refusal> {
+        let Self {
+            client,
+            permit,
+            registration,
+        } = self;
+        let journal = Arc::clone(&client.services.journal);
+        match OpenRecord::open(journal, &permit) {
+            Ok(record) => Ok(Recorded {
+                client,
+                permit,
+                record,
+                registration,
+            }),
+            Err(error) => {
+                tracing::error!(error = &error as &dyn Error, "nothing passes without a record");
+                Err(Refusal::unavailable(permit.authority()))
+            }
+        }
+    }
+}
+
+/// A request whose permit is recorded.
+pub(super) struct Recorded<'a> {
+    client: &'a Client,
+    permit: Permit,
+    record: OpenRecord,
+    registration: Registration,
+}
+
+impl Recorded<'_> {
+    /// Connects to a permitted address.
+    pub(super) async fn dial(self) -> Result<Dialled, Refusal> {
+        let Self {
+            client,
+            permit,
+            record,
+            mut registration,
+        } = self;
+        let limits = &client.limits;
+        let rule = Arc::clone(permit.rule());
+        let patience = Patience {
+            attempt: limits.dial_attempt_timeout,
+            whole: limits.dial_timeout,
+        };
+        tokio::select! {
+            biased;
+            reason = registration.stopped() => {
+                let refusal = Refusal::ended(reason, record.authority());
+                record.close(Some(reason));
+                Err(refusal)
+            }
+            dialled = dial(permit, patience) => match dialled {
+                Ok(upstream) => Ok(Dialled { upstream, rule, record, registration }),
+                Err(error) => {
+                    tracing::debug!(error = &error as &dyn Error, "dialling failed");
+                    let refusal = Refusal::connect_failed(record.authority(), "no connection to it can be made");
+                    record.close(Some(Reason::ConnectFailed));
+                    Err(refusal)
+                }
+            },
+        }
+    }
+}
+
+/// A request with a connection to its upstream.
+pub(super) struct Dialled {
+    pub(super) upstream: TcpStream,
+    pub(super) rule: Arc<Rule>,
+    pub(super) record: OpenRecord,
+    pub(super) registration: Registration,
+}

@@ -1,0 +1,428 @@
+//! Every way in which the proxy says no: reason, status and hint in one place (INTERFACES 5).
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use serde::Serialize;
+
+use crate::name::ProjectName;
+use crate::policy::{self, Authority, Denial, Rule, Via};
+
+use super::head::HeadError;
+use super::resolve::ResolveError;
+
+/// The stable code of a refusal, or of an end that is not in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The request is malformed or ambiguous.
+    BadRequest,
+    /// The token is missing or wrong.
+    Unauthenticated,
+    /// The request head did not come in time.
+    HeadTimeout,
+    /// The request head is too large.
+    HeadTooLarge,
+    /// The sandbox has too many tunnels open.
+    TooManyTunnels,
+    /// No rule allows the authority.
+    NotAllowed,
+    /// A deny rule forbids the authority.
+    DeniedByRule,
+    /// A human said no.
+    DeniedByUser,
+    /// The name leads to an address that no sandbox may reach.
+    AddressForbidden,
+    /// The name can't be resolved.
+    DnsFailed,
+    /// The name servers did not answer in time.
+    DnsTimeout,
+    /// The name server refused to answer.
+    DnsRefused,
+    /// No checked address could be connected, or the upstream broke the protocol before it answered.
+    ConnectFailed,
+    /// The policy or the audit log can't be used.
+    PolicyUnavailable,
+    /// The sandbox has too many connections open.
+    Overloaded,
+    /// The guardian is shutting down.
+    ShuttingDown,
+    /// The `ClientHello` names another host than the authority.
+    SniMismatch,
+    /// What flows to port 443 is not TLS.
+    NotTls,
+    /// Nothing moved for too long.
+    IdleTimeout,
+    /// The rule that allowed it is gone.
+    RuleWithdrawn,
+    /// The token of the sandbox was revoked.
+    TokenRevoked,
+    /// The upstream broke the connection off.
+    UpstreamReset,
+    /// The client broke the connection off, or its protocol.
+    ClientReset,
+    /// The connection's task ended by an error of the program.
+    Aborted,
+}
+
+impl Reason {
+    /// The code as it stands in answers and in the audit log.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::BadRequest => "bad_request",
+            Self::Unauthenticated => "unauthenticated",
+            Self::HeadTimeout => "head_timeout",
+            Self::HeadTooLarge => "head_too_large",
+            Self::TooManyTunnels => "too_many_tunnels",
+            Self::NotAllowed => "not_allowed",
+            Self::DeniedByRule => "denied_by_rule",
+            Self::DeniedByUser => "denied_by_user",
+            Self::AddressForbidden => "address_forbidden",
+            Self::DnsFailed => "dns_failed",
+            Self::DnsTimeout => "dns_timeout",
+            Self::DnsRefused => "dns_refused",
+            Self::ConnectFailed => "connect_failed",
+            Self::PolicyUnavailable => "policy_unavailable",
+            Self::Overloaded => "overloaded",
+            Self::ShuttingDown => "shutting_down",
+            Self::SniMismatch => "sni_mismatch",
+            Self::NotTls => "not_tls",
+            Self::IdleTimeout => "idle_timeout",
+            Self::RuleWithdrawn => "rule_withdrawn",
+            Self::TokenRevoked => "token_revoked",
+            Self::UpstreamReset => "upstream_reset",
+            Self::ClientReset => "client_reset",
+            Self::Aborted => "aborted",
+        }
+    }
+}
+
+impl From<policy::Reason> for Reason {
+    fn from(reason: policy::Reason) -> Self {
+        match reason {
+            policy::Reason::NotAllowed => Self::NotAllowed,
+            policy::Reason::DeniedByRule => Self::DeniedByRule,
+            policy::Reason::DeniedByUser => Self::DeniedByUser,
+            policy::Reason::AddressForbidden => Self::AddressForbidden,
+            policy::Reason::NoAddress => Self::DnsFailed,
+        }
+    }
+}
+
+/// An answer that says no.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    reason: Reason,
+    status: StatusCode,
+    authority: Option<Authority>,
+    hint: String,
+    audit: Audit,
+}
+
+/// What of a refusal goes into the audit log.
+#[derive(Debug)]
+pub(super) enum Audit {
+    /// Nothing: it is no denial, or another record tells of it.
+    Silent,
+    /// A denial, with what the sandbox is not told.
+    Deny {
+        rule: Option<Arc<Rule>>,
+        detail: Option<String>,
+    },
+}
+
+/// Whether the connection can serve another request after the refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum After {
+    KeepAlive,
+    Close,
+}
+
+/// Whether the refusal shows its body: the answer to HEAD has none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Show {
+    Whole,
+    HeadOnly,
+}
+
+impl Refusal {
+    /// The head can't be parsed.
+    pub(super) fn bad_head(error: &HeadError) -> Self {
+        let (reason, status) = match error {
+            HeadError::Malformed(_) | HeadError::Authority(_) => {
+                (Reason::BadRequest, StatusCode::BAD_REQUEST)
+            }
+            HeadError::TooLarge => (Reason::HeadTooLarge, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+            HeadError::MethodRefused => (Reason::BadRequest, StatusCode::METHOD_NOT_ALLOWED),
+            HeadError::NotForAProxy => (Reason::BadRequest, StatusCode::NOT_FOUND),
+        };
+        Self::silent(reason, status, error.to_string())
+    }
+
+    /// The body breaks its framing.
+    pub(super) fn bad_body(what: &str) -> Self {
+        Self::silent(Reason::BadRequest, StatusCode::BAD_REQUEST, what.to_owned())
+    }
+
+    /// The head did not come in time.
+    pub(super) fn head_timeout() -> Self {
+        let hint = "the request head must be complete within 10 seconds of its first byte".to_owned();
+        Self::silent(Reason::HeadTimeout, StatusCode::REQUEST_TIMEOUT, hint)
+    }
+
+    /// No credentials came: the first step of many clients, and no denial.
+    pub(super) fn challenge() -> Self {
+        let hint =
+            "send the token of this sandbox: the proxy variables of the environment hold it".to_owned();
+        Self::silent(
+            Reason::Unauthenticated,
+            StatusCode::PROXY_AUTHENTICATION_REQUIRED,
+            hint,
+        )
+    }
+
+    /// The credentials are wrong.
+    pub(super) fn wrong_credentials() -> Self {
+        let hint =
+            "the token is not the one of this sandbox; use `CLOISTER_TOKEN` of the environment".to_owned();
+        Self::silent(
+            Reason::Unauthenticated,
+            StatusCode::PROXY_AUTHENTICATION_REQUIRED,
+            hint,
+        )
+        .audited(None, None)
+    }
+
+    /// The policy said no.
+    pub(super) fn denied(denial: &Denial, authority: &Authority, via: Via, project: &ProjectName) -> Self {
+        let host = authority.host();
+        let status = match denial.reason() {
+            policy::Reason::NoAddress => StatusCode::BAD_GATEWAY,
+            policy::Reason::NotAllowed
+            | policy::Reason::DeniedByRule
+            | policy::Reason::DeniedByUser
+            | policy::Reason::AddressForbidden => StatusCode::FORBIDDEN,
+        };
+        let hint = match denial.reason() {
+            policy::Reason::NotAllowed => not_allowed_hint(authority, via, project),
+            policy::Reason::DeniedByRule => {
+                format!(
+                    "a rule on the host denies `{authority}`; on the host, `cloister why {authority}` names it"
+                )
+            }
+            policy::Reason::DeniedByUser => {
+                format!("a human denied `{authority}`; on the host, `cloister why {authority}` tells more")
+            }
+            policy::Reason::AddressForbidden => format!(
+                "`{host}` leads to an address that no sandbox may reach; on the host, `cloister why {authority}` tells more"
+            ),
+            policy::Reason::NoAddress => format!("`{host}` has no address; is the name right?"),
+        };
+        Self::new(denial.reason().into(), status, authority, hint)
+            .audited(denial.rule().cloned(), denial.detail().map(str::to_owned))
+    }
+
+    /// A human would have to be asked, and none can be yet.
+    pub(super) fn unasked(authority: &Authority, via: Via, project: &ProjectName) -> Self {
+        let hint = format!(
+            "{}; asking a human is not available yet",
+            not_allowed_hint(authority, via, project)
+        );
+        Self::new(Reason::NotAllowed, StatusCode::FORBIDDEN, authority, hint).audited(None, None)
+    }
+
+    /// The sandbox has as many tunnels as it may have.
+    pub(super) fn too_many_tunnels(authority: &Authority, limit: usize) -> Self {
+        let hint = format!("{limit} tunnels are open already; close some and try again");
+        Self::new(
+            Reason::TooManyTunnels,
+            StatusCode::TOO_MANY_REQUESTS,
+            authority,
+            hint,
+        )
+        .audited(None, None)
+    }
+
+    /// The name has no addresses.
+    pub(super) fn unresolved(authority: &Authority, error: &ResolveError) -> Self {
+        let host = authority.host();
+        let (reason, hint) = match error {
+            ResolveError::Failed(_) => (
+                Reason::DnsFailed,
+                format!("`{host}` can't be resolved; is the name right?"),
+            ),
+            ResolveError::Timeout => (
+                Reason::DnsTimeout,
+                format!("the name servers did not answer for `{host}`; try again later"),
+            ),
+            ResolveError::Refused => (
+                Reason::DnsRefused,
+                format!("the name server refused to answer for `{host}`"),
+            ),
+        };
+        Self::new(reason, StatusCode::BAD_GATEWAY, authority, hint).audited(None, Some(error.detail()))
+    }
+
+    /// No address could be connected, or what answered there is no HTTP; the audit log has the end of the record.
+    pub(super) fn connect_failed(authority: &Authority, what: &str) -> Self {
+        Self::new(
+            Reason::ConnectFailed,
+            StatusCode::BAD_GATEWAY,
+            authority,
+            format!("`{authority}` is allowed, but {what}"),
+        )
+    }
+
+    /// The policy or the audit log can't be used, so nothing passes.
+    pub(super) fn unavailable(authority: &Authority) -> Self {
+        let hint = "the guardian can't read its rules or write its audit log; on the host, run `cloister guardian status`";
+        Self::new(
+            Reason::PolicyUnavailable,
+            StatusCode::SERVICE_UNAVAILABLE,
+            authority,
+            hint.to_owned(),
+        )
+    }
+
+    /// The sandbox has as many connections as it may have.
+    pub(super) fn overloaded(limit: usize) -> Self {
+        let hint = format!("{limit} connections are open already; close some and try again");
+        Self::silent(Reason::Overloaded, StatusCode::SERVICE_UNAVAILABLE, hint)
+    }
+
+    /// What was asked for ended before it stood: the guardian shuts down, or a rule was withdrawn meanwhile.
+    pub(super) fn ended(reason: Reason, authority: &Authority) -> Self {
+        if reason == Reason::RuleWithdrawn {
+            let hint = format!("the rule that allowed `{authority}` was withdrawn meanwhile; try again");
+            return Self::new(Reason::NotAllowed, StatusCode::FORBIDDEN, authority, hint).audited(None, None);
+        }
+        let hint = "the guardian is shutting down; try again in a moment".to_owned();
+        Self::new(
+            Reason::ShuttingDown,
+            StatusCode::SERVICE_UNAVAILABLE,
+            authority,
+            hint,
+        )
+    }
+
+    fn new(reason: Reason, status: StatusCode, authority: &Authority, hint: String) -> Self {
+        Self {
+            reason,
+            status,
+            authority: Some(authority.clone()),
+            hint,
+            audit: Audit::Silent,
+        }
+    }
+
+    fn silent(reason: Reason, status: StatusCode, hint: String) -> Self {
+        Self {
+            reason,
+            status,
+            authority: None,
+            hint,
+            audit: Audit::Silent,
+        }
+    }
+
+    fn audited(self, rule: Option<Arc<Rule>>, detail: Option<String>) -> Self {
+        Self {
+            audit: Audit::Deny { rule, detail },
+            ..self
+        }
+    }
+
+    pub(super) fn reason(&self) -> Reason {
+        self.reason
+    }
+
+    pub(super) fn authority(&self) -> Option<&Authority> {
+        self.authority.as_ref()
+    }
+
+    pub(super) fn rule(&self) -> Option<&Arc<Rule>> {
+        match &self.audit {
+            Audit::Deny { rule, .. } => rule.as_ref(),
+            Audit::Silent => None,
+        }
+    }
+
+    pub(super) fn audit(&self) -> &Audit {
+        &self.audit
+    }
+
+    /// The whole answer as it goes to the client.
+    pub(super) fn render(&self, after: After, show: Show) -> Vec<u8> {
+        let body = Body {
+            error: self.reason.code(),
+            layer: "proxy",
+            host: self
+                .authority
+                .as_ref()
+                .map(|authority| authority.host().to_string()),
+            port: self.authority.as_ref().map(Authority::port),
+            hint: &self.hint,
+        };
+        let body = serde_json::to_string(&body).expect("a struct of strings and numbers is always JSON");
+        let extra = match self.status {
+            StatusCode::PROXY_AUTHENTICATION_REQUIRED => "Proxy-Authenticate: Basic realm=\"cloister\"\r\n",
+            StatusCode::METHOD_NOT_ALLOWED => {
+                "Allow: CONNECT, GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
+            }
+            _ => "",
+        };
+        let connection = match after {
+            After::KeepAlive => "keep-alive",
+            After::Close => "close",
+        };
+        let mut answer = format!(
+            "HTTP/1.1 {status} {phrase}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
+             X-Cloister-Reason: {code}\r\n{extra}Connection: {connection}\r\n\r\n",
+            status = self.status.as_u16(),
+            phrase = self.status.canonical_reason().unwrap_or_default(),
+            length = body.len(),
+            code = self.reason.code(),
+        );
+        if show == Show::Whole {
+            answer.push_str(&body);
+        }
+        answer.into_bytes()
+    }
+}
+
+/// The JSON of a refusal.
+#[derive(Serialize)]
+struct Body<'a> {
+    error: &'static str,
+    layer: &'static str,
+    host: Option<String>,
+    port: Option<u16>,
+    hint: &'a str,
+}
+
+/// What to type on the host so that the same request passes.
+fn not_allowed_hint(authority: &Authority, via: Via, project: &ProjectName) -> String {
+    let default_port = match via {
+        Via::Connect if authority.port() == 80 => {
+            return format!(
+                "CONNECT never goes to port 80: ask for `http://{}/` instead",
+                authority.host()
+            );
+        }
+        Via::Plain if authority.port() == 443 => {
+            return format!(
+                "`http://` never goes to port 443: open a tunnel with `CONNECT {authority}` instead"
+            );
+        }
+        Via::Connect => 443,
+        Via::Plain => 80,
+    };
+    let whole = authority.to_string();
+    let pattern = match whole.rsplit_once(':') {
+        Some((host, _)) if authority.port() == default_port => host,
+        _ => &whole,
+    };
+    format!(
+        "`{authority}` is not on the allowlist; on the host, add `{pattern}` to proxy.allow in projects/{project}.yaml \
+         of Cloister's configuration and run `cloister guardian reload`"
+    )
+}
