@@ -17,7 +17,7 @@ const LAYERS: [&[&str]; 5] = [
 /// What a module may use inside its own layer.
 const INSIDE: [(&str, &[&str]); 10] = [
     ("name", &["text"]),
-    ("token", &["text"]),
+    ("token", &["name", "text"]),
     ("policy", &["name", "text"]),
     ("audit", &["paths"]),
     ("config", &["paths"]),
