@@ -72,11 +72,12 @@ bench: needs-start ## run the benchmarks; BENCH='…' chooses some
 
 # libFuzzer needs an unstable flag of the compiler; the variable allows it to this command alone.
 fuzz: needs-start ## fuzz every target for FUZZ_SECONDS, where cargo-fuzz is installed
-	@if [ -d tests/fuzz ] && cargo fuzz --version >/dev/null 2>&1; then \
-	  for target in $$(cargo fuzz list --fuzz-dir tests/fuzz); do \
-	    RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir tests/fuzz "$$target" -- \
-	      -max_total_time=$(FUZZ_SECONDS) || exit; done; \
-	else echo 'no fuzzing: no targets, or no cargo-fuzz (cargo install cargo-fuzz)'; fi
+	@if ! cargo fuzz --version >/dev/null 2>&1; then \
+	  echo 'no fuzzing without cargo-fuzz: cargo install cargo-fuzz'; exit 0; fi; \
+	for target in $$(cargo fuzz list --fuzz-dir tests/fuzz); do \
+	  mkdir -p "tests/fuzz/corpus/$$target" && RUSTC_BOOTSTRAP=1 \
+	  cargo fuzz run --fuzz-dir tests/fuzz "$$target" "tests/fuzz/corpus/$$target" "tests/fuzz/seeds/$$target" \
+	    -- -max_total_time=$(FUZZ_SECONDS) || exit; done
 
 needs-start:
 	@.ci/install-missing $(START_NEEDS)

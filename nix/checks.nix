@@ -5,7 +5,7 @@
   runCommand,
   cargo,
   clippy,
-  nixfmt-tree,
+  nixfmt,
   rustfmt,
   cloister,
 }:
@@ -48,7 +48,7 @@ in
       {
         nativeBuildInputs = [
           cargo
-          nixfmt-tree
+          nixfmt
           rustfmt
         ];
       }
@@ -56,7 +56,7 @@ in
         cp --recursive --no-preserve=mode ${source} source
         cd source
         cargo fmt --check
-        treefmt --ci --tree-root .
+        nixfmt --check flake.nix nix/*.nix tests/nixpkgs/*.nix
         touch $out
       '';
 }

@@ -7,7 +7,7 @@
   cargo-deny,
   cargo-nextest,
   clippy,
-  nixfmt-tree,
+  nixfmt,
   openssl,
   python3,
   rustfmt,
@@ -22,7 +22,7 @@ mkShell {
     cargo-deny
     cargo-nextest
     clippy
-    nixfmt-tree
+    nixfmt
     openssl
     python3
     rustfmt

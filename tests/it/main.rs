@@ -1,8 +1,5 @@
 //! The integration tests: one binary.
-#![expect(
-    clippy::unwrap_used,
-    reason = "a step of a test that fails should stop it there"
-)]
+#![expect(clippy::unwrap_used, reason = "a step of a test that fails should stop it there")]
 
 mod architecture;
 mod manifest;

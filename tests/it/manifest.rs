@@ -20,8 +20,6 @@ pub(crate) fn dependencies() -> Vec<String> {
 
 /// The value of a key of `[package]` that is a plain string.
 pub(crate) fn package(key: &str) -> &'static str {
-    let value = TEXT
-        .lines()
-        .find_map(|line| line.strip_prefix(key)?.strip_prefix(" = "));
+    let value = TEXT.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(" = "));
     value.expect("the key stands in the manifest").trim_matches('"')
 }

@@ -11,11 +11,7 @@ fn table(section: &str) -> BTreeSet<String> {
     let heading = format!("\n## {section}\n");
     let (_, text) = README.split_once(&heading).expect("the README has the section");
     let text = text.split_once("\n## ").map_or(text, |(own, _)| own);
-    let cell = |line: &str| {
-        line.strip_prefix("| `")?
-            .split_once("` |")
-            .map(|(name, _)| name.to_owned())
-    };
+    let cell = |line: &str| line.strip_prefix("| `")?.split_once("` |").map(|(name, _)| name.to_owned());
     text.lines().filter_map(cell).collect()
 }
 

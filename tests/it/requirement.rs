@@ -6,9 +6,6 @@
 #[expect(clippy::print_stderr, reason = "a test that does nothing has to say so")]
 pub(crate) fn skip(missing: &str, why: &str) {
     let required = std::env::var("CLOISTER_TEST_REQUIRE").unwrap_or_default();
-    assert!(
-        !required.split(',').any(|name| name.trim() == missing),
-        "`{missing}` is required, but {why}"
-    );
+    assert!(!required.split(',').any(|name| name.trim() == missing), "`{missing}` is required, but {why}");
     eprintln!("skipped: {why}");
 }

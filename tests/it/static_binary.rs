@@ -27,14 +27,8 @@ fn dynamic_parts(file: &[u8]) -> Vec<String> {
                 found.push(format!("interpreter {}", interpreter.trim_end_matches('\0')));
             }
             PT_DYNAMIC => {
-                let tags = (start..start + bytes)
-                    .step_by(16)
-                    .map(long)
-                    .take_while(|&tag| tag != 0);
-                found.extend(
-                    tags.filter(|&tag| tag == DT_NEEDED)
-                        .map(|_| "needed library".to_owned()),
-                );
+                let tags = (start..start + bytes).step_by(16).map(long).take_while(|&tag| tag != 0);
+                found.extend(tags.filter(|&tag| tag == DT_NEEDED).map(|_| "needed library".to_owned()));
             }
             _ => {}
         }
@@ -55,10 +49,7 @@ fn a_dynamic_executable_would_be_noticed() {
     file[0x20] = 0x40;
     file[0x36] = 0x38;
     file[0x38] = 2;
-    let segments: [(u32, &[u8]); 2] = [
-        (PT_INTERP, b"/lib/ld.so\0"),
-        (PT_DYNAMIC, &[1, 0, 0, 0, 0, 0, 0, 0]),
-    ];
+    let segments: [(u32, &[u8]); 2] = [(PT_INTERP, b"/lib/ld.so\0"), (PT_DYNAMIC, &[1, 0, 0, 0, 0, 0, 0, 0])];
     let mut contents: Vec<u8> = Vec::new();
     for (kind, content) in segments {
         let start = 0x40 + 2 * 0x38 + contents.len();

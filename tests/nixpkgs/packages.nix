@@ -48,6 +48,7 @@ let
       "cargo-nextest"
       "clippy"
       "makeBinaryWrapper"
+      "nixfmt"
       "nixfmt-tree"
       "openssl"
       "python3"

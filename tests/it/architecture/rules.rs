@@ -9,9 +9,7 @@ use super::source::Source;
 const LAYERS: [&[&str]; 5] = [
     &["name", "token", "policy", "text"],
     &["paths", "process", "audit", "config", "nix"],
-    &[
-        "git", "project", "agent", "sandbox", "init", "approval", "proxy", "broker", "hostexec",
-    ],
+    &["git", "project", "agent", "sandbox", "init", "approval", "proxy", "broker", "hostexec"],
     &["guardian", "web", "session"],
     &["cli", "main"],
 ];
@@ -19,7 +17,7 @@ const LAYERS: [&[&str]; 5] = [
 /// What a module may use inside its own layer.
 const INSIDE: [(&str, &[&str]); 10] = [
     ("name", &["text"]),
-    ("token", &["text"]),
+    ("token", &["name", "text"]),
     ("policy", &["name", "text"]),
     ("audit", &["paths"]),
     ("config", &["paths"]),
@@ -43,17 +41,8 @@ const OWNERS: [(&str, &[&str]); 8] = [
 ];
 
 /// The crates of layer 0.
-const PURE_CRATES: [&str; 9] = [
-    "std",
-    "serde",
-    "thiserror",
-    "regex",
-    "psl",
-    "idna",
-    "sha2",
-    "subtle",
-    "secrecy",
-];
+const PURE_CRATES: [&str; 9] =
+    ["std", "serde", "thiserror", "regex", "psl", "idna", "sha2", "subtle", "secrecy"];
 
 /// What layer 0 does not take from std: I/O, the clock, the environment, threads.
 const IMPURE_STD: [&[&str]; 13] = [
@@ -75,9 +64,7 @@ const IMPURE_STD: [&[&str]; 13] = [
 const MAX_LINES: usize = 500;
 const MAX_MAIN_LINES: usize = 30;
 const MAX_FILES: usize = 10;
-const EMPTY_NAMES: [&str; 8] = [
-    "mod", "utils", "util", "common", "helpers", "helper", "misc", "types",
-];
+const EMPTY_NAMES: [&str; 8] = ["mod", "utils", "util", "common", "helpers", "helper", "misc", "types"];
 
 /// A rule broken at a place, saying what would be allowed.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,11 +81,7 @@ impl fmt::Display for Violation {
 }
 
 fn violation(source: &Source, line: usize, message: String) -> Violation {
-    Violation {
-        path: source.path().to_owned(),
-        line,
-        message,
-    }
+    Violation { path: source.path().to_owned(), line, message }
 }
 
 /// One finding for each line and message, however many names a `use` takes from one place.
@@ -113,11 +96,7 @@ fn layer(module: &str) -> Option<usize> {
 }
 
 fn quoted<'a>(names: impl IntoIterator<Item = &'a &'a str>) -> String {
-    names
-        .into_iter()
-        .map(|name| format!("`{name}`"))
-        .collect::<Vec<_>>()
-        .join(", ")
+    names.into_iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
 fn all_modules() -> String {
@@ -147,33 +126,19 @@ fn forbidden(own: &str, own_layer: usize, path: &[String]) -> Option<String> {
         return Some("names the whole crate; allowed: paths that name a module".to_owned());
     }
     let Some(target_layer) = layer(target) else {
-        return Some(format!(
-            "`{target}` is not a module of the table; allowed: {}",
-            all_modules()
-        ));
+        return Some(format!("`{target}` is not a module of the table; allowed: {}", all_modules()));
     };
-    let inside = INSIDE
-        .iter()
-        .find(|(module, _)| *module == own)
-        .map_or(&[][..], |(_, inside)| inside);
+    let inside = INSIDE.iter().find(|(module, _)| *module == own).map_or(&[][..], |(_, inside)| inside);
     let whole = path.join("::");
-    let named = inside
-        .iter()
-        .any(|name| whole == *name || whole.starts_with(&format!("{name}::")));
+    let named = inside.iter().any(|name| whole == *name || whole.starts_with(&format!("{name}::")));
     if target == own || target_layer < own_layer || named {
         return None;
     }
     let below = (own_layer > 0).then(|| format!("layers below {own_layer} in src"));
     let inside = (!inside.is_empty()).then(|| quoted(inside));
     let allowed: Vec<String> = below.into_iter().chain(inside).collect();
-    let allowed = if allowed.is_empty() {
-        "no other module".to_owned()
-    } else {
-        allowed.join(" and ")
-    };
-    Some(format!(
-        "`{own}` (layer {own_layer}) uses `{target}`; allowed: {allowed}"
-    ))
+    let allowed = if allowed.is_empty() { "no other module".to_owned() } else { allowed.join(" and ") };
+    Some(format!("`{own}` (layer {own_layer}) uses `{target}`; allowed: {allowed}"))
 }
 
 /// Each crate of the owners' table is named by its owners alone. `crates` are the dependencies as code writes them.
@@ -182,9 +147,8 @@ pub(crate) fn owners(source: &Source, crates: &[String]) -> Vec<Violation> {
     let own = module.first().map_or("lib", String::as_str);
     distinct(source.uses().iter().filter_map(|path| {
         let name = path.segments[0].as_str();
-        let (_, owners) = OWNERS
-            .iter()
-            .find(|(owned, _)| *owned == name && crates.iter().any(|known| known == name))?;
+        let (_, owners) =
+            OWNERS.iter().find(|(owned, _)| *owned == name && crates.iter().any(|known| known == name))?;
         if owners.contains(&own) {
             return None;
         }
@@ -205,13 +169,10 @@ pub(crate) fn pure_values(source: &Source, crates: &[String]) -> Vec<Violation> 
         let message = impure(&path.segments, crates)?;
         Some(violation(source, path.line, message))
     });
-    let is_async = source.async_lines().iter().map(|&line| {
-        violation(
-            source,
-            line,
-            "layer 0 is not `async`; allowed: plain functions".to_owned(),
-        )
-    });
+    let is_async = source
+        .async_lines()
+        .iter()
+        .map(|&line| violation(source, line, "layer 0 is not `async`; allowed: plain functions".to_owned()));
     distinct(uses.chain(is_async))
 }
 
@@ -226,12 +187,7 @@ fn impure(path: &[String], crates: &[String]) -> Option<String> {
         ));
     }
     let known = crates.contains(name) && !PURE_CRATES.contains(&name.as_str());
-    known.then(|| {
-        format!(
-            "layer 0 uses the crate `{name}`; allowed: {}",
-            quoted(&PURE_CRATES)
-        )
-    })
+    known.then(|| format!("layer 0 uses the crate `{name}`; allowed: {}", quoted(&PURE_CRATES)))
 }
 
 /// The length, the name and the documentation of a file.
@@ -239,18 +195,10 @@ pub(crate) fn shape(source: &Source) -> Vec<Violation> {
     let module = source.module();
     let name = module.last().map_or("lib", String::as_str);
     let lines = source.lines_without_tests();
-    let limit = if source.path() == "src/main.rs" {
-        MAX_MAIN_LINES
-    } else {
-        MAX_LINES
-    };
+    let limit = if source.path() == "src/main.rs" { MAX_MAIN_LINES } else { MAX_LINES };
     let mut found = Vec::new();
     if lines > limit {
-        found.push(violation(
-            source,
-            lines,
-            format!("{lines} lines without tests; allowed: {limit}"),
-        ));
+        found.push(violation(source, lines, format!("{lines} lines without tests; allowed: {limit}")));
     }
     if EMPTY_NAMES.contains(&name) {
         found.push(violation(
@@ -276,9 +224,7 @@ pub(crate) fn folders(sources: &[Source]) -> Vec<Violation> {
         let (folder, _) = source.path().rsplit_once('/').unwrap_or(("", source.path()));
         *counts.entry(folder).or_default() += 1;
     }
-    let crowded = counts
-        .into_iter()
-        .filter(|&(folder, count)| folder != "src" && count > MAX_FILES);
+    let crowded = counts.into_iter().filter(|&(folder, count)| folder != "src" && count > MAX_FILES);
     let judged = crowded.map(|(folder, count)| Violation {
         path: folder.to_owned(),
         line: 1,

@@ -33,11 +33,7 @@ impl Source {
         Self {
             path: path.to_owned(),
             uses: uses(&code, &module_of(path)),
-            async_lines: code
-                .iter()
-                .filter(|token| token.text == "async")
-                .map(|token| token.line)
-                .collect(),
+            async_lines: code.iter().filter(|token| token.text == "async").map(|token| token.line).collect(),
             test_modules,
             lines_without_tests: text.lines().count() - test_lines,
             documented: text.starts_with("//! "),
@@ -81,19 +77,12 @@ pub(crate) fn without_tests(sources: Vec<Source>) -> Vec<Source> {
         }
     }
     let in_tests = |module: &[String]| (1..=module.len()).any(|end| test_modules.contains(&module[..end]));
-    sources
-        .into_iter()
-        .filter(|source| !in_tests(&source.module()))
-        .collect()
+    sources.into_iter().filter(|source| !in_tests(&source.module())).collect()
 }
 
 fn module_of(path: &str) -> Vec<String> {
     let name = path.trim_start_matches("src/").trim_end_matches(".rs");
-    if name == "lib" {
-        Vec::new()
-    } else {
-        name.split('/').map(str::to_owned).collect()
-    }
+    if name == "lib" { Vec::new() } else { name.split('/').map(str::to_owned).collect() }
 }
 
 /// The tokens without comments; a literal is one token `"`, a lifetime its name.
@@ -134,14 +123,7 @@ fn token_length(rest: &str, first: char) -> (usize, Kept) {
     } else if rest.starts_with("::") {
         (2, Kept::Text)
     } else {
-        (
-            first.len_utf8(),
-            if first.is_whitespace() || first == '\'' {
-                Kept::Nothing
-            } else {
-                Kept::Text
-            },
-        )
+        (first.len_utf8(), if first.is_whitespace() || first == '\'' { Kept::Nothing } else { Kept::Text })
     }
 }
 
@@ -163,10 +145,9 @@ fn block_comment(rest: &str) -> usize {
 
 /// The length of the string or character literal that `rest` starts with.
 fn literal(rest: &str) -> Option<usize> {
-    let prefix = ["br", "cr", "b", "c", "r", ""].into_iter().find(|prefix| {
-        rest.strip_prefix(prefix)
-            .is_some_and(|after| after.starts_with(['"', '\'', '#']))
-    })?;
+    let prefix = ["br", "cr", "b", "c", "r", ""]
+        .into_iter()
+        .find(|prefix| rest.strip_prefix(prefix).is_some_and(|after| after.starts_with(['"', '\'', '#'])))?;
     let body = &rest[prefix.len()..];
     let hashes = body.len() - body.trim_start_matches('#').len();
     if prefix.ends_with('r') && body[hashes..].starts_with('"') {
@@ -249,10 +230,7 @@ fn uses(code: &[Token<'_>], file_module: &[String]) -> Vec<Use> {
             }
             ("use", next, _) if next != "<" => at = use_tree(code, at + 1, &[], &mut raw),
             ("extern", "crate", name) => {
-                raw.push(Use {
-                    line: code[at].line,
-                    segments: vec![name.to_owned()],
-                });
+                raw.push(Use { line: code[at].line, segments: vec![name.to_owned()] });
                 at += 3;
             }
             (first, "::", _) if is_name(first) => at = plain_path(code, at, &mut raw),
@@ -289,10 +267,7 @@ fn plain_path(code: &[Token<'_>], start: usize, found: &mut Vec<Use>) -> usize {
         segments.push(name.text.to_owned());
         at += 2;
     }
-    found.push(Use {
-        line: code[start].line,
-        segments,
-    });
+    found.push(Use { line: code[start].line, segments });
     at.max(start + 1)
 }
 
@@ -327,27 +302,13 @@ fn use_tree(code: &[Token<'_>], start: usize, prefix: &[String], found: &mut Vec
 /// Resolves `self`, `super` and the binary's name for the library.
 fn absolute(path: Use, module: &[String]) -> Use {
     let own = usize::from(path.segments.first().is_some_and(|first| first == "self"));
-    let up = path.segments[own..]
-        .iter()
-        .take_while(|segment| *segment == "super")
-        .count();
+    let up = path.segments[own..].iter().take_while(|segment| *segment == "super").count();
     let from_binary = module.first().is_some_and(|first| first == "main");
     let (base, rest) = match path.segments[0].as_str() {
-        "self" | "super" => (
-            &module[..module.len().saturating_sub(up)],
-            &path.segments[own + up..],
-        ),
+        "self" | "super" => (&module[..module.len().saturating_sub(up)], &path.segments[own + up..]),
         "cloister" if from_binary => (&[][..], &path.segments[1..]),
         _ => return path,
     };
-    let segments = ["crate".to_owned()]
-        .iter()
-        .chain(base)
-        .chain(rest)
-        .cloned()
-        .collect();
-    Use {
-        line: path.line,
-        segments,
-    }
+    let segments = ["crate".to_owned()].iter().chain(base).chain(rest).cloned().collect();
+    Use { line: path.line, segments }
 }
