@@ -22,7 +22,8 @@ fn check(host: &Host) {
 fn check_name(name: &DomainName) {
     let text = name.as_str();
     let is_plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.');
-    let is_label = |label: &str| (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-');
+    let is_label =
+        |label: &str| (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-');
     assert!(text.bytes().all(is_plain), "{text:?}");
     assert!(text.len() <= 253 && text.split('.').all(is_label), "{text:?}");
     let last = text.rsplit('.').next().unwrap_or_default();
