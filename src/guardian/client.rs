@@ -117,6 +117,11 @@ impl Guardian {
         Ok(token)
     }
 
+    /// Tells that a registered sandbox runs now.
+    pub async fn confirm(&self, cloister: &CloisterName) -> Result<(), ClientError> {
+        self.ask(Method::POST, &format!("/tokens/{cloister}/started"), Vec::new()).await
+    }
+
     /// Revokes a sandbox's token; false when there was none.
     pub async fn revoke(&self, cloister: &CloisterName) -> Result<bool, ClientError> {
         let Revoked { existed } = self.ask(Method::DELETE, &format!("/tokens/{cloister}"), Vec::new()).await?;
