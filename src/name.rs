@@ -304,35 +304,18 @@ mod tests {
 
     #[track_caller]
     fn from_directory(directory: &str, name: &str) {
-        assert_eq!(
-            ProjectName::from_directory(directory),
-            Ok(ProjectName(name.to_owned()))
-        );
+        assert_eq!(ProjectName::from_directory(directory), Ok(ProjectName(name.to_owned())));
     }
 
     #[track_caller]
     fn cloister(project: &str, branch: &str, name: &str) {
-        let (project, branch) = (
-            ProjectName::parse(project).unwrap(),
-            BranchName::parse(branch).unwrap(),
-        );
-        assert_eq!(
-            CloisterName::of(&project, Some(&branch)),
-            Ok(CloisterName(name.to_owned()))
-        );
+        let (project, branch) = (ProjectName::parse(project).unwrap(), BranchName::parse(branch).unwrap());
+        assert_eq!(CloisterName::of(&project, Some(&branch)), Ok(CloisterName(name.to_owned())));
     }
 
     #[test]
     fn a_project_name_is_kept_as_it_is() {
-        for name in [
-            "a",
-            "7",
-            "my-app",
-            "my_app.v2",
-            "net-tools",
-            "guardian2",
-            &"x".repeat(63),
-        ] {
+        for name in ["a", "7", "my-app", "my_app.v2", "net-tools", "guardian2", &"x".repeat(63)] {
             assert_eq!(ProjectName::parse(name).unwrap().as_str(), name);
             assert_eq!(CloisterName::parse(name).unwrap().to_string(), name);
         }
@@ -356,14 +339,8 @@ mod tests {
             ("guardian", "the name is reserved for Cloister itself"),
             ("net", "the name is reserved for Cloister itself"),
         ] {
-            refused(
-                ProjectName::parse(text),
-                &format!("`{text}` is not a project name: {flaw}"),
-            );
-            refused(
-                CloisterName::parse(text),
-                &format!("`{text}` is not a cloister name: {flaw}"),
-            );
+            refused(ProjectName::parse(text), &format!("`{text}` is not a project name: {flaw}"));
+            refused(CloisterName::parse(text), &format!("`{text}` is not a cloister name: {flaw}"));
         }
         let long = "x".repeat(64);
         refused(
@@ -413,10 +390,7 @@ mod tests {
         cloister("app", "feature/Login", "app-feature-login");
         cloister("app", "fix_#12", "app-fix_-12");
         let project = ProjectName::parse("app").unwrap();
-        assert_eq!(
-            CloisterName::of(&project, None),
-            Ok(CloisterName("app".to_owned()))
-        );
+        assert_eq!(CloisterName::of(&project, None), Ok(CloisterName("app".to_owned())));
         let branch = BranchName::parse("日本").unwrap();
         refused(
             CloisterName::of(&project, Some(&branch)),
@@ -451,14 +425,8 @@ mod tests {
     fn ids_are_the_first_digits_of_a_hash() {
         // printf 'app\0/home/u/app' | sha256sum; printf /home/u/app | sha256sum
         let name = CloisterName::parse("app").unwrap();
-        assert_eq!(
-            CloisterId::of(&name, "/home/u/app"),
-            CloisterId("46f4d90b6a8f".to_owned())
-        );
-        assert_eq!(
-            ProjectId::of("/home/u/app"),
-            ProjectId("2bf7c3a66bb61232".to_owned())
-        );
+        assert_eq!(CloisterId::of(&name, "/home/u/app"), CloisterId("46f4d90b6a8f".to_owned()));
+        assert_eq!(ProjectId::of("/home/u/app"), ProjectId("2bf7c3a66bb61232".to_owned()));
         refused(
             CloisterId::parse("0123456789AB"),
             "`0123456789AB` is not a cloister id: it must be 12 lower case hexadecimal digits",
@@ -474,10 +442,7 @@ mod tests {
         let name: ProjectName = serde_json::from_str("\"my-app\"").unwrap();
         assert_eq!(serde_json::to_string(&name).unwrap(), "\"my-app\"");
         let error = serde_json::from_str::<ProjectName>("\"../x\"").unwrap_err();
-        assert!(
-            error.to_string().starts_with("`../x` is not a project name"),
-            "{error}"
-        );
+        assert!(error.to_string().starts_with("`../x` is not a project name"), "{error}");
     }
 
     proptest! {

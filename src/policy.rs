@@ -74,6 +74,8 @@ impl Policy {
     }
 
     /// Gives the policy that has one more rule, such as a human's answer.
+    ///
+    /// Copies the lookup tables: this is for answers, not for building a policy rule by rule.
     #[must_use]
     pub fn with_rule(&self, rule: Rule) -> Self {
         let rule = Arc::new(rule);
@@ -102,15 +104,9 @@ impl Policy {
         if let Some(denial) = self.local(request, allowing) {
             return Decision::Deny(denial);
         }
-        let question = || Question {
-            cloister: request.cloister.clone(),
-            authority: request.authority.clone(),
-            via: request.via,
-            connection: request.connection,
-        };
         match (allowing, self.unlisted) {
-            (Some(rule), _) => Decision::Allow(NameAllowed::new(question(), rule, &self.addressing)),
-            (None, Unlisted::Ask) => Decision::Ask(question()),
+            (Some(rule), _) => Decision::Allow(NameAllowed::new(request, rule, &self.addressing)),
+            (None, Unlisted::Ask) => Decision::Ask(Question::new(request)),
             (None, Unlisted::Reject) => Decision::Deny(Denial::new(Reason::NotAllowed)),
         }
     }

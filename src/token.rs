@@ -133,14 +133,8 @@ mod tests {
         assert_eq!(token.expose(), TEXT);
         let hashed = HashedToken::of(&token);
         assert!(hashed.matches(TEXT));
-        for other in [
-            "",
-            "07",
-            &TEXT[1..],
-            &TEXT.replace('7', "8"),
-            &format!("{TEXT} "),
-            &hashed.to_string(),
-        ] {
+        for other in ["", "07", &TEXT[1..], &TEXT.replace('7', "8"), &format!("{TEXT} "), &hashed.to_string()]
+        {
             assert!(!hashed.matches(other), "{other}");
         }
         assert!(!hashed.matches(PlainToken::from_bytes([8; 32]).expose()));
@@ -150,10 +144,7 @@ mod tests {
     fn a_hashed_token_is_the_sha256_of_the_text() {
         // printf 07…07 | sha256sum
         let hashed = HashedToken::of(&PlainToken::from_bytes([7; 32]));
-        assert_eq!(
-            hashed.to_string(),
-            "1967c0fdaed0b8f2618d3b1f4a9f8541ed315505acc26f5a41f382da8bdd9954"
-        );
+        assert_eq!(hashed.to_string(), "1967c0fdaed0b8f2618d3b1f4a9f8541ed315505acc26f5a41f382da8bdd9954");
         assert_eq!(HashedToken::parse(&hashed.to_string()), Ok(hashed.clone()));
         let json = serde_json::to_string(&hashed).unwrap();
         assert_eq!(serde_json::from_str::<HashedToken>(&json).unwrap(), hashed);
@@ -161,14 +152,9 @@ mod tests {
 
     #[test]
     fn only_64_lower_case_digits_are_read() {
-        for text in [
-            "",
-            "07",
-            &TEXT[1..],
-            &format!("{TEXT}0"),
-            &TEXT.replace('7', "A"),
-            &TEXT.replace('7', "g"),
-        ] {
+        for text in
+            ["", "07", &TEXT[1..], &format!("{TEXT}0"), &TEXT.replace('7', "A"), &TEXT.replace('7', "g")]
+        {
             let error = HashedToken::parse(text).unwrap_err();
             assert_eq!(
                 error.to_string(),
@@ -194,11 +180,7 @@ mod tests {
 
     #[test]
     fn a16_debug_output_hides_secrets() {
-        let shown = format!(
-            "{:?} {:?}",
-            PlainToken::from_bytes([7; 32]),
-            ControlKey::from_bytes([7; 32])
-        );
+        let shown = format!("{:?} {:?}", PlainToken::from_bytes([7; 32]), ControlKey::from_bytes([7; 32]));
         assert_eq!(shown, "PlainToken(hidden) ControlKey(hidden)");
     }
 }

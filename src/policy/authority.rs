@@ -139,11 +139,7 @@ mod tests {
 
     #[track_caller]
     fn refuses(text: &str, message: &str) {
-        assert_eq!(
-            Authority::parse(text).unwrap_err().to_string(),
-            message,
-            "{text:?}"
-        );
+        assert_eq!(Authority::parse(text).unwrap_err().to_string(), message, "{text:?}");
     }
 
     #[test]
@@ -158,9 +154,9 @@ mod tests {
     #[test]
     fn n3_what_is_no_authority_is_refused() {
         let port = |text| format!("`{text}` is not a port; a port is a number from 1 to 65535");
-        for text in [
-            "", "0", "65536", "99999", "+443", "-1", "0443", "443 ", " 443", "0x1bb", "٤٤٣", "4_4", "https",
-        ] {
+        for text in
+            ["", "0", "65536", "99999", "+443", "-1", "0443", "443 ", " 443", "0x1bb", "٤٤٣", "4_4", "https"]
+        {
             refuses(&format!("example.com:{text}"), &port(text));
             refuses(&format!("[::1]:{text}"), &port(text));
         }
@@ -175,15 +171,8 @@ mod tests {
         refuses("::1:443", &ambiguous("::1:443"));
         refuses("a:1:2", &ambiguous("a:1:2"));
         let brackets = |text| format!("`{text}` has brackets around something else than an IPv6 address");
-        for text in [
-            "[example.com]:443",
-            "[127.0.0.1]:443",
-            "[::1",
-            "[::1]443",
-            "[::1]]:443",
-            "[]:443",
-            "[",
-        ] {
+        for text in ["[example.com]:443", "[127.0.0.1]:443", "[::1", "[::1]443", "[::1]]:443", "[]:443", "["]
+        {
             refuses(text, &brackets(text));
         }
         refuses(
@@ -195,33 +184,22 @@ mod tests {
     #[test]
     fn n4_userinfo_is_refused() {
         let message = "a user name before the host is not accepted; nothing may stand before an `@`";
-        for text in [
-            "allowed.com@evil.com:443",
-            "u:p@evil.com:443",
-            "@evil.com:443",
-            "evil.com:443@",
-            "[::1]@a:1",
-        ] {
+        for text in
+            ["allowed.com@evil.com:443", "u:p@evil.com:443", "@evil.com:443", "evil.com:443@", "[::1]@a:1"]
+        {
             refuses(text, message);
         }
     }
 
     #[test]
     fn a_missing_port_is_the_default_one() {
-        let read = |text| {
-            Authority::parse_with_default(text, 80)
-                .map(|authority| authority.to_string())
-                .ok()
-        };
+        let read = |text| Authority::parse_with_default(text, 80).map(|authority| authority.to_string()).ok();
         assert_eq!(read("example.com").as_deref(), Some("example.com:80"));
         assert_eq!(read("example.com:8080").as_deref(), Some("example.com:8080"));
         assert_eq!(read("[::1]").as_deref(), Some("[::1]:80"));
         assert_eq!(read("example.com:"), None);
         assert_eq!(read("::1"), None);
-        assert_eq!(
-            Authority::parse_with_default("a", 0),
-            Err(InvalidAuthority::Port("0".to_owned()))
-        );
+        assert_eq!(Authority::parse_with_default("a", 0), Err(InvalidAuthority::Port("0".to_owned())));
     }
 
     #[test]

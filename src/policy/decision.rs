@@ -132,18 +132,26 @@ impl Denial {
     }
 }
 
-/// A request that no rule covers.
+/// A [`Request`] that is kept for later.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Question {
-    pub(super) cloister: CloisterName,
-    pub(super) authority: Authority,
-    pub(super) via: Via,
-    pub(super) connection: ConnectionId,
+struct KeptRequest {
+    cloister: CloisterName,
+    authority: Authority,
+    via: Via,
+    connection: ConnectionId,
 }
 
-impl Question {
-    /// Gives the request, for evaluating it again after an answer.
-    pub fn request(&self) -> Request<'_> {
+impl KeptRequest {
+    fn new(request: &Request<'_>) -> Self {
+        Self {
+            cloister: request.cloister.clone(),
+            authority: request.authority.clone(),
+            via: request.via,
+            connection: request.connection,
+        }
+    }
+
+    fn request(&self) -> Request<'_> {
         Request {
             cloister: &self.cloister,
             authority: &self.authority,
@@ -151,10 +159,25 @@ impl Question {
             connection: self.connection,
         }
     }
+}
+
+/// A request that no rule covers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question(KeptRequest);
+
+impl Question {
+    pub(super) fn new(request: &Request<'_>) -> Self {
+        Self(KeptRequest::new(request))
+    }
+
+    /// Gives the request, for evaluating it again after an answer.
+    pub fn request(&self) -> Request<'_> {
+        self.0.request()
+    }
 
     /// Gives the narrowest pattern that would cover the request.
     pub fn pattern(&self) -> Pattern {
-        Pattern::exactly(&self.authority)
+        Pattern::exactly(&self.0.authority)
     }
 }
 
@@ -162,7 +185,7 @@ impl Question {
 #[must_use]
 #[derive(Debug)]
 pub struct NameAllowed {
-    request: Question,
+    request: KeptRequest,
     rule: Arc<Rule>,
     addressing: Arc<Addressing>,
 }
@@ -177,8 +200,12 @@ pub enum Destination<'a> {
 }
 
 impl NameAllowed {
-    pub(super) fn new(request: Question, rule: &Arc<Rule>, addressing: &Arc<Addressing>) -> Self {
-        Self { request, rule: Arc::clone(rule), addressing: Arc::clone(addressing) }
+    pub(super) fn new(request: &Request<'_>, rule: &Arc<Rule>, addressing: &Arc<Addressing>) -> Self {
+        Self {
+            request: KeptRequest::new(request),
+            rule: Arc::clone(rule),
+            addressing: Arc::clone(addressing),
+        }
     }
 
     /// Gives where the request may go.
@@ -232,7 +259,7 @@ impl NameAllowed {
 #[must_use]
 #[derive(Debug)]
 pub struct Permit {
-    request: Question,
+    request: KeptRequest,
     addresses: Vec<SocketAddr>,
     rule: Arc<Rule>,
 }

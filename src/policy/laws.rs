@@ -33,12 +33,8 @@ const ADDRESSES: [&str; 8] = [
     "[::1]",
 ];
 const PORTS: [u16; 5] = [22, 80, 443, 8443, 9999];
-const KINDS: [OriginKind; 4] = [
-    OriginKind::Builtin,
-    OriginKind::Global,
-    OriginKind::CloisterNix,
-    OriginKind::Session,
-];
+const KINDS: [OriginKind; 4] =
+    [OriginKind::Builtin, OriginKind::Global, OriginKind::CloisterNix, OriginKind::Session];
 
 /// An owned request.
 #[derive(Debug, Clone)]
@@ -119,13 +115,7 @@ fn input() -> impl Strategy<Value = PolicyInput> {
     let listening = proptest::collection::vec(socket, 0..3);
     let unlisted = select(vec![Unlisted::Ask, Unlisted::Reject]);
     (rules(), unlisted, pins, private, listening).prop_map(|(rules, unlisted, pins, private, listening)| {
-        PolicyInput {
-            rules,
-            unlisted,
-            pins,
-            private,
-            listening,
-        }
+        PolicyInput { rules, unlisted, pins, private, listening }
     })
 }
 
@@ -137,10 +127,7 @@ fn shuffled() -> impl Strategy<Value = (PolicyInput, Vec<Rule>)> {
 /// Gives a request and a rule that denies it: by its name or a wildcard, with or without the port.
 fn with_denial(asked: Asked) -> impl Strategy<Value = (Asked, Rule)> {
     let exact = Pattern::exactly(&asked.authority).to_string();
-    let bare = exact
-        .strip_suffix(&format!(":{}", asked.authority.port()))
-        .unwrap_or(&exact)
-        .to_owned();
+    let bare = exact.strip_suffix(&format!(":{}", asked.authority.port())).unwrap_or(&exact).to_owned();
     let above = [&exact, &bare].map(|text| text.split_once('.').map(|(_, parent)| format!("*.{parent}")));
     let texts = [exact, bare].into_iter().chain(above.into_iter().flatten());
     let patterns: Vec<_> = texts.filter_map(|text| Pattern::parse(&text).ok()).collect();
@@ -162,9 +149,7 @@ fn covers(rule: &Rule, request: &Request<'_>) -> bool {
         (Effect::Allow, None, Via::Connect) => authority.port() == 443,
         (Effect::Allow, None, Via::Plain) => authority.port() == 80,
     };
-    let connection = rule
-        .connections()
-        .is_none_or(|connections| connections.contains(&request.connection));
+    let connection = rule.connections().is_none_or(|connections| connections.contains(&request.connection));
     host && port && connection
 }
 

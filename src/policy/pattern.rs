@@ -65,9 +65,7 @@ pub enum PatternFlaw {
 }
 
 fn advice(repair: Option<&str>) -> String {
-    repair
-        .map(|repair| format!("; write `{repair}`"))
-        .unwrap_or_default()
+    repair.map(|repair| format!("; write `{repair}`")).unwrap_or_default()
 }
 
 impl InvalidPattern {
@@ -98,13 +96,7 @@ enum Reach {
 impl DomainPattern {
     /// Reads `example.com` or `*.example.com`.
     pub fn parse(text: &str) -> Result<Self, InvalidPattern> {
-        let fail = |flaw, repair| {
-            Err(InvalidPattern {
-                text: text.to_owned(),
-                flaw,
-                repair,
-            })
-        };
+        let fail = |flaw, repair| Err(InvalidPattern { text: text.to_owned(), flaw, repair });
         match read(text) {
             Ok((PatternHost::Domain(pattern), None)) => Ok(pattern),
             Ok((PatternHost::Domain(pattern), Some(_))) => fail(PatternFlaw::Port, Some(pattern.to_string())),
@@ -134,10 +126,7 @@ impl DomainPattern {
 
 impl From<DomainName> for DomainPattern {
     fn from(name: DomainName) -> Self {
-        Self {
-            name,
-            reach: Reach::Exact,
-        }
+        Self { name, reach: Reach::Exact }
     }
 }
 
@@ -179,10 +168,7 @@ impl Pattern {
             Host::Name(name) => PatternHost::Domain(name.clone().into()),
             Host::Ip(address) => PatternHost::Ip(*address),
         };
-        Self {
-            host,
-            port: Some(authority.port()),
-        }
+        Self { host, port: Some(authority.port()) }
     }
 
     /// Gives the hosts that the pattern covers.
@@ -235,14 +221,9 @@ mod tests {
 
     #[track_caller]
     fn refuses(text: &str, flaw: &str, repair: Option<&str>) {
-        let advice = repair
-            .map(|repair| format!("; write `{repair}`"))
-            .unwrap_or_default();
+        let advice = repair.map(|repair| format!("; write `{repair}`")).unwrap_or_default();
         let error = Pattern::parse(text).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            format!("`{}` is not a pattern: {flaw}{advice}", text.escape_debug())
-        );
+        assert_eq!(error.to_string(), format!("`{}` is not a pattern: {flaw}{advice}", text.escape_debug()));
         assert_eq!(error.repair(), repair);
         if let Some(repair) = repair {
             assert_eq!(Pattern::parse(repair).unwrap().to_string(), repair);
@@ -289,11 +270,7 @@ mod tests {
             refuses(&format!("*.{suffix}"), &public(suffix), Some(narrower));
             refuses(&format!("*.{suffix}:8443"), &public(suffix), Some(narrower));
         }
-        refuses(
-            "*.公司.cn",
-            &public("xn--55qx5d.cn"),
-            Some("*.example.xn--55qx5d.cn"),
-        );
+        refuses("*.公司.cn", &public("xn--55qx5d.cn"), Some("*.example.xn--55qx5d.cn"));
     }
 
     #[test]
@@ -370,29 +347,18 @@ mod tests {
     fn n9_a_port_is_a_number() {
         let star = "`*` is no port; a rule without a port means 443 and 80, others are named one by one";
         refuses("x.com:*", star, Some("x.com"));
-        refuses(
-            "*:443",
-            "`*` may only be the whole first label of a name, as in `*.example.com`",
-            None,
-        );
+        refuses("*:443", "`*` may only be the whole first label of a name, as in `*.example.com`", None);
         for port in ["0", "65536", "+1", "https"] {
             let flaw = format!("`{port}` is not a port; a port is a number from 1 to 65535");
             refuses(&format!("x.com:{port}"), &flaw, None);
         }
-        refuses(
-            "x.com:",
-            "`` is not a port; a port is a number from 1 to 65535",
-            Some("x.com"),
-        );
+        refuses("x.com:", "`` is not a port; a port is a number from 1 to 65535", Some("x.com"));
     }
 
     #[test]
     fn where_only_a_name_may_stand_ports_and_addresses_are_refused() {
         let message = |text| DomainPattern::parse(text).unwrap_err().to_string();
-        assert_eq!(
-            DomainPattern::parse("*.Corp.example").unwrap().to_string(),
-            "*.corp.example"
-        );
+        assert_eq!(DomainPattern::parse("*.Corp.example").unwrap().to_string(), "*.corp.example");
         assert_eq!(
             message("*.corp.example:443"),
             "`*.corp.example:443` is not a pattern: only a name may stand here, without a port; write \
@@ -425,10 +391,7 @@ mod tests {
     #[test]
     fn exactly_one_authority_gives_its_pattern() {
         for text in ["example.com:443", "10.0.0.1:5432", "[2001:db8::1]:80", "com:443"] {
-            assert_eq!(
-                Pattern::exactly(&Authority::parse(text).unwrap()),
-                Pattern::parse(text).unwrap()
-            );
+            assert_eq!(Pattern::exactly(&Authority::parse(text).unwrap()), Pattern::parse(text).unwrap());
         }
     }
 

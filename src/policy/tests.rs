@@ -30,37 +30,25 @@ impl Case {
     }
 
     fn allow(self, patterns: &[&str]) -> Self {
-        patterns
-            .iter()
-            .fold(self, |case, pattern| case.rule(allow(pattern)))
+        patterns.iter().fold(self, |case, pattern| case.rule(allow(pattern)))
     }
 
     fn deny(self, patterns: &[&str]) -> Self {
-        patterns
-            .iter()
-            .fold(self, |case, pattern| case.rule(deny(pattern)))
+        patterns.iter().fold(self, |case, pattern| case.rule(deny(pattern)))
     }
 
     fn pin(mut self, name: &str, addresses: &[&str]) -> Self {
-        self.input
-            .pins
-            .insert(parsed(DomainName::parse(name)), ips(addresses));
+        self.input.pins.insert(parsed(DomainName::parse(name)), ips(addresses));
         self
     }
 
     fn private(mut self, patterns: &[&str]) -> Self {
-        self.input.private.extend(
-            patterns
-                .iter()
-                .map(|pattern| parsed(DomainPattern::parse(pattern))),
-        );
+        self.input.private.extend(patterns.iter().map(|pattern| parsed(DomainPattern::parse(pattern))));
         self
     }
 
     fn listening(mut self, sockets: &[&str]) -> Self {
-        self.input
-            .listening
-            .extend(sockets.iter().map(|socket| socket.parse::<SocketAddr>().unwrap()));
+        self.input.listening.extend(sockets.iter().map(|socket| socket.parse::<SocketAddr>().unwrap()));
         self
     }
 
@@ -70,21 +58,13 @@ impl Case {
 
     #[track_caller]
     fn connect(&self, authority: &str, verdict: &str) -> &Self {
-        assert_eq!(
-            verdict_of(&self.build(), authority, Via::Connect, 1),
-            verdict,
-            "CONNECT {authority}"
-        );
+        assert_eq!(verdict_of(&self.build(), authority, Via::Connect, 1), verdict, "CONNECT {authority}");
         self
     }
 
     #[track_caller]
     fn plain(&self, authority: &str, verdict: &str) -> &Self {
-        assert_eq!(
-            verdict_of(&self.build(), authority, Via::Plain, 1),
-            verdict,
-            "plain {authority}"
-        );
+        assert_eq!(verdict_of(&self.build(), authority, Via::Plain, 1), verdict, "plain {authority}");
         self
     }
 
@@ -118,25 +98,14 @@ fn deny(pattern: &str) -> Rule {
 }
 
 fn once(rule: Rule, connections: &[u64]) -> Rule {
-    rule.only_for(
-        connections
-            .iter()
-            .copied()
-            .map(ConnectionId::new)
-            .collect::<BTreeSet<_>>(),
-    )
+    rule.only_for(connections.iter().copied().map(ConnectionId::new).collect::<BTreeSet<_>>())
 }
 
 fn evaluate(policy: &Policy, authority: &str, via: Via, connection: u64) -> Decision {
     let cloister = parsed(CloisterName::parse("app"));
     let authority = parsed(Authority::parse(authority));
     let connection = ConnectionId::new(connection);
-    policy.evaluate(&Request {
-        cloister: &cloister,
-        authority: &authority,
-        via,
-        connection,
-    })
+    policy.evaluate(&Request { cloister: &cloister, authority: &authority, via, connection })
 }
 
 /// Shows a verdict as `code [pattern]`.
@@ -164,25 +133,11 @@ fn permit(policy: &Policy, authority: &str, answers: &[&str]) -> Result<Permit, 
 #[test]
 fn s2_an_empty_list_allows_nothing() {
     let empty = Case::new();
-    for authority in [
-        "example.com:443",
-        "localhost:443",
-        "1.1.1.1:443",
-        "[2606:4700::1111]:443",
-    ] {
-        let verdict = if authority.starts_with("127.") {
-            "address_forbidden"
-        } else {
-            "not_allowed"
-        };
-        empty
-            .connect(authority, verdict)
-            .plain(&authority.replace(":443", ":80"), verdict);
+    for authority in ["example.com:443", "localhost:443", "1.1.1.1:443", "[2606:4700::1111]:443"] {
+        let verdict = if authority.starts_with("127.") { "address_forbidden" } else { "not_allowed" };
+        empty.connect(authority, verdict).plain(&authority.replace(":443", ":80"), verdict);
     }
-    Case::new()
-        .asking()
-        .connect("example.com:443", "ask")
-        .connect("1.1.1.1:443", "ask");
+    Case::new().asking().connect("example.com:443", "ask").connect("1.1.1.1:443", "ask");
 }
 
 #[test]
@@ -215,12 +170,7 @@ fn n5_rules_match_label_by_label() {
 #[test]
 fn the_most_specific_rule_is_shown() {
     Case::new()
-        .allow(&[
-            "*.example.com",
-            "*.b.example.com",
-            "a.b.example.com",
-            "a.b.example.com:443",
-        ])
+        .allow(&["*.example.com", "*.b.example.com", "a.b.example.com", "a.b.example.com:443"])
         .connect("a.b.example.com:443", "allow a.b.example.com:443")
         .plain("a.b.example.com:80", "allow a.b.example.com")
         .connect("x.b.example.com:443", "allow *.b.example.com")
@@ -230,12 +180,10 @@ fn the_most_specific_rule_is_shown() {
 #[test]
 fn n9_a_rule_without_a_port_means_443_and_80() {
     let case = Case::new().allow(&["example.com"]);
-    case.connect("example.com:443", "allow example.com")
-        .plain("example.com:80", "allow example.com");
+    case.connect("example.com:443", "allow example.com").plain("example.com:80", "allow example.com");
     for port in [1, 22, 25, 79, 81, 442, 444, 6379, 8080, 8443, 65535] {
         let authority = format!("example.com:{port}");
-        case.connect(&authority, "not_allowed")
-            .plain(&authority, "not_allowed");
+        case.connect(&authority, "not_allowed").plain(&authority, "not_allowed");
     }
 }
 
@@ -247,13 +195,8 @@ fn n9_connect_never_goes_to_80_nor_plain_to_443() {
         .plain("example.com:443", "not_allowed")
         .plain("example.com:80", "allow example.com:80")
         .connect("example.com:443", "allow example.com:443");
-    Case::new()
-        .asking()
-        .connect("example.com:80", "not_allowed")
-        .plain("example.com:443", "not_allowed");
-    let Decision::Deny(denial) = evaluate(&case.build(), "example.com:80", Via::Connect, 1) else {
-        panic!()
-    };
+    Case::new().asking().connect("example.com:80", "not_allowed").plain("example.com:443", "not_allowed");
+    let Decision::Deny(denial) = evaluate(&case.build(), "example.com:80", Via::Connect, 1) else { panic!() };
     assert_eq!(denial.detail(), Some("CONNECT never goes to port 80"));
 }
 
@@ -295,8 +238,7 @@ fn a_deny_rule_without_a_port_denies_every_port_and_one_with_a_port_that_one() {
         case.connect(&authority, "denied_by_rule a.example.com")
             .plain(&authority, "denied_by_rule a.example.com");
     }
-    case.connect("b.example.com:443", "denied_by_rule b.example.com:443")
-        .plain("b.example.com:80", "ask");
+    case.connect("b.example.com:443", "denied_by_rule b.example.com:443").plain("b.example.com:80", "ask");
 }
 
 #[test]
@@ -311,9 +253,7 @@ fn a_denial_by_an_answer_says_so() {
         (OriginKind::Session, Reason::DeniedByUser),
     ] {
         let policy = Case::new().rule(rule(kind)).build();
-        let Decision::Deny(denial) = evaluate(&policy, "example.com:443", Via::Connect, 1) else {
-            panic!()
-        };
+        let Decision::Deny(denial) = evaluate(&policy, "example.com:443", Via::Connect, 1) else { panic!() };
         assert_eq!(denial, Denial::new(reason).with_rule(&Arc::new(rule(kind))));
     }
 }
@@ -321,9 +261,7 @@ fn a_denial_by_an_answer_says_so() {
 #[test]
 fn a_verdict_carries_the_rule_with_its_origin() {
     let origin = Origin::new(OriginKind::Project).at("projects/app.yaml:12");
-    let policy = Case::new()
-        .rule(Rule::allow(parsed(Pattern::parse("example.com")), origin.clone()))
-        .build();
+    let policy = Case::new().rule(Rule::allow(parsed(Pattern::parse("example.com")), origin.clone())).build();
     let decision = evaluate(&policy, "example.com:443", Via::Connect, 1);
     let rule = decision.rule().unwrap();
     assert_eq!(rule.origin(), &origin);
@@ -335,9 +273,7 @@ fn a_verdict_carries_the_rule_with_its_origin() {
 #[test]
 fn an_answer_becomes_a_rule_and_the_same_request_is_allowed() {
     let policy = Case::new().asking().build();
-    let Decision::Ask(question) = evaluate(&policy, "example.com:8443", Via::Connect, 1) else {
-        panic!()
-    };
+    let Decision::Ask(question) = evaluate(&policy, "example.com:8443", Via::Connect, 1) else { panic!() };
     assert_eq!(question.pattern().to_string(), "example.com:8443");
     let answered = policy.with_rule(Rule::allow(question.pattern(), Origin::new(OriginKind::Session)));
     let decision = answered.evaluate(&question.request());
@@ -346,10 +282,7 @@ fn an_answer_becomes_a_rule_and_the_same_request_is_allowed() {
     // The policy before the answer is untouched, and the answer is on the list.
     assert!(matches!(policy.evaluate(&question.request()), Decision::Ask(_)));
     assert_eq!(policy.rules().count(), 0);
-    assert_eq!(
-        answered.rules().map(Rule::to_string).collect::<Vec<_>>(),
-        ["example.com:8443"]
-    );
+    assert_eq!(answered.rules().map(Rule::to_string).collect::<Vec<_>>(), ["example.com:8443"]);
 }
 
 #[test]

@@ -9,16 +9,11 @@ use crate::policy::host::{DomainName, Host};
 /// Reads a pattern, or says what is wrong with it.
 pub(super) fn read(text: &str) -> Result<(PatternHost, Option<u16>), PatternFlaw> {
     check_form(text)?;
-    let (host, port, reach) = match text.strip_prefix("*.") {
-        None => {
-            let (host, port) = split(text)?;
-            (host, port, Reach::Exact)
-        }
-        Some(rest) => {
-            let (host, port) = split(rest)?;
-            (host, port, Reach::Below)
-        }
+    let (authority, reach) = match text.strip_prefix("*.") {
+        Some(below) => (below, Reach::Below),
+        None => (text, Reach::Exact),
     };
+    let (host, port) = split(authority)?;
     match (host, reach) {
         (Host::Ip(address), Reach::Exact) => Ok((PatternHost::Ip(address), port)),
         (Host::Ip(_), Reach::Below) => Err(PatternFlaw::Star),
@@ -44,11 +39,7 @@ fn check_form(text: &str) -> Result<(), PatternFlaw> {
     if let Some((host, length)) = text.split_once('/') {
         let is_range =
             Host::parse(host).is_ok_and(|host| matches!(host, Host::Ip(_))) && length.parse::<u8>().is_ok();
-        return Err(if is_range {
-            PatternFlaw::Range
-        } else {
-            PatternFlaw::Path
-        });
+        return Err(if is_range { PatternFlaw::Range } else { PatternFlaw::Path });
     }
     if text.contains(['?', '#']) {
         return Err(PatternFlaw::Path);
@@ -105,11 +96,7 @@ pub(super) fn explained(text: &str, flaw: PatternFlaw) -> InvalidPattern {
         PatternFlaw::Range => None,
         _ => repaired(text),
     };
-    InvalidPattern {
-        text: text.to_owned(),
-        flaw,
-        repair,
-    }
+    InvalidPattern { text: text.to_owned(), flaw, repair }
 }
 
 /// Takes off what does not belong into a pattern and gives the rest, if it then is one.
@@ -118,10 +105,7 @@ fn repaired(text: &str) -> Option<String> {
     let text = text.split_once("://").map_or(text, |(_, rest)| rest);
     let text = text.split(['/', '?', '#']).next().unwrap_or_default();
     let text = text.rsplit('@').next().unwrap_or_default();
-    let text = text
-        .strip_suffix(":*")
-        .or_else(|| text.strip_suffix(':'))
-        .unwrap_or(text);
+    let text = text.strip_suffix(":*").or_else(|| text.strip_suffix(':')).unwrap_or(text);
     let text = match text.trim_start_matches(['*', '.']) {
         rest if rest.len() < text.len() => format!("*.{rest}"),
         rest if rest.parse::<Ipv6Addr>().is_ok() => format!("[{rest}]"),

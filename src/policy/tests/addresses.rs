@@ -40,28 +40,15 @@ fn n8_special_addresses_are_never_reached_as_literals() {
         "[::127.0.0.1]",
     ] {
         let authority = format!("{address}:443");
-        Case::new()
-            .asking()
-            .allow(&[address])
-            .connect(&authority, "address_forbidden");
+        Case::new().asking().allow(&[address]).connect(&authority, "address_forbidden");
         Case::new().asking().connect(&authority, "address_forbidden");
     }
 }
 
 #[test]
 fn k12_metadata_is_never_reached() {
-    let names = [
-        "metadata.google.internal",
-        "instance-data.ec2.internal",
-        "metadata",
-    ];
-    let addresses = [
-        "169.254.169.254",
-        "100.100.100.200",
-        "168.63.129.16",
-        "192.0.0.192",
-        "[fd00:ec2::254]",
-    ];
+    let names = ["metadata.google.internal", "instance-data.ec2.internal", "metadata"];
+    let addresses = ["169.254.169.254", "100.100.100.200", "168.63.129.16", "192.0.0.192", "[fd00:ec2::254]"];
     for host in names.into_iter().chain(addresses) {
         let mut case = Case::new().asking().allow(&[host]);
         if names.contains(&host) {
@@ -75,42 +62,22 @@ fn k12_metadata_is_never_reached() {
         .allow(&["pinned.example.com", "corp.example.com"])
         .pin("pinned.example.com", &["169.254.169.254"])
         .private(&["corp.example.com"]);
-    case.resolved(
-        "pinned.example.com:443",
-        &["1.1.1.1"],
-        &forbidden("169.254.169.254", "cloud metadata"),
-    )
-    .resolved(
-        "corp.example.com:443",
-        &["fd00:ec2::254"],
-        &forbidden("fd00:ec2::254", "cloud metadata"),
-    )
-    .resolved(
-        "corp.example.com:443",
-        &["100.100.100.200"],
-        &forbidden("100.100.100.200", "cloud metadata"),
-    )
-    .resolved(
-        "corp.example.com:443",
-        &["169.254.7.7"],
-        &forbidden("169.254.7.7", "link-local"),
-    );
+    case.resolved("pinned.example.com:443", &["1.1.1.1"], &forbidden("169.254.169.254", "cloud metadata"))
+        .resolved("corp.example.com:443", &["fd00:ec2::254"], &forbidden("fd00:ec2::254", "cloud metadata"))
+        .resolved(
+            "corp.example.com:443",
+            &["100.100.100.200"],
+            &forbidden("100.100.100.200", "cloud metadata"),
+        )
+        .resolved("corp.example.com:443", &["169.254.7.7"], &forbidden("169.254.7.7", "link-local"));
 }
 
 #[test]
 fn d4_one_forbidden_answer_refuses_all() {
     let case = Case::new().allow(&["example.com"]);
-    case.resolved(
-        "example.com:443",
-        &["1.1.1.1", "2606:4700::1111"],
-        "[1.1.1.1:443, [2606:4700::1111]:443]",
-    )
-    .resolved(
-        "example.com:443",
-        &["1.1.1.1", "1.1.1.1", "::ffff:1.1.1.1"],
-        "[1.1.1.1:443]",
-    )
-    .resolved("example.com:443", &[], "dns_failed -");
+    case.resolved("example.com:443", &["1.1.1.1", "2606:4700::1111"], "[1.1.1.1:443, [2606:4700::1111]:443]")
+        .resolved("example.com:443", &["1.1.1.1", "1.1.1.1", "::ffff:1.1.1.1"], "[1.1.1.1:443]")
+        .resolved("example.com:443", &[], "dns_failed -");
     for (address, class) in [
         ("127.0.0.1", "loopback"),
         ("10.0.0.1", "private"),
@@ -152,12 +119,7 @@ fn a_name_may_be_private_only_if_the_settings_say_so() {
         .resolved("git.example.com:443", &[address], &format!("[{address}:443]"));
     }
     let forbidden = |address, class| format!("address_forbidden `{address}` is a {class} address");
-    case.resolved(
-        "git.example.com:443",
-        &["127.0.0.1"],
-        &forbidden("127.0.0.1", "loopback"),
-    )
-    .resolved(
+    case.resolved("git.example.com:443", &["127.0.0.1"], &forbidden("127.0.0.1", "loopback")).resolved(
         "corp.example.com:443",
         &["10.0.0.1"],
         &forbidden("10.0.0.1", "private"),
@@ -172,44 +134,31 @@ fn a_pin_replaces_the_dns_and_allows_nothing_by_itself() {
         .pin("web.example.com", &["127.0.0.1"])
         .pin("none.example.com", &[])
         .pin("other.example.com", &["10.0.0.1"]);
-    case.resolved(
-        "db.example.com:5432",
-        &["1.1.1.1"],
-        "[10.0.0.1:5432, 10.0.0.2:5432]",
-    )
-    .resolved("web.example.com:443", &[], "[127.0.0.1:443]")
-    .resolved("none.example.com:443", &["1.1.1.1"], "dns_failed -")
-    .connect("other.example.com:443", "not_allowed");
+    case.resolved("db.example.com:5432", &["1.1.1.1"], "[10.0.0.1:5432, 10.0.0.2:5432]")
+        .resolved("web.example.com:443", &[], "[127.0.0.1:443]")
+        .resolved("none.example.com:443", &["1.1.1.1"], "dns_failed -")
+        .connect("other.example.com:443", "not_allowed");
     let Decision::Allow(allowed) = evaluate(&case.build(), "db.example.com:5432", Via::Connect, 1) else {
         panic!()
     };
-    assert_eq!(
-        allowed.destination(),
-        Destination::Known(&ips(&["10.0.0.1", "10.0.0.2"]))
-    );
+    assert_eq!(allowed.destination(), Destination::Known(&ips(&["10.0.0.1", "10.0.0.2"])));
     for address in ["0.0.0.0", "224.0.0.1", "169.254.1.1", "192.0.2.1", "::"] {
         let class = AddressClass::of(address.parse().unwrap());
         let verdict = format!("address_forbidden `{address}` is a {class} address");
-        Case::new()
-            .allow(&["a.example.com"])
-            .pin("a.example.com", &[address])
-            .resolved("a.example.com:443", &[], &verdict);
+        Case::new().allow(&["a.example.com"]).pin("a.example.com", &[address]).resolved(
+            "a.example.com:443",
+            &[],
+            &verdict,
+        );
     }
 }
 
 #[test]
 fn d3_only_an_allowed_name_says_what_to_resolve() {
     let policy = Case::new().allow(&["example.com", "1.1.1.1"]).build();
-    let Decision::Allow(allowed) = evaluate(&policy, "example.com:443", Via::Connect, 1) else {
-        panic!()
-    };
-    assert_eq!(
-        allowed.destination(),
-        Destination::Resolve(&parsed(DomainName::parse("example.com")))
-    );
-    let Decision::Allow(allowed) = evaluate(&policy, "1.1.1.1:443", Via::Connect, 1) else {
-        panic!()
-    };
+    let Decision::Allow(allowed) = evaluate(&policy, "example.com:443", Via::Connect, 1) else { panic!() };
+    assert_eq!(allowed.destination(), Destination::Resolve(&parsed(DomainName::parse("example.com"))));
+    let Decision::Allow(allowed) = evaluate(&policy, "1.1.1.1:443", Via::Connect, 1) else { panic!() };
     assert_eq!(allowed.destination(), Destination::Known(&ips(&["1.1.1.1"])));
 }
 
@@ -233,12 +182,7 @@ fn h18_the_guardians_own_sockets_are_never_reached() {
         .resolved("b.example.com:9999", &[], "[127.0.0.2:9999]")
         .resolved("10.0.0.1:7000", &[], &own("10.0.0.1:7000"));
     for everywhere in ["0.0.0.0:9999", "[::]:9999", "[::ffff:0.0.0.0]:9999"] {
-        let case = Case {
-            input: PolicyInput {
-                listening: Vec::new(),
-                ..case.input.clone()
-            },
-        };
+        let case = Case { input: PolicyInput { listening: Vec::new(), ..case.input.clone() } };
         case.listening(&[everywhere])
             .resolved("a.example.com:9999", &[], &own("127.0.0.1:9999"))
             .resolved("b.example.com:9999", &[], &own("127.0.0.2:9999"))
@@ -255,10 +199,7 @@ fn a_permit_carries_what_was_asked_and_checked() {
     assert_eq!(permit.cloister().as_str(), "app");
     assert_eq!(permit.rule().to_string(), "example.com");
     assert_eq!(permit.addresses(), ["1.1.1.1:443".parse::<SocketAddr>().unwrap()]);
-    assert_eq!(
-        (permit.request().via, permit.request().connection),
-        (Via::Connect, ConnectionId::new(1))
-    );
+    assert_eq!((permit.request().via, permit.request().connection), (Via::Connect, ConnectionId::new(1)));
 }
 
 #[test]
@@ -269,19 +210,8 @@ fn t10_a_permit_is_withdrawn_with_what_allowed_it() {
         after.build().withdraws(&permit).map(|denial| denial.reason())
     };
     let listed = || Case::new().allow(&["example.com"]);
-    assert_eq!(
-        withdrawn(
-            listed(),
-            listed().allow(&["a.com"]),
-            "example.com:443",
-            &["1.1.1.1"]
-        ),
-        None
-    );
-    assert_eq!(
-        withdrawn(listed(), Case::new(), "example.com:443", &["1.1.1.1"]),
-        Some(Reason::NotAllowed)
-    );
+    assert_eq!(withdrawn(listed(), listed().allow(&["a.com"]), "example.com:443", &["1.1.1.1"]), None);
+    assert_eq!(withdrawn(listed(), Case::new(), "example.com:443", &["1.1.1.1"]), Some(Reason::NotAllowed));
     assert_eq!(
         withdrawn(listed(), Case::new().asking(), "example.com:443", &["1.1.1.1"]),
         Some(Reason::NotAllowed)
@@ -296,12 +226,7 @@ fn t10_a_permit_is_withdrawn_with_what_allowed_it() {
         Some(Reason::DeniedByRule)
     );
     assert_eq!(
-        withdrawn(
-            listed().private(&["example.com"]),
-            listed(),
-            "example.com:443",
-            &["10.0.0.1"]
-        ),
+        withdrawn(listed().private(&["example.com"]), listed(), "example.com:443", &["10.0.0.1"]),
         Some(Reason::AddressForbidden)
     );
     assert_eq!(
