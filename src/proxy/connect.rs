@@ -110,11 +110,7 @@ async fn prepare<S: Stream>(wire: &mut Wire<S>, client: &Client, inside: &Inside
     let checked = hello::check(&mut wire.stream, &mut wire.buffer, host, patience).await;
     if matches!(checked, Err(HelloError::OtherName(_) | HelloError::NoName)) {
         // The tunnel is refused whether or not the client still hears why.
-        let _ = timeout(
-            limits.hello_timeout,
-            wire.stream.write_all(&hello::UNRECOGNIZED_NAME),
-        )
-        .await;
+        let _ = timeout(patience, wire.stream.write_all(&hello::UNRECOGNIZED_NAME)).await;
     }
     checked.map_err(Stopped::Hello)
 }

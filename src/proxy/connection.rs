@@ -42,6 +42,8 @@ pub(super) enum Next {
     Request,
     /// It ends, and the client may still read what was sent.
     Close,
+    /// It ends, and nothing is on its way to the client.
+    End,
     /// It is broken off: what the client has received is not the whole.
     Abort,
     /// As a tunnel.
@@ -59,6 +61,7 @@ pub(super) async fn serve<S: Stream>(stream: S, client: Arc<Client>, id: Connect
         match Box::pin(serve_request(&mut wire, &client, id)).await {
             Next::Request => {}
             Next::Close => return wire.close().await,
+            Next::End => return,
             Next::Abort => return wire.stream.abort(),
             Next::Tunnel(tunnel) => return tunnel.run(wire, client.limits.idle).await,
         }
@@ -69,12 +72,12 @@ async fn serve_request<S: Stream>(wire: &mut Wire<S>, client: &Client, id: Conne
     let mut ending = client.tunnels.ending();
     let head = tokio::select! {
         biased;
-        _ = ending.wait_for(Option::is_some) => return Next::Close,
+        _ = ending.wait_for(Option::is_some) => return Next::End,
         head = wire.read_head(client) => head,
     };
     let head = match head {
         Ok(Some(head)) => head,
-        Ok(None) => return Next::Close,
+        Ok(None) => return Next::End,
         Err(refusal) => return wire.refuse(client, &refusal, After::Close, Show::Whole).await,
     };
     let started = Instant::now();
@@ -220,3 +223,6 @@ impl<S: Stream> Wire<S> {
         .await;
     }
 }
+
+#[cfg(test)]
+mod tests;

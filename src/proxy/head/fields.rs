@@ -7,16 +7,9 @@ use super::credentials::Credentials;
 use super::{Framing, HeadError, MAX_FIELDS, Version};
 
 /// Fields that concern one connection only (RFC 9110, 7.6.1), besides those with a slot in [`Fields`].
-const HOP_BY_HOP: [&str; 8] = [
-    "keep-alive",
-    "proxy-connection",
-    "proxy-authenticate",
-    "proxy-authentication-info",
-    "te",
-    "trailer",
-    "upgrade",
-    "http2-settings",
-];
+const HOP_BY_HOP: [&str; 5] = ["keep-alive", "te", "trailer", "upgrade", "http2-settings"];
+/// Fields of this kind are between a client and its proxy.
+const PROXY_PREFIX: &str = "proxy-";
 
 /// The fields of one head.
 #[derive(Debug, Default)]
@@ -156,7 +149,7 @@ impl Fields {
 
 /// Whether a field concerns one connection only, whatever the `Connection` field says.
 pub(in crate::proxy) fn is_hop_by_hop(name: &HeaderName) -> bool {
-    HOP_BY_HOP.contains(&name.as_str())
+    HOP_BY_HOP.contains(&name.as_str()) || name.as_str().starts_with(PROXY_PREFIX)
 }
 
 /// What the `Connection` field says.

@@ -1,3 +1,5 @@
+use std::fmt::Write as _;
+
 use bytes::BytesMut;
 
 use super::*;
@@ -32,7 +34,7 @@ fn render(head: &Head) -> String {
         }
     };
     if head.framing != Framing::None {
-        out += &format!(" {:?}", head.framing);
+        write!(out, " {:?}", head.framing).unwrap();
     }
     if head.version == Version::Http10 {
         out += " 1.0";
@@ -140,10 +142,10 @@ fn h11_hop_by_hop_fields_and_credentials_never_go_upstream() {
     accepts(
         &get(
             "Proxy-Authorization: Basic eDp5\r\nAuthorization: kept\r\nConnection: keep-alive, X-Drop\r\nX-Drop: 1\r\n\
-              Connection: x-also\r\nX-Also: 1\r\nKeep-Alive: 5\r\nTE: trailers\r\nTrailer: X\r\nProxy-Foo: kept\r\n\
+              Connection: x-also\r\nX-Also: 1\r\nKeep-Alive: 5\r\nTE: trailers\r\nTrailer: X\r\nProxy-Foo: 1\r\n\
               Proxy-Connection: keep-alive\r\nAccept: */*\r\n",
         ),
-        "GET a.test:80 / [authorization=kept proxy-foo=kept accept=*/*]",
+        "GET a.test:80 / [authorization=kept accept=*/*]",
     );
 }
 

@@ -5,11 +5,8 @@ fn decode(framing: Framing, bytes: &[u8], step: usize) -> Result<(Vec<u8>, Vec<u
     let (mut decoder, mut buffer, mut body) = (Decoder::new(framing), BytesMut::new(), Vec::new());
     for piece in bytes.chunks(step) {
         buffer.extend_from_slice(piece);
-        loop {
-            match decoder.decode(&mut buffer)? {
-                Step::Data(data) => body.extend_from_slice(&data),
-                Step::More | Step::End => break,
-            }
+        while let Step::Data(data) = decoder.decode(&mut buffer)? {
+            body.extend_from_slice(&data);
         }
     }
     Ok((body, buffer.to_vec(), decoder.is_complete()))
