@@ -476,3 +476,35 @@ fn h2_broken_lines_are_refused_before_the_head_is_complete() {
         assert!(Parser::default().parse(&mut buffer).is_err(), "{text:?}");
     }
 }
+
+proptest::proptest! {
+    #[test]
+    fn heads_are_understood_the_same_however_they_are_split(
+        lines in proptest::collection::vec("[ -~\t]{0,20}|(Host: a.test)|(Content-Length: [0-9]{1,3})|(Transfer-Encoding: chunked)", 0..5),
+        line in "(GET|POST|CONNECT|M) (http://a.test/[a-z?#]{0,3}|a.test:443|/|\\*) HTTP/1.[012]",
+        end in "\r\n|\n|\r",
+        step in 1_usize..50,
+    ) {
+        let text = format!("{line}{end}{}{end}{end}", lines.join(&end));
+        let summary = |parsed: Result<Option<Head>, HeadError>| parsed.map(|head| head.map(|head| render(&head)));
+        let whole = summary(Parser::default().parse(&mut BytesMut::from(&text[..])));
+        let (mut buffer, mut parser, mut split) = (BytesMut::new(), Parser::default(), Ok(None));
+        for piece in text.as_bytes().chunks(step) {
+            buffer.extend_from_slice(piece);
+            split = summary(parser.parse(&mut buffer));
+            if !matches!(split, Ok(None)) {
+                break;
+            }
+        }
+        // Which flaw is found first may depend on the pieces; whether there is one may not.
+        proptest::prop_assert_eq!(split.as_ref().ok(), whole.as_ref().ok());
+    }
+
+    #[test]
+    fn no_bytes_make_the_parser_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+        let mut head = b"GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n".to_vec();
+        head.extend(bytes);
+        head.extend(b"\r\n\r\n");
+        let _ = Parser::default().parse(&mut BytesMut::from(&head[..]));
+    }
+}

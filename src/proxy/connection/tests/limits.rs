@@ -190,9 +190,9 @@ async fn h19_panic_in_one_connection_harms_no_other() {
     let answers = vec![Err(ResolveError::Timeout)];
     let allow = vec!["panic.test".to_owned(), "a.test".to_owned()];
     let proxy = Script {
-        limits,
-        answers,
         allow,
+        answers,
+        limits,
         ..Script::default()
     }
     .start();

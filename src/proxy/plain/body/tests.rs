@@ -108,3 +108,14 @@ fn h1_h6_broken_chunks_are_refused() {
         "a line of the chunked body holds control characters",
     );
 }
+
+proptest::proptest! {
+    #[test]
+    fn chunked_bodies_are_understood_the_same_however_they_are_split(
+        text in "([0-3](;[a-z]{0,3})?(\r\n|\n)[a-c]{0,3}(\r\n|\r)?){0,4}(0\r\n\r\n)?[a-z]{0,3}",
+        step in 1_usize..10,
+    ) {
+        let whole = decode(Framing::Chunked, text.as_bytes(), text.len().max(1));
+        proptest::prop_assert_eq!(decode(Framing::Chunked, text.as_bytes(), step).ok(), whole.ok());
+    }
+}
