@@ -409,7 +409,7 @@ async fn upstream_without_an_answer_is_a_failed_connection() {
 #[tokio::test]
 async fn silent_upstream_is_given_up() {
     let mut case = case_with(Limits {
-        idle: Duration::from_millis(50),
+        idle: Duration::from_millis(300),
         ..Limits::default()
     })
     .await;
