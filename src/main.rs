@@ -1,3 +1,5 @@
 //! The `cloister` binary: everything is in the library.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    cloister::cli::main()
+}

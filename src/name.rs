@@ -95,11 +95,7 @@ enum Flaw {
 
 impl InvalidName {
     fn new(kind: &'static str, text: &str, flaw: Flaw) -> Self {
-        Self {
-            text: text.to_owned(),
-            kind,
-            flaw,
-        }
+        Self { text: text.to_owned(), kind, flaw }
     }
 }
 
@@ -199,11 +195,8 @@ impl CloisterId {
 
     /// Derives the id of the cloister `name` of the project at `path`.
     pub fn of(name: &CloisterName, path: &str) -> Self {
-        let digest = Sha256::new()
-            .chain_update(name.as_str())
-            .chain_update([0])
-            .chain_update(path)
-            .finalize();
+        let digest =
+            Sha256::new().chain_update(name.as_str()).chain_update([0]).chain_update(path).finalize();
         Self(leading_digits(&digest, CLOISTER_ID_DIGITS))
     }
 }
@@ -262,13 +255,7 @@ fn is_border(character: char) -> bool {
 fn sanitised(text: &str) -> String {
     text.chars()
         .map(|character| character.to_ascii_lowercase())
-        .map(|character| {
-            if is_name_character(character) {
-                character
-            } else {
-                '-'
-            }
-        })
+        .map(|character| if is_name_character(character) { character } else { '-' })
         .collect()
 }
 
@@ -302,4 +289,213 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
         text.push(char::from(DIGITS[usize::from(byte & 15)]));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[track_caller]
+    fn refused<T: fmt::Debug>(result: Result<T, InvalidName>, message: &str) {
+        assert_eq!(result.unwrap_err().to_string(), message);
+    }
+
+    #[track_caller]
+    fn from_directory(directory: &str, name: &str) {
+        assert_eq!(
+            ProjectName::from_directory(directory),
+            Ok(ProjectName(name.to_owned()))
+        );
+    }
+
+    #[track_caller]
+    fn cloister(project: &str, branch: &str, name: &str) {
+        let (project, branch) = (
+            ProjectName::parse(project).unwrap(),
+            BranchName::parse(branch).unwrap(),
+        );
+        assert_eq!(
+            CloisterName::of(&project, Some(&branch)),
+            Ok(CloisterName(name.to_owned()))
+        );
+    }
+
+    #[test]
+    fn a_project_name_is_kept_as_it_is() {
+        for name in [
+            "a",
+            "7",
+            "my-app",
+            "my_app.v2",
+            "net-tools",
+            "guardian2",
+            &"x".repeat(63),
+        ] {
+            assert_eq!(ProjectName::parse(name).unwrap().as_str(), name);
+            assert_eq!(CloisterName::parse(name).unwrap().to_string(), name);
+        }
+    }
+
+    #[test]
+    fn a_text_that_is_no_project_name_is_refused_with_the_reason() {
+        let border = "it must start and end with a letter or a digit";
+        let character = "it may hold only lower case letters, digits, `-`, `_` and `.`";
+        for (text, flaw) in [
+            ("", "it is empty"),
+            (".", border),
+            ("..", border),
+            ("-p", border),
+            ("_a", border),
+            ("a.", border),
+            ("a/b", character),
+            ("A", character),
+            ("a b", character),
+            ("ä", character),
+            ("guardian", "the name is reserved for Cloister itself"),
+            ("net", "the name is reserved for Cloister itself"),
+        ] {
+            refused(
+                ProjectName::parse(text),
+                &format!("`{text}` is not a project name: {flaw}"),
+            );
+            refused(
+                CloisterName::parse(text),
+                &format!("`{text}` is not a cloister name: {flaw}"),
+            );
+        }
+        let long = "x".repeat(64);
+        refused(
+            ProjectName::parse(&long),
+            &format!("`{long}` is not a project name: it is longer than 63 characters"),
+        );
+    }
+
+    #[test]
+    fn a_refusal_shows_control_characters_escaped() {
+        refused(
+            ProjectName::parse("a\x1b[31m\u{202e}"),
+            "`a\\u{1b}[31m\\u{202e}` is not a project name: it may hold only lower case letters, digits, `-`, `_` \
+             and `.`",
+        );
+    }
+
+    #[test]
+    fn a_directory_gives_a_project_name() {
+        from_directory("cloister", "cloister");
+        from_directory("MyApp", "myapp");
+        from_directory("my app", "my-app");
+        from_directory(".dotfiles", "dotfiles");
+        from_directory("--(x)--", "x");
+        from_directory("café", "caf");
+        from_directory(&"y".repeat(80), &"y".repeat(63));
+        from_directory(&format!("{}.{}", "y".repeat(62), "z"), &"y".repeat(62));
+    }
+
+    #[test]
+    fn a_directory_that_leaves_no_name_is_refused() {
+        for directory in ["", ".", "..", "日本", "---"] {
+            refused(
+                ProjectName::from_directory(directory),
+                &format!("`{directory}` is not a project name: no letter or digit is left of it"),
+            );
+        }
+        refused(
+            ProjectName::from_directory("Guardian"),
+            "`guardian` is not a project name: the name is reserved for Cloister itself",
+        );
+    }
+
+    #[test]
+    fn a_cloister_is_named_after_project_and_branch() {
+        cloister("app", "main", "app-main");
+        cloister("app", "feature/Login", "app-feature-login");
+        cloister("app", "fix_#12", "app-fix_-12");
+        let project = ProjectName::parse("app").unwrap();
+        assert_eq!(
+            CloisterName::of(&project, None),
+            Ok(CloisterName("app".to_owned()))
+        );
+        let branch = BranchName::parse("日本").unwrap();
+        refused(
+            CloisterName::of(&project, Some(&branch)),
+            "`日本` is not a cloister name: no letter or digit is left of it",
+        );
+        let branch = BranchName::parse(&"b".repeat(60)).unwrap();
+        refused(
+            CloisterName::of(&project, Some(&branch)),
+            &format!("`app-{branch}` is not a cloister name: it is longer than 63 characters"),
+        );
+    }
+
+    #[test]
+    fn a_branch_is_what_git_accepts() {
+        for name in ["main", "feature/login", "v1.2", "a@b", "ärger", "a-", "lock"] {
+            assert_eq!(BranchName::parse(name).unwrap().as_str(), name);
+        }
+        refused(BranchName::parse(""), "`` is not a branch name: it is empty");
+        for name in [
+            "-d", "a..b", "../x", "a/../b", "/a", "a/", "a//b", ".a", "a/.b", "a.lock", "a.lock/b", "a.",
+            "a b", "a~1", "a^", "a:b", "a?", "a*", "a[", "a\\b", "@", "a@{1}", "HEAD", "a\u{7f}", "a\n",
+        ] {
+            let message = format!(
+                "`{}` is not a branch name: git refuses it as the name of a branch",
+                name.escape_debug()
+            );
+            refused(BranchName::parse(name), &message);
+        }
+    }
+
+    #[test]
+    fn ids_are_the_first_digits_of_a_hash() {
+        // printf 'app\0/home/u/app' | sha256sum; printf /home/u/app | sha256sum
+        let name = CloisterName::parse("app").unwrap();
+        assert_eq!(
+            CloisterId::of(&name, "/home/u/app"),
+            CloisterId("46f4d90b6a8f".to_owned())
+        );
+        assert_eq!(
+            ProjectId::of("/home/u/app"),
+            ProjectId("2bf7c3a66bb61232".to_owned())
+        );
+        refused(
+            CloisterId::parse("0123456789AB"),
+            "`0123456789AB` is not a cloister id: it must be 12 lower case hexadecimal digits",
+        );
+        refused(
+            ProjectId::parse("0123456789ab"),
+            "`0123456789ab` is not a project id: it must be 16 lower case hexadecimal digits",
+        );
+    }
+
+    #[test]
+    fn serde_goes_through_the_same_parser() {
+        let name: ProjectName = serde_json::from_str("\"my-app\"").unwrap();
+        assert_eq!(serde_json::to_string(&name).unwrap(), "\"my-app\"");
+        let error = serde_json::from_str::<ProjectName>("\"../x\"").unwrap_err();
+        assert!(
+            error.to_string().starts_with("`../x` is not a project name"),
+            "{error}"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_directory_gives_is_a_project_name(directory in "\\PC{0,100}") {
+            if let Ok(name) = ProjectName::from_directory(&directory) {
+                prop_assert_eq!(ProjectName::parse(name.as_str()), Ok(name));
+            }
+        }
+
+        #[test]
+        fn ids_parse_as_they_are_shown(name in "[a-z0-9]{1,63}", path in "\\PC*") {
+            if let Ok(name) = CloisterName::parse(&name) {
+                let id = CloisterId::of(&name, &path);
+                prop_assert_eq!(CloisterId::parse(id.as_str()), Ok(id));
+            }
+            let id = ProjectId::of(&path);
+            prop_assert_eq!(ProjectId::parse(id.as_str()), Ok(id));
+        }
+    }
 }

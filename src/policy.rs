@@ -70,12 +70,7 @@ impl Policy {
             table.insert(rule);
         }
         let addressing = Arc::new(Addressing::new(input.pins, input.private, input.listening));
-        Self {
-            rules,
-            table,
-            unlisted: input.unlisted,
-            addressing,
-        }
+        Self { rules, table, unlisted: input.unlisted, addressing }
     }
 
     /// Gives the policy that has one more rule, such as a human's answer.
@@ -131,10 +126,8 @@ impl Policy {
         match allowed.permit(&addresses) {
             Err(denial) => Some(denial),
             Ok(renewed) => {
-                let lost = permit
-                    .addresses()
-                    .iter()
-                    .find(|address| !renewed.addresses().contains(address))?;
+                let lost =
+                    permit.addresses().iter().find(|address| !renewed.addresses().contains(address))?;
                 let denial = Denial::new(Reason::AddressForbidden).with_rule(renewed.rule());
                 Some(denial.with_detail(format!("the name no longer stands for `{}`", lost.ip())))
             }
@@ -191,3 +184,8 @@ fn never(request: &Request<'_>) -> Option<Denial> {
         Denial::new(Reason::NotAllowed).with_detail(detail)
     })
 }
+
+#[cfg(test)]
+mod laws;
+#[cfg(test)]
+mod tests;

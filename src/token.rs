@@ -85,9 +85,7 @@ impl ControlKey {
 
     /// Reads a key from its 64 hexadecimal digits.
     pub fn parse(text: &str) -> Result<Self, InvalidToken> {
-        parse_hex(text)
-            .map(Self::from_bytes)
-            .ok_or(InvalidToken("control key"))
+        parse_hex(text).map(Self::from_bytes).ok_or(InvalidToken("control key"))
     }
 
     /// Gives the text that is written to the key file and presented on the socket.
@@ -98,9 +96,7 @@ impl ControlKey {
     /// Tells in constant time whether `presented` is this key.
     pub fn matches(&self, presented: &str) -> bool {
         // Hashing both sides makes the comparison independent of the presented length, too.
-        Sha256::digest(presented)
-            .ct_eq(&Sha256::digest(self.expose()))
-            .into()
+        Sha256::digest(presented).ct_eq(&Sha256::digest(self.expose())).into()
     }
 }
 
@@ -120,9 +116,89 @@ fn parse_hex(text: &str) -> Option<[u8; 32]> {
     let (pairs, []) = text.as_bytes().as_chunks::<2>() else {
         return None;
     };
-    let bytes: Vec<u8> = pairs
-        .iter()
-        .map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?))
-        .collect::<Option<_>>()?;
+    let bytes: Vec<u8> =
+        pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect::<Option<_>>()?;
     bytes.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "0707070707070707070707070707070707070707070707070707070707070707";
+
+    #[test]
+    fn i4_a_hashed_token_matches_its_token_alone() {
+        let token = PlainToken::from_bytes([7; 32]);
+        assert_eq!(token.expose(), TEXT);
+        let hashed = HashedToken::of(&token);
+        assert!(hashed.matches(TEXT));
+        for other in [
+            "",
+            "07",
+            &TEXT[1..],
+            &TEXT.replace('7', "8"),
+            &format!("{TEXT} "),
+            &hashed.to_string(),
+        ] {
+            assert!(!hashed.matches(other), "{other}");
+        }
+        assert!(!hashed.matches(PlainToken::from_bytes([8; 32]).expose()));
+    }
+
+    #[test]
+    fn a_hashed_token_is_the_sha256_of_the_text() {
+        // printf 07…07 | sha256sum
+        let hashed = HashedToken::of(&PlainToken::from_bytes([7; 32]));
+        assert_eq!(
+            hashed.to_string(),
+            "1967c0fdaed0b8f2618d3b1f4a9f8541ed315505acc26f5a41f382da8bdd9954"
+        );
+        assert_eq!(HashedToken::parse(&hashed.to_string()), Ok(hashed.clone()));
+        let json = serde_json::to_string(&hashed).unwrap();
+        assert_eq!(serde_json::from_str::<HashedToken>(&json).unwrap(), hashed);
+    }
+
+    #[test]
+    fn only_64_lower_case_digits_are_read() {
+        for text in [
+            "",
+            "07",
+            &TEXT[1..],
+            &format!("{TEXT}0"),
+            &TEXT.replace('7', "A"),
+            &TEXT.replace('7', "g"),
+        ] {
+            let error = HashedToken::parse(text).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "cannot read a token hash: it must be 64 lower case hexadecimal digits"
+            );
+            let error = ControlKey::parse(text).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "cannot read a control key: it must be 64 lower case hexadecimal digits"
+            );
+        }
+    }
+
+    #[test]
+    fn i1_a_control_key_matches_itself_alone() {
+        let key = ControlKey::parse(TEXT).unwrap();
+        assert_eq!(key.expose(), ControlKey::from_bytes([7; 32]).expose());
+        assert!(key.matches(TEXT));
+        for other in ["", "07", &TEXT[1..], PlainToken::from_bytes([8; 32]).expose()] {
+            assert!(!key.matches(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn a16_debug_output_hides_secrets() {
+        let shown = format!(
+            "{:?} {:?}",
+            PlainToken::from_bytes([7; 32]),
+            ControlKey::from_bytes([7; 32])
+        );
+        assert_eq!(shown, "PlainToken(hidden) ControlKey(hidden)");
+    }
 }

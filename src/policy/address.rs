@@ -39,10 +39,9 @@ impl AddressClass {
     pub fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(address) => class_v4(address),
-            IpAddr::V6(address) => embedded(address)
-                .into_iter()
-                .map(class_v4)
-                .fold(class_v6(address), Self::max),
+            IpAddr::V6(address) => {
+                embedded(address).into_iter().map(class_v4).fold(class_v6(address), Self::max)
+            }
         }
     }
 
@@ -121,29 +120,13 @@ const fn v6(a: u16, b: u16, c: u16, d: u16) -> Ipv6Addr {
 /// The special networks of IPv6; the first that contains an address classes it.
 const NETWORKS_V6: [Network<Ipv6Addr>; 23] = [
     (v6(0xfd00, 0xec2, 0, 0), 32, AddressClass::Metadata), // AWS: instance metadata and its kin
-    (
-        Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
-        128,
-        AddressClass::Metadata,
-    ), // Google Cloud
+    (Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254), 128, AddressClass::Metadata), // Google Cloud
     (Ipv6Addr::UNSPECIFIED, 128, AddressClass::Unspecified), // RFC 4291
     (Ipv6Addr::LOCALHOST, 128, AddressClass::Loopback),    // RFC 4291
     (v6(0x64, 0xff9b, 0, 0), 96, AddressClass::Public),    // RFC 6052, judged by IPv4
-    (
-        Ipv6Addr::new(0x2001, 1, 0, 0, 0, 0, 0, 1),
-        128,
-        AddressClass::Public,
-    ), // RFC 7723, PCP anycast
-    (
-        Ipv6Addr::new(0x2001, 1, 0, 0, 0, 0, 0, 2),
-        128,
-        AddressClass::Public,
-    ), // RFC 8155, TURN anycast
-    (
-        Ipv6Addr::new(0x2001, 1, 0, 0, 0, 0, 0, 3),
-        128,
-        AddressClass::Public,
-    ), // RFC 9665, DNS-SD SRP
+    (Ipv6Addr::new(0x2001, 1, 0, 0, 0, 0, 0, 1), 128, AddressClass::Public), // RFC 7723, PCP anycast
+    (Ipv6Addr::new(0x2001, 1, 0, 0, 0, 0, 0, 2), 128, AddressClass::Public), // RFC 8155, TURN anycast
+    (Ipv6Addr::new(0x2001, 1, 0, 0, 0, 0, 0, 3), 128, AddressClass::Public), // RFC 9665, DNS-SD SRP
     (v6(0x2001, 0, 0, 0), 32, AddressClass::Public),       // RFC 4380, judged by IPv4
     (v6(0x2001, 2, 0, 0), 48, AddressClass::Benchmarking), // RFC 5180
     (v6(0x2001, 3, 0, 0), 32, AddressClass::Public),       // RFC 7450, AMT
@@ -166,6 +149,8 @@ const NETWORKS_V6: [Network<Ipv6Addr>; 23] = [
 fn embedded(address: Ipv6Addr) -> Vec<Ipv4Addr> {
     let join = |high: u16, low: u16| Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low));
     match address.segments() {
+        // `::` and `::1` only look like IPv4-compatible addresses.
+        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => Vec::new(),
         // IPv4-compatible (RFC 4291), and NAT64 (RFC 6052, RFC 8215)
         [0, 0, 0, 0, 0, 0, a, b] | [0x64, 0xff9b, 0, 0, 0, 0, a, b] | [0x64, 0xff9b, 1, .., a, b] => {
             vec![join(a, b)]
@@ -183,10 +168,7 @@ fn class_v4(address: Ipv4Addr) -> AddressClass {
         let difference = address.to_bits() ^ network.0.to_bits();
         difference.leading_zeros() >= network.1
     };
-    NETWORKS_V4
-        .iter()
-        .find(|network| contains(network))
-        .map_or(AddressClass::Public, |network| network.2)
+    NETWORKS_V4.iter().find(|network| contains(network)).map_or(AddressClass::Public, |network| network.2)
 }
 
 fn class_v6(address: Ipv6Addr) -> AddressClass {
@@ -194,8 +176,234 @@ fn class_v6(address: Ipv6Addr) -> AddressClass {
         let difference = address.to_bits() ^ network.0.to_bits();
         difference.leading_zeros() >= network.1
     };
-    NETWORKS_V6
-        .iter()
-        .find(|network| contains(network))
-        .map_or(AddressClass::Reserved, |network| network.2)
+    NETWORKS_V6.iter().find(|network| contains(network)).map_or(AddressClass::Reserved, |network| network.2)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(class: AddressClass, addresses: &[&str]) {
+        for address in addresses {
+            assert_eq!(AddressClass::of(address.parse().unwrap()), class, "{address}");
+        }
+    }
+
+    #[test]
+    fn n8_the_ipv4_registry() {
+        use AddressClass as Class;
+        check(
+            Class::Public,
+            &[
+                "1.1.1.1",
+                "8.8.8.8",
+                "9.255.255.255",
+                "11.0.0.0",
+                "100.63.255.255",
+                "100.128.0.0",
+            ],
+        );
+        check(
+            Class::Public,
+            &[
+                "126.255.255.255",
+                "128.0.0.0",
+                "172.15.255.255",
+                "172.32.0.0",
+                "192.0.0.9",
+                "192.0.0.10",
+            ],
+        );
+        check(
+            Class::Public,
+            &[
+                "192.0.1.0",
+                "192.31.196.1",
+                "192.52.193.1",
+                "192.175.48.1",
+                "198.17.255.255",
+            ],
+        );
+        check(
+            Class::Public,
+            &["198.20.0.0", "223.255.255.255", "169.253.255.255", "169.255.0.0"],
+        );
+        check(
+            Class::Private,
+            &[
+                "10.0.0.0",
+                "10.255.255.255",
+                "172.16.0.0",
+                "172.31.255.255",
+                "192.168.0.1",
+            ],
+        );
+        check(Class::Shared, &["100.64.0.0", "100.127.255.255"]);
+        check(Class::Loopback, &["127.0.0.0", "127.0.0.1", "127.255.255.255"]);
+        check(
+            Class::Documentation,
+            &["192.0.2.1", "198.51.100.1", "203.0.113.255"],
+        );
+        check(Class::Benchmarking, &["198.18.0.0", "198.19.255.255"]);
+        check(
+            Class::Reserved,
+            &[
+                "192.0.0.0",
+                "192.0.0.8",
+                "192.0.0.170",
+                "192.0.0.255",
+                "192.88.99.1",
+            ],
+        );
+        check(Class::Reserved, &["240.0.0.0", "255.255.255.254"]);
+        check(Class::Multicast, &["224.0.0.0", "239.255.255.255"]);
+        check(Class::Broadcast, &["255.255.255.255"]);
+        check(Class::Unspecified, &["0.0.0.0", "0.0.0.1", "0.255.255.255"]);
+        check(
+            Class::LinkLocal,
+            &["169.254.0.0", "169.254.170.2", "169.254.255.255"],
+        );
+    }
+
+    #[test]
+    fn n8_the_ipv6_registry() {
+        use AddressClass as Class;
+        check(
+            Class::Public,
+            &[
+                "2606:4700::1111",
+                "2000::",
+                "3ffe::1",
+                "2620:4f:8000::1",
+                "2001:200::1",
+            ],
+        );
+        check(
+            Class::Public,
+            &[
+                "2001:1::1",
+                "2001:1::2",
+                "2001:1::3",
+                "2001:3::1",
+                "2001:4:112::1",
+                "2001:20::1",
+            ],
+        );
+        check(Class::Private, &["fc00::1", "fd12:3456::1", "fdff:ffff::1"]);
+        check(Class::Loopback, &["::1"]);
+        check(Class::Documentation, &["2001:db8::1", "3fff::1", "3fff:fff::1"]);
+        check(Class::Benchmarking, &["2001:2::1"]);
+        check(
+            Class::Reserved,
+            &[
+                "2001:1::4",
+                "2001:10::1",
+                "2001:1ff::1",
+                "100::1",
+                "100:0:0:1::1",
+                "5f00::1",
+            ],
+        );
+        check(
+            Class::Reserved,
+            &[
+                "4000::1",
+                "e000::1",
+                "fec0::1",
+                "::ffff:0:8.8.8.8",
+                "1::",
+                "64:ff9b:1::8.8.8.8",
+            ],
+        );
+        check(Class::Multicast, &["ff00::", "ff02::1", "ff0e::1"]);
+        check(Class::Unspecified, &["::"]);
+        check(Class::LinkLocal, &["fe80::1", "febf::1"]);
+    }
+
+    #[test]
+    fn n7_an_address_that_hides_another_is_as_bad_as_that_one() {
+        use AddressClass as Class;
+        check(
+            Class::Loopback,
+            &["::ffff:127.0.0.1", "64:ff9b::127.0.0.1", "2002:7f00:1::1"],
+        );
+        check(
+            Class::Private,
+            &["::ffff:10.0.0.1", "64:ff9b::10.0.0.1", "2002:c0a8:101::1"],
+        );
+        check(
+            Class::Public,
+            &["::ffff:8.8.8.8", "64:ff9b::8.8.8.8", "2002:808:808::1"],
+        );
+        check(Class::Reserved, &["::8.8.8.8", "::127.0.0.1"]);
+        check(Class::Unspecified, &["64:ff9b::", "2002::1"]);
+        check(Class::LinkLocal, &["64:ff9b::169.254.0.1", "2002:a9fe:1::"]);
+        // Teredo: a public server and a public client, then a loopback client, then a private server.
+        check(Class::Public, &["2001:0:808:808::f7f7:f7f7"]);
+        check(Class::Loopback, &["2001:0:808:808::80ff:fffe"]);
+        check(Class::Private, &["2001:0:a00:1::f7f7:f7f7"]);
+    }
+
+    #[test]
+    fn k12_metadata_services_are_a_class_of_their_own() {
+        check(
+            AddressClass::Metadata,
+            &[
+                "169.254.169.254",
+                "100.100.100.200",
+                "168.63.129.16",
+                "192.0.0.192",
+            ],
+        );
+        check(
+            AddressClass::Metadata,
+            &["fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254"],
+        );
+        check(
+            AddressClass::Metadata,
+            &[
+                "::ffff:169.254.169.254",
+                "64:ff9b::169.254.169.254",
+                "2002:a9fe:a9fe::1",
+            ],
+        );
+        check(
+            AddressClass::Metadata,
+            &["::169.254.169.254", "64:ff9b:1::169.254.169.254"],
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn n7_no_embedding_makes_an_address_better(bits in any::<u32>(), low in any::<u64>()) {
+            let address = Ipv4Addr::from_bits(bits);
+            let class = AddressClass::of(address.into());
+            let wide = u128::from(bits);
+            let forms = [
+                0xffff_0000_0000 | wide,
+                wide,
+                0x64_ff9b << 96 | wide,
+                0x64_ff9b_0001 << 80 | wide,
+                0x2002 << 112 | wide << 80 | u128::from(low),
+                0x2001 << 112 | wide << 64 | u128::from(low),
+                0x2001 << 112 | u128::from(low) << 64 >> 32 | u128::from(!bits),
+            ];
+            for form in forms {
+                // `::` and `::1` are addresses of their own.
+                prop_assert!(form <= 1 || AddressClass::of(IpAddr::V6(Ipv6Addr::from_bits(form))) >= class, "{form:x}");
+            }
+        }
+
+        #[test]
+        fn n8_only_global_unicast_is_public(bits in any::<u128>()) {
+            let address = Ipv6Addr::from_bits(bits);
+            if AddressClass::of(address.into()) == AddressClass::Public {
+                let is_translated = address.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0];
+                prop_assert!(address.segments()[0] >> 13 == 1 || is_translated || address.to_ipv4_mapped().is_some());
+            }
+        }
+    }
 }

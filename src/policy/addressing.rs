@@ -56,16 +56,8 @@ impl Addressing {
         let (below, exact): (Vec<_>, Vec<_>) = private.into_iter().partition(DomainPattern::is_wildcard);
         let names =
             |patterns: Vec<DomainPattern>| patterns.iter().map(|pattern| pattern.name().clone()).collect();
-        let pins = pins
-            .into_iter()
-            .map(|(name, addresses)| (name, canonical(&addresses)))
-            .collect();
-        Self {
-            pins,
-            private_names: names(exact),
-            private_below: names(below),
-            listening,
-        }
+        let pins = pins.into_iter().map(|(name, addresses)| (name, canonical(&addresses))).collect();
+        Self { pins, private_names: names(exact), private_below: names(below), listening }
     }
 
     /// Gives the addresses that a name is pinned to, if it is.

@@ -121,8 +121,123 @@ fn split_bracketed(text: &str, rest: &str) -> Result<(Host, Option<u16>), Invali
 /// Reads a port in its one spelling: no sign, no leading zero, not 0.
 fn parse_port(text: &str) -> Result<u16, InvalidAuthority> {
     let is_plain = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
-    is_plain
-        .then(|| text.parse().ok())
-        .flatten()
-        .ok_or_else(|| InvalidAuthority::Port(text.to_owned()))
+    is_plain.then(|| text.parse().ok()).flatten().ok_or_else(|| InvalidAuthority::Port(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[track_caller]
+    fn reads(text: &str, canonical: &str) {
+        let authority = Authority::parse(text).unwrap();
+        assert_eq!(authority.to_string(), canonical);
+        assert_eq!(Authority::parse(canonical), Ok(authority));
+    }
+
+    #[track_caller]
+    fn refuses(text: &str, message: &str) {
+        assert_eq!(
+            Authority::parse(text).unwrap_err().to_string(),
+            message,
+            "{text:?}"
+        );
+    }
+
+    #[test]
+    fn n1_spellings_of_an_authority_have_one_form() {
+        reads("Example.com.:443", "example.com:443");
+        reads("bücher.example:8443", "xn--bcher-kva.example:8443");
+        reads("192.0.2.1:1", "192.0.2.1:1");
+        reads("[2001:DB8::1]:65535", "[2001:db8::1]:65535");
+        reads("[::ffff:192.0.2.1]:443", "192.0.2.1:443");
+    }
+
+    #[test]
+    fn n3_what_is_no_authority_is_refused() {
+        let port = |text| format!("`{text}` is not a port; a port is a number from 1 to 65535");
+        for text in [
+            "", "0", "65536", "99999", "+443", "-1", "0443", "443 ", " 443", "0x1bb", "٤٤٣", "4_4", "https",
+        ] {
+            refuses(&format!("example.com:{text}"), &port(text));
+            refuses(&format!("[::1]:{text}"), &port(text));
+        }
+        refuses("example.com", "`example.com` has no port; write `HOST:PORT`");
+        refuses("[::1]", "`[::1]` has no port; write `HOST:PORT`");
+        refuses(":443", "`` is not a host: it is empty");
+        refuses("", "`` is not a host: it is empty");
+        let ambiguous = |text| {
+            format!("`{text}` is ambiguous; write an IPv6 address in brackets, like `[2001:db8::1]:443`")
+        };
+        refuses("::1", &ambiguous("::1"));
+        refuses("::1:443", &ambiguous("::1:443"));
+        refuses("a:1:2", &ambiguous("a:1:2"));
+        let brackets = |text| format!("`{text}` has brackets around something else than an IPv6 address");
+        for text in [
+            "[example.com]:443",
+            "[127.0.0.1]:443",
+            "[::1",
+            "[::1]443",
+            "[::1]]:443",
+            "[]:443",
+            "[",
+        ] {
+            refuses(text, &brackets(text));
+        }
+        refuses(
+            "[fe80::1%eth0]:443",
+            "`fe80::1%eth0` is not a host: an address with a zone id is not accepted",
+        );
+    }
+
+    #[test]
+    fn n4_userinfo_is_refused() {
+        let message = "a user name before the host is not accepted; nothing may stand before an `@`";
+        for text in [
+            "allowed.com@evil.com:443",
+            "u:p@evil.com:443",
+            "@evil.com:443",
+            "evil.com:443@",
+            "[::1]@a:1",
+        ] {
+            refuses(text, message);
+        }
+    }
+
+    #[test]
+    fn a_missing_port_is_the_default_one() {
+        let read = |text| {
+            Authority::parse_with_default(text, 80)
+                .map(|authority| authority.to_string())
+                .ok()
+        };
+        assert_eq!(read("example.com").as_deref(), Some("example.com:80"));
+        assert_eq!(read("example.com:8080").as_deref(), Some("example.com:8080"));
+        assert_eq!(read("[::1]").as_deref(), Some("[::1]:80"));
+        assert_eq!(read("example.com:"), None);
+        assert_eq!(read("::1"), None);
+        assert_eq!(
+            Authority::parse_with_default("a", 0),
+            Err(InvalidAuthority::Port("0".to_owned()))
+        );
+    }
+
+    #[test]
+    fn n7_an_authority_never_holds_a_mapped_address() {
+        let mapped = Host::Ip("::ffff:127.0.0.1".parse().unwrap());
+        assert_eq!(Authority::new(mapped, 80), Authority::parse("127.0.0.1:80"));
+    }
+
+    proptest! {
+        #[test]
+        fn n1_what_is_shown_reads_as_the_same_authority(
+            text in "\\PC{0,40}|[a-zA-Z0-9._-]{1,20}:[0-9]{1,5}|\\[[0-9a-f:.]{1,20}\\]:[0-9]{1,5}",
+        ) {
+            if let Ok(authority) = Authority::parse(&text) {
+                prop_assert_eq!(Authority::parse(&authority.to_string()), Ok(authority));
+            }
+        }
+    }
 }

@@ -99,34 +99,21 @@ pub struct Denial {
 
 impl Denial {
     pub(super) fn new(reason: Reason) -> Self {
-        Self {
-            reason,
-            rule: None,
-            detail: None,
-        }
+        Self { reason, rule: None, detail: None }
     }
 
     pub(super) fn by(rule: &Arc<Rule>) -> Self {
-        let reason = if rule.origin().kind().is_answer() {
-            Reason::DeniedByUser
-        } else {
-            Reason::DeniedByRule
-        };
+        let reason =
+            if rule.origin().kind().is_answer() { Reason::DeniedByUser } else { Reason::DeniedByRule };
         Self::new(reason).with_rule(rule)
     }
 
     pub(super) fn with_rule(self, rule: &Arc<Rule>) -> Self {
-        Self {
-            rule: Some(Arc::clone(rule)),
-            ..self
-        }
+        Self { rule: Some(Arc::clone(rule)), ..self }
     }
 
     pub(super) fn with_detail(self, detail: impl Into<String>) -> Self {
-        Self {
-            detail: Some(detail.into()),
-            ..self
-        }
+        Self { detail: Some(detail.into()), ..self }
     }
 
     /// Gives the reason.
@@ -191,11 +178,7 @@ pub enum Destination<'a> {
 
 impl NameAllowed {
     pub(super) fn new(request: Question, rule: &Arc<Rule>, addressing: &Arc<Addressing>) -> Self {
-        Self {
-            request,
-            rule: Arc::clone(rule),
-            addressing: Arc::clone(addressing),
-        }
+        Self { request, rule: Arc::clone(rule), addressing: Arc::clone(addressing) }
     }
 
     /// Gives where the request may go.
@@ -232,22 +215,14 @@ impl NameAllowed {
             Destination::Resolve(_) => answers,
         };
         let source = self.addressing.source(self.request.authority.host());
-        let addresses = self
-            .addressing
-            .check(source, addresses, self.request.authority.port())
-            .map_err(|detail| {
-                Denial::new(Reason::AddressForbidden)
-                    .with_rule(&self.rule)
-                    .with_detail(detail)
+        let addresses =
+            self.addressing.check(source, addresses, self.request.authority.port()).map_err(|detail| {
+                Denial::new(Reason::AddressForbidden).with_rule(&self.rule).with_detail(detail)
             })?;
         if addresses.is_empty() {
             return Err(Denial::new(Reason::NoAddress).with_rule(&self.rule));
         }
-        Ok(Permit {
-            request: self.request,
-            addresses,
-            rule: self.rule,
-        })
+        Ok(Permit { request: self.request, addresses, rule: self.rule })
     }
 }
 

@@ -67,10 +67,7 @@ impl InvalidHost {
     fn new(text: &str, flaw: HostFlaw) -> Self {
         // A text that is too long is not worth repeating whole.
         let text = if text.len() > MAX_INPUT_BYTES { "…" } else { text };
-        Self {
-            text: text.to_owned(),
-            flaw,
-        }
+        Self { text: text.to_owned(), flaw }
     }
 
     /// Tells what is wrong.
@@ -86,9 +83,7 @@ pub struct DomainName(String);
 impl DomainName {
     /// Reads a name in any spelling: upper or lower case, Unicode or A-labels, with or without one final dot.
     pub fn parse(text: &str) -> Result<Self, InvalidHost> {
-        canonical(text)
-            .map(Self)
-            .map_err(|flaw| InvalidHost::new(text, flaw))
+        canonical(text).map(Self).map_err(|flaw| InvalidHost::new(text, flaw))
     }
 
     /// Gives the canonical text.
@@ -98,9 +93,7 @@ impl DomainName {
 
     /// Gives the name with its Unicode labels decoded, for showing beside the canonical form.
     pub fn unicode(&self) -> Cow<'_, str> {
-        Uts46::new()
-            .to_unicode(self.0.as_bytes(), AsciiDenyList::EMPTY, Hyphens::Allow)
-            .0
+        Uts46::new().to_unicode(self.0.as_bytes(), AsciiDenyList::EMPTY, Hyphens::Allow).0
     }
 
     /// Gives every name above this one, the nearest first.
@@ -119,9 +112,7 @@ impl DomainName {
     pub(super) fn is_metadata(&self) -> bool {
         let is_listed = |name: &str| METADATA_NAMES.contains(&name);
         is_listed(&self.0)
-            || self
-                .parents()
-                .any(|parent| parent.contains('.') && is_listed(parent))
+            || self.parents().any(|parent| parent.contains('.') && is_listed(parent))
             || (self.0.starts_with("instance-data.") && self.0.ends_with(".internal"))
     }
 }
@@ -165,11 +156,7 @@ impl Host {
     /// Reads a name, a strict dotted quad or an IPv6 address without brackets.
     pub fn parse(text: &str) -> Result<Self, InvalidHost> {
         if text.contains(':') {
-            let flaw = if text.contains('%') {
-                HostFlaw::Zone
-            } else {
-                HostFlaw::Ipv6
-            };
+            let flaw = if text.contains('%') { HostFlaw::Zone } else { HostFlaw::Ipv6 };
             let address: Ipv6Addr = text.parse().map_err(|_| InvalidHost::new(text, flaw))?;
             return Ok(Self::from(IpAddr::V6(address)));
         }
@@ -212,20 +199,12 @@ fn canonical(text: &str) -> Result<String, HostFlaw> {
     if let Some(character) = text.chars().find(is_foreign) {
         return Err(HostFlaw::Character(character));
     }
-    if text
-        .split('.')
-        .any(|label| label.starts_with('-') || label.ends_with('-'))
-    {
+    if text.split('.').any(|label| label.starts_with('-') || label.ends_with('-')) {
         return Err(HostFlaw::Hyphen);
     }
     // Non-transitional processing; nothing is percent-decoded.
     let ascii = Uts46::new()
-        .to_ascii(
-            text.as_bytes(),
-            AsciiDenyList::EMPTY,
-            Hyphens::CheckFirstLast,
-            DnsLength::Ignore,
-        )
+        .to_ascii(text.as_bytes(), AsciiDenyList::EMPTY, Hyphens::CheckFirstLast, DnsLength::Ignore)
         .map_err(|_| HostFlaw::Idna)?;
     let name = ascii.strip_suffix('.').unwrap_or(&ascii);
     check(name)?;
@@ -260,4 +239,277 @@ fn is_name_character(character: char) -> bool {
 fn is_number(label: &str) -> bool {
     let is_hex = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     label.bytes().all(|byte| byte.is_ascii_digit()) || label.strip_prefix("0x").is_some_and(is_hex)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[track_caller]
+    fn reads(text: &str, canonical: &str) {
+        let host = Host::parse(text).unwrap();
+        assert_eq!(host.to_string(), canonical, "{text:?}");
+        assert_eq!(Host::parse(canonical), Ok(host));
+    }
+
+    #[track_caller]
+    fn refuses(text: &str, flaw: HostFlaw) {
+        assert_eq!(Host::parse(text), Err(InvalidHost::new(text, flaw)), "{text:?}");
+    }
+
+    #[test]
+    fn n1_spellings_of_a_name_have_one_form() {
+        for text in [
+            "example.com",
+            "EXAMPLE.com",
+            "Example.Com.",
+            "example.com.",
+            "ｅｘａｍｐｌｅ.com",
+            "example。com",
+        ] {
+            reads(text, "example.com");
+        }
+        reads("_dmarc.example.com", "_dmarc.example.com");
+        reads(
+            "r3---sn-4g5e6nez.googlevideo.com",
+            "r3---sn-4g5e6nez.googlevideo.com",
+        );
+        reads("localhost", "localhost");
+        reads("1and1.com", "1and1.com");
+        reads("3.com", "3.com");
+        reads(&"a".repeat(63), &"a".repeat(63));
+        let longest = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(61)].join(".");
+        reads(&longest, &longest);
+        reads(&format!("{longest}."), &longest);
+    }
+
+    #[test]
+    fn n1_empty_and_long_labels_are_refused() {
+        refuses("", HostFlaw::Empty);
+        for text in [
+            ".",
+            "..",
+            "example.com..",
+            ".example.com",
+            "a..b",
+            "example.com.。",
+        ] {
+            refuses(text, HostFlaw::EmptyLabel);
+        }
+        refuses(&format!("{}.com", "a".repeat(64)), HostFlaw::LongLabel);
+        refuses(
+            &["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(62)].join("."),
+            HostFlaw::TooLong,
+        );
+        refuses(&"a.".repeat(600), HostFlaw::TooLong);
+        for text in ["-a.com", "a-.com", "a.-b.com", "a.b-", "-", "a.-", "xn--.com"] {
+            refuses(text, HostFlaw::Hyphen);
+        }
+    }
+
+    #[test]
+    fn n2_unicode_names_become_a_labels() {
+        reads("bücher.example", "xn--bcher-kva.example");
+        reads("BÜCHER.example", "xn--bcher-kva.example");
+        reads("XN--BCHER-KVA.example", "xn--bcher-kva.example");
+        // Non-transitional: the sharp s stays itself.
+        reads("faß.de", "xn--fa-hia.de");
+        // Cyrillic letters that look like Latin ones are another name.
+        reads("аpple.com", "xn--pple-43d.com");
+        let name = DomainName::parse("xn--bcher-kva.example").unwrap();
+        assert_eq!(name.unicode(), "bücher.example");
+        assert_eq!(DomainName::parse("example.com").unwrap().unicode(), "example.com");
+    }
+
+    #[test]
+    fn n2_broken_a_labels_are_refused() {
+        for text in [
+            "xn--a.com",
+            "xn--\u{fc}.com",
+            "xn--bcher-kv.xn--a",
+            "\u{301}a.com",
+            "a\u{200d}b.com",
+        ] {
+            refuses(text, HostFlaw::Idna);
+        }
+    }
+
+    #[test]
+    fn n3_other_characters_are_refused() {
+        for character in "\0\x01\t\n\r\x1b !\"#$%&'()*+,/;<=>?@[\\]^`{|}~\x7f".chars() {
+            for text in [
+                format!("a{character}b.com"),
+                format!("{character}a.com"),
+                format!("a.com{character}"),
+            ] {
+                refuses(&text, HostFlaw::Character(character));
+            }
+        }
+        refuses("example%2ecom", HostFlaw::Character('%'));
+        refuses("allowed.com%00.evil.com", HostFlaw::Character('%'));
+        // Mapping brings forth a slash.
+        refuses("℀.com", HostFlaw::Character('/'));
+    }
+
+    #[test]
+    fn n3_a_refusal_is_safe_to_show() {
+        let error = Host::parse("a\r\n\x1b[2J\u{202e}").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`a\\r\\n\\u{1b}[2J\\u{202e}` is not a host: it holds the character '\\r'; only letters, digits, `-`, \
+             `_` and `.` may stand there"
+        );
+        let error = Host::parse(&"a".repeat(5000)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`…` is not a host: it is longer than 253 characters"
+        );
+    }
+
+    #[test]
+    fn n7_address_literals_have_one_form() {
+        reads("192.0.2.1", "192.0.2.1");
+        reads("0.0.0.0", "0.0.0.0");
+        reads("::1", "::1");
+        reads("2001:DB8:0:0::0001", "2001:db8::1");
+        reads("::ffff:127.0.0.1", "127.0.0.1");
+        reads("::FFFF:7f00:1", "127.0.0.1");
+        assert_eq!(Host::parse("::ffff:10.0.0.1"), Host::parse("10.0.0.1"));
+    }
+
+    #[test]
+    fn n7_other_numbers_are_refused() {
+        for text in [
+            "2130706433",
+            "0x7f000001",
+            "0x7F.1",
+            "127.1",
+            "127.0.1",
+            "0177.0.0.1",
+            "127.0.0.01",
+            "0x7f.0.0.1",
+            "0x",
+            "127.0.0.1.",
+            "127.0.0.1.5",
+            "256.0.0.1",
+            "1.2.3.4.5",
+            "example.com.1",
+            "a.0x7f",
+            "a.0X7F",
+            "00000000177.1",
+            "１２７.0.0.1",
+            "１２７。0。0。１",
+            "①27.0.0.1",
+            "0",
+            "999999999999999999999",
+        ] {
+            refuses(text, HostFlaw::Numeric);
+        }
+        assert_eq!(
+            DomainName::parse("127.0.0.1"),
+            Err(InvalidHost::new("127.0.0.1", HostFlaw::Address))
+        );
+    }
+
+    #[test]
+    fn n7_zone_ids_and_broken_ipv6_are_refused() {
+        for text in ["fe80::1%eth0", "fe80::1%25eth0", "::1%"] {
+            refuses(text, HostFlaw::Zone);
+        }
+        for text in [
+            ":",
+            ":::",
+            "1::2::3",
+            "2001:db8::12345",
+            "::1.2.3",
+            "::ffff:0177.0.0.1",
+            "example.com:443",
+            "::1 ",
+        ] {
+            refuses(text, HostFlaw::Ipv6);
+        }
+        refuses("[::1]", HostFlaw::Ipv6);
+    }
+
+    #[test]
+    fn d7_local_names_are_known() {
+        for text in ["localhost", "db", "LOCALHOST.", "a.localhost", "a.b.localhost"] {
+            assert!(DomainName::parse(text).unwrap().is_local(), "{text}");
+        }
+        for text in [
+            "example.com",
+            "localhost.example.com",
+            "alocalhost.com",
+            "a.internal",
+        ] {
+            assert!(!DomainName::parse(text).unwrap().is_local(), "{text}");
+        }
+    }
+
+    #[test]
+    fn k12_metadata_names_are_known() {
+        for text in [
+            "metadata",
+            "metadata.google.internal",
+            "Metadata.Google.Internal.",
+            "x.metadata.google.internal",
+            "metadata.goog",
+            "instance-data",
+            "instance-data.ec2.internal",
+            "instance-data.eu-west-1.compute.internal",
+        ] {
+            assert!(DomainName::parse(text).unwrap().is_metadata(), "{text}");
+        }
+        for text in [
+            "metadata.example.com",
+            "google.internal",
+            "instance-data.example.com",
+            "x.metadata",
+        ] {
+            assert!(!DomainName::parse(text).unwrap().is_metadata(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn n1_what_is_shown_reads_as_the_same_host(text in "\\PC{0,40}|[a-zA-Z0-9.:ü_-]{1,30}|[0-9a-fx.:]{1,20}") {
+            if let Ok(host) = Host::parse(&text) {
+                prop_assert_eq!(Host::parse(&host.to_string()), Ok(host));
+            }
+        }
+
+        #[test]
+        fn n3_a_name_holds_only_plain_characters(text in "\\PC{0,40}|[a-zA-Z0-9.ü_-]{1,30}") {
+            if let Ok(name) = DomainName::parse(&text) {
+                prop_assert!(name.as_str().chars().all(is_name_character));
+                prop_assert!(name.as_str().len() <= MAX_NAME_BYTES);
+                prop_assert!(name.as_str().split('.').all(|label| (1..=MAX_LABEL_BYTES).contains(&label.len())));
+            }
+        }
+
+        #[test]
+        fn n7_encodings_of_an_ipv4_address_are_refused_or_the_address(bits in any::<u32>()) {
+            let address = Ipv4Addr::from_bits(bits);
+            let [a, b, c, d] = address.octets();
+            let canonical = Ok(Host::Ip(IpAddr::V4(address)));
+            prop_assert_eq!(Host::parse(&address.to_string()), canonical.clone());
+            prop_assert_eq!(Host::parse(&format!("::ffff:{address}")), canonical.clone());
+            prop_assert_eq!(Host::parse(&address.to_ipv6_mapped().to_string()), canonical);
+            for text in [
+                format!("{bits}"),
+                format!("{bits:#x}"),
+                format!("{bits:#X}").replace("0X", "0x"),
+                format!("0{bits:o}"),
+                format!("{a:#x}.{b:#x}.{c:#x}.{d:#x}"),
+                format!("0{a:o}.0{b:o}.0{c:o}.0{d:o}"),
+                format!("{a}.{}", bits & 0x00ff_ffff),
+                format!("{a}.{b}.{}", bits & 0xffff),
+                format!("{address}."),
+            ] {
+                prop_assert_eq!(Host::parse(&text), Err(InvalidHost::new(&text, HostFlaw::Numeric)));
+            }
+        }
+    }
 }

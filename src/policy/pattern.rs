@@ -1,11 +1,15 @@
 //! Patterns: what a rule is about (N5, N6, N9). A pattern is another type than a name.
 
-use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+mod reading;
 
-use super::authority::{Authority, InvalidAuthority, split};
+use std::fmt;
+use std::net::IpAddr;
+
+use super::authority::{Authority, InvalidAuthority};
 use super::host::{DomainName, Host};
 use crate::name::text_form;
+
+use reading::{explained, read};
 
 /// Says why a text is not a pattern and, where one is known, what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -216,126 +220,247 @@ impl fmt::Display for Pattern {
 
 text_form!(Pattern, InvalidPattern);
 
-fn read(text: &str) -> Result<(PatternHost, Option<u16>), PatternFlaw> {
-    check_form(text)?;
-    let (host, port, reach) = match text.strip_prefix("*.") {
-        None => {
-            let (host, port) = split(text)?;
-            (host, port, Reach::Exact)
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[track_caller]
+    fn reads(text: &str, canonical: &str) {
+        let pattern = Pattern::parse(text).unwrap();
+        assert_eq!(pattern.to_string(), canonical);
+        assert_eq!(Pattern::parse(canonical), Ok(pattern));
+    }
+
+    #[track_caller]
+    fn refuses(text: &str, flaw: &str, repair: Option<&str>) {
+        let advice = repair
+            .map(|repair| format!("; write `{repair}`"))
+            .unwrap_or_default();
+        let error = Pattern::parse(text).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("`{}` is not a pattern: {flaw}{advice}", text.escape_debug())
+        );
+        assert_eq!(error.repair(), repair);
+        if let Some(repair) = repair {
+            assert_eq!(Pattern::parse(repair).unwrap().to_string(), repair);
         }
-        Some(rest) => {
-            let (host, port) = split(rest)?;
-            (host, port, Reach::Below)
+    }
+
+    #[track_caller]
+    fn matches(pattern: &str, name: &str, expected: bool) {
+        let pattern = DomainPattern::parse(pattern).unwrap();
+        let name = DomainName::parse(name).unwrap();
+        assert_eq!(pattern.matches(&name), expected, "{pattern} {name}");
+    }
+
+    #[test]
+    fn patterns_have_one_form() {
+        reads("Example.com.", "example.com");
+        reads("*.Example.com:8443", "*.example.com:8443");
+        reads("*.bücher.example", "*.xn--bcher-kva.example");
+        reads("10.1.2.3:443", "10.1.2.3:443");
+        reads("[2001:DB8::1]:443", "[2001:db8::1]:443");
+        reads("[2001:db8::1]", "[2001:db8::1]");
+        reads("[::ffff:10.1.2.3]:5432", "10.1.2.3:5432");
+        reads("db", "db");
+        reads("you.github.io", "you.github.io");
+        reads("*.you.github.io", "*.you.github.io");
+        reads("*.city.kawasaki.jp", "*.city.kawasaki.jp");
+    }
+
+    #[test]
+    fn n5_a_wildcard_over_a_public_suffix_is_refused_with_a_narrower_one() {
+        let public = |name| format!("`{name}` is a public suffix: anybody can register names below it");
+        for (suffix, narrower) in [
+            ("com", "*.example.com"),
+            ("co.uk", "*.example.co.uk"),
+            ("corp", "*.example.corp"),
+            ("localhost", "*.example.localhost"),
+            ("internal", "*.example.internal"),
+            // Every name below this one is a public suffix.
+            ("kawasaki.jp", "*.example.example.kawasaki.jp"),
+            ("ck", "*.example.example.ck"),
+            // 公司.cn
+            ("xn--55qx5d.cn", "*.example.xn--55qx5d.cn"),
+        ] {
+            refuses(&format!("*.{suffix}"), &public(suffix), Some(narrower));
+            refuses(&format!("*.{suffix}:8443"), &public(suffix), Some(narrower));
         }
-    };
-    match (host, reach) {
-        (Host::Ip(address), Reach::Exact) => Ok((PatternHost::Ip(address), port)),
-        (Host::Ip(_), Reach::Below) => Err(PatternFlaw::Star),
-        (Host::Name(name), reach) => {
-            let pattern = DomainPattern { name, reach };
-            check_breadth(&pattern)?;
-            Ok((PatternHost::Domain(pattern), port))
+        refuses(
+            "*.公司.cn",
+            &public("xn--55qx5d.cn"),
+            Some("*.example.xn--55qx5d.cn"),
+        );
+    }
+
+    #[test]
+    fn n6_a_wildcard_over_a_shared_service_is_refused_with_an_exact_name() {
+        for suffix in [
+            "github.io",
+            "blob.core.windows.net",
+            "s3.amazonaws.com",
+            "compute.amazonaws.com",
+            "cloudfront.net",
+            "herokuapp.com",
+            "pages.dev",
+        ] {
+            let flaw =
+                format!("`{suffix}` is shared by the users of a service, any of whom can receive data there");
+            refuses(&format!("*.{suffix}"), &flaw, Some(&format!("you.{suffix}")));
         }
     }
-}
 
-/// Refuses the forms that people write where a pattern belongs.
-fn check_form(text: &str) -> Result<(), PatternFlaw> {
-    if text.contains(char::is_whitespace) {
-        return Err(PatternFlaw::Space);
+    #[test]
+    fn n5_a_star_is_the_whole_first_label_or_nothing() {
+        let star = "`*` may only be the whole first label of a name, as in `*.example.com`";
+        refuses("*", star, None);
+        refuses("*example.com", star, Some("*.example.com"));
+        refuses("**.example.com", star, Some("*.example.com"));
+        refuses("*.*.example.com", star, Some("*.example.com"));
+        refuses("api*.example.com", star, None);
+        refuses("a.*.example.com", star, None);
+        refuses("example.*", star, None);
+        refuses("*.10.1.2.3", star, None);
+        refuses("*.", "`` is not a host: it is empty", None);
+        refuses(".example.com", "it starts with a dot", Some("*.example.com"));
     }
-    if text.contains("://") {
-        return Err(PatternFlaw::Scheme);
-    }
-    if text.contains('@') {
-        return Err(PatternFlaw::Userinfo);
-    }
-    if let Some((host, length)) = text.split_once('/') {
-        let is_range =
-            Host::parse(host).is_ok_and(|host| matches!(host, Host::Ip(_))) && length.parse::<u8>().is_ok();
-        return Err(if is_range {
-            PatternFlaw::Range
-        } else {
-            PatternFlaw::Path
-        });
-    }
-    if text.contains(['?', '#']) {
-        return Err(PatternFlaw::Path);
-    }
-    if text.ends_with(":*") {
-        return Err(PatternFlaw::StarPort);
-    }
-    if text.strip_prefix("*.").unwrap_or(text).contains('*') {
-        return Err(PatternFlaw::Star);
-    }
-    if text.starts_with('.') {
-        return Err(PatternFlaw::LeadingDot);
-    }
-    Ok(())
-}
 
-/// Refuses a wildcard over a public suffix, of the ICANN or the private section of the list or of an unknown kind.
-fn check_breadth(pattern: &DomainPattern) -> Result<(), PatternFlaw> {
-    if !pattern.is_wildcard() {
-        return Ok(());
+    #[test]
+    fn patterns_that_look_like_urls_are_refused_with_the_repair() {
+        let scheme = "a rule names a host, not a URL";
+        refuses("https://x.com/", scheme, Some("x.com"));
+        refuses("http://x.com:8080/a?b#c", scheme, Some("x.com:8080"));
+        refuses("https://u:p@x.com", scheme, Some("x.com"));
+        refuses("https://*.x.com/*", scheme, Some("*.x.com"));
+        refuses("https://", scheme, None);
+        let path = "a rule names a host, without a path";
+        refuses("x.com/", path, Some("x.com"));
+        refuses("x.com/a/b", path, Some("x.com"));
+        refuses("x.com?q", path, Some("x.com"));
+        refuses("x.com#f", path, Some("x.com"));
+        refuses("u@x.com", "a rule names no user", Some("x.com"));
+        refuses(" x.com", "it holds white space", Some("x.com"));
+        refuses("x.com y.com", "it holds white space", None);
+        refuses("x.com\n", "it holds white space", Some("x.com"));
+        refuses("", "`` is not a host: it is empty", None);
     }
-    let name = &pattern.name;
-    match public_suffix(name.as_str()) {
-        None => Ok(()),
-        Some(psl::Type::Icann) => Err(PatternFlaw::PublicSuffix(name.clone())),
-        Some(psl::Type::Private) => Err(PatternFlaw::SharedSuffix(name.clone())),
+
+    #[test]
+    fn n7_addresses_are_named_one_by_one_and_strictly() {
+        let range = "address ranges are not accepted; name each address";
+        refuses("10.0.0.0/8", range, None);
+        refuses("fc00::/7", range, None);
+        refuses(
+            "2001:db8::1",
+            "`2001:db8::1` is ambiguous; write an IPv6 address in brackets, like `[2001:db8::1]:443`",
+            Some("[2001:db8::1]"),
+        );
+        refuses(
+            "127.1",
+            "`127.1` is not a host: it ends in a number and is no address; write an address as four decimal numbers, \
+             like `192.0.2.1`",
+            None,
+        );
     }
-}
 
-/// Tells whether `name` itself, or every name directly below it, is a public suffix.
-fn public_suffix(name: &str) -> Option<psl::Type> {
-    let kind = |name: &str| {
-        let suffix = psl::suffix(name.as_bytes())?;
-        // A top-level domain that the list does not know is treated like one that it knows.
-        (suffix.as_bytes() == name.as_bytes()).then(|| suffix.typ().unwrap_or(psl::Type::Icann))
-    };
-    kind(name).or_else(|| kind(&format!("example.{name}")))
-}
-
-/// Builds a wildcard below `name` that is over no public suffix.
-fn narrower(name: &DomainName) -> String {
-    let mut narrower = format!("example.{name}");
-    while public_suffix(&narrower).is_some() {
-        narrower.insert_str(0, "example.");
+    #[test]
+    fn n9_a_port_is_a_number() {
+        let star = "`*` is no port; a rule without a port means 443 and 80, others are named one by one";
+        refuses("x.com:*", star, Some("x.com"));
+        refuses(
+            "*:443",
+            "`*` may only be the whole first label of a name, as in `*.example.com`",
+            None,
+        );
+        for port in ["0", "65536", "+1", "https"] {
+            let flaw = format!("`{port}` is not a port; a port is a number from 1 to 65535");
+            refuses(&format!("x.com:{port}"), &flaw, None);
+        }
+        refuses(
+            "x.com:",
+            "`` is not a port; a port is a number from 1 to 65535",
+            Some("x.com"),
+        );
     }
-    format!("*.{narrower}")
-}
 
-/// Adds to a flaw what to write instead.
-fn explained(text: &str, flaw: PatternFlaw) -> InvalidPattern {
-    let repair = match &flaw {
-        PatternFlaw::PublicSuffix(name) => Some(narrower(name)),
-        PatternFlaw::SharedSuffix(name) => Some(format!("you.{name}")),
-        PatternFlaw::Range => None,
-        _ => repaired(text),
-    };
-    InvalidPattern {
-        text: text.to_owned(),
-        flaw,
-        repair,
+    #[test]
+    fn where_only_a_name_may_stand_ports_and_addresses_are_refused() {
+        let message = |text| DomainPattern::parse(text).unwrap_err().to_string();
+        assert_eq!(
+            DomainPattern::parse("*.Corp.example").unwrap().to_string(),
+            "*.corp.example"
+        );
+        assert_eq!(
+            message("*.corp.example:443"),
+            "`*.corp.example:443` is not a pattern: only a name may stand here, without a port; write \
+             `*.corp.example`"
+        );
+        assert_eq!(
+            message("10.0.0.1"),
+            "`10.0.0.1` is not a pattern: only a name may stand here, not an address"
+        );
+        assert_eq!(
+            message("https://corp.example"),
+            "`https://corp.example` is not a pattern: a rule names a host, not a URL; write `corp.example`"
+        );
     }
-}
 
-/// Takes off what does not belong into a pattern and gives the rest, if it then is one.
-fn repaired(text: &str) -> Option<String> {
-    let text: String = text.split_whitespace().collect();
-    let text = text.split_once("://").map_or(text.as_str(), |(_, rest)| rest);
-    let text = text.split(['/', '?', '#']).next().unwrap_or_default();
-    let text = text.rsplit('@').next().unwrap_or_default();
-    let text = text
-        .strip_suffix(":*")
-        .or_else(|| text.strip_suffix(':'))
-        .unwrap_or(text);
-    let text = match text.trim_start_matches(['*', '.']) {
-        rest if rest.len() < text.len() => format!("*.{rest}"),
-        rest if rest.parse::<Ipv6Addr>().is_ok() => format!("[{rest}]"),
-        rest => rest.to_owned(),
-    };
-    let (host, port) = read(&text).ok()?;
-    Some(Pattern { host, port }.to_string())
+    #[test]
+    fn n5_names_match_label_by_label() {
+        matches("example.com", "example.com", true);
+        matches("example.com", "EXAMPLE.COM.", true);
+        matches("example.com", "a.example.com", false);
+        matches("*.example.com", "a.example.com", true);
+        matches("*.example.com", "a.b.c.example.com", true);
+        matches("*.example.com", "example.com", false);
+        matches("*.example.com", "evil-example.com", false);
+        matches("*.example.com", "evilexample.com", false);
+        matches("*.example.com", "a.example.com.evil.net", false);
+        matches("*.example.com", "com", false);
+    }
+
+    #[test]
+    fn exactly_one_authority_gives_its_pattern() {
+        for text in ["example.com:443", "10.0.0.1:5432", "[2001:db8::1]:80", "com:443"] {
+            assert_eq!(
+                Pattern::exactly(&Authority::parse(text).unwrap()),
+                Pattern::parse(text).unwrap()
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_shown_reads_as_the_same_pattern(
+            text in "\\PC{0,40}|(\\*\\.)?[a-zA-Z0-9._-]{1,20}(:[0-9]{1,5})?|\\[[0-9a-f:.]{1,20}\\](:[0-9]{1,5})?",
+        ) {
+            if let Ok(pattern) = Pattern::parse(&text) {
+                prop_assert_eq!(Pattern::parse(&pattern.to_string()), Ok(pattern));
+            }
+        }
+
+        #[test]
+        fn a_repair_is_a_pattern(text in "\\PC{0,40}|([a-z]{1,5}://)?[a-z*@./: ]{1,20}") {
+            if let Some(repair) = Pattern::parse(&text).err().and_then(|error| error.repair) {
+                prop_assert_eq!(Pattern::parse(&repair).unwrap().to_string(), repair);
+            }
+        }
+
+        #[test]
+        fn n5_a_wildcard_never_matches_a_name_that_only_ends_alike(
+            prefix in "[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?",
+            labels in "([a-z0-9]{1,8}\\.){0,3}",
+        ) {
+            let pattern = DomainPattern::parse("*.example.com").unwrap();
+            let alike = DomainName::parse(&format!("{labels}{prefix}example.com")).unwrap();
+            prop_assert!(!pattern.matches(&alike));
+            let below = DomainName::parse(&format!("{labels}{prefix}.example.com")).unwrap();
+            prop_assert!(pattern.matches(&below));
+            let elsewhere = DomainName::parse(&format!("{labels}example.com.{prefix}.net")).unwrap();
+            prop_assert!(!pattern.matches(&elsewhere));
+        }
+    }
 }

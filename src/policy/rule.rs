@@ -60,10 +60,7 @@ impl Origin {
     /// Adds the exact place, such as `config.yaml:12`.
     #[must_use]
     pub fn at(self, location: impl Into<String>) -> Self {
-        Self {
-            location: Some(location.into()),
-            ..self
-        }
+        Self { location: Some(location.into()), ..self }
     }
 
     /// Gives the kind of place.
@@ -132,31 +129,18 @@ pub struct Rule {
 impl Rule {
     /// Allows what `pattern` covers.
     pub fn allow(pattern: Pattern, origin: Origin) -> Self {
-        Self {
-            effect: Effect::Allow,
-            pattern,
-            origin,
-            connections: None,
-        }
+        Self { effect: Effect::Allow, pattern, origin, connections: None }
     }
 
     /// Denies what `pattern` covers.
     pub fn deny(pattern: Pattern, origin: Origin) -> Self {
-        Self {
-            effect: Effect::Deny,
-            pattern,
-            origin,
-            connections: None,
-        }
+        Self { effect: Effect::Deny, pattern, origin, connections: None }
     }
 
     /// Limits the rule to exactly these connections (scope `once`); others don't see it.
     #[must_use]
     pub fn only_for(self, connections: BTreeSet<ConnectionId>) -> Self {
-        Self {
-            connections: Some(connections),
-            ..self
-        }
+        Self { connections: Some(connections), ..self }
     }
 
     /// Tells what the rule does.

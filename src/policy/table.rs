@@ -64,9 +64,7 @@ impl Table {
     pub(super) fn denying(&self, request: &Request<'_>) -> Option<&Arc<Rule>> {
         self.entries(request.authority.host()).find_map(|entry| {
             let ports = &entry.deny;
-            ports
-                .with_port(request)
-                .or_else(|| ports.without_port.find(request.connection))
+            ports.with_port(request).or_else(|| ports.without_port.find(request.connection))
         })
     }
 
@@ -97,19 +95,15 @@ impl Table {
             Host::Ip(address) => (None, self.addresses.get(address)),
         };
         let exact = name.and_then(|name| self.names.get(name));
-        let above = name
-            .into_iter()
-            .flat_map(DomainName::parents)
-            .filter_map(|parent| self.wildcards.get(parent));
+        let above =
+            name.into_iter().flat_map(DomainName::parents).filter_map(|parent| self.wildcards.get(parent));
         address.into_iter().chain(exact).chain(above)
     }
 }
 
 impl Ports {
     fn with_port(&self, request: &Request<'_>) -> Option<&Arc<Rule>> {
-        self.with_port
-            .get(&request.authority.port())?
-            .find(request.connection)
+        self.with_port.get(&request.authority.port())?.find(request.connection)
     }
 }
 
@@ -121,18 +115,14 @@ impl Slot {
             }
             Some(connections) => {
                 for connection in connections {
-                    self.for_connection
-                        .entry(*connection)
-                        .or_insert_with(|| Arc::clone(rule));
+                    self.for_connection.entry(*connection).or_insert_with(|| Arc::clone(rule));
                 }
             }
         }
     }
 
     fn find(&self, connection: ConnectionId) -> Option<&Arc<Rule>> {
-        self.for_all
-            .as_ref()
-            .or_else(|| self.for_connection.get(&connection))
+        self.for_all.as_ref().or_else(|| self.for_connection.get(&connection))
     }
 }
 

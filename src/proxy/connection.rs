@@ -52,10 +52,7 @@ pub(super) enum Next {
 
 /// Serves one connection until it ends.
 pub(super) async fn serve<S: Stream>(stream: S, client: Arc<Client>, id: ConnectionId) {
-    let mut wire = Wire {
-        stream,
-        buffer: BytesMut::new(),
-    };
+    let mut wire = Wire { stream, buffer: BytesMut::new() };
     loop {
         // In a box, so that a tunnel does not carry the state of the request that opened it.
         match Box::pin(serve_request(&mut wire, &client, id)).await {
@@ -108,19 +105,8 @@ async fn serve_request<S: Stream>(wire: &mut Wire<S>, client: &Client, id: Conne
 
 /// The way of one request, readable from top to bottom.
 async fn open(client: &Client, connection: ConnectionId, head: &Head) -> Result<Dialled, Refusal> {
-    let accepted = Accepted {
-        client,
-        connection,
-        head,
-    };
-    accepted
-        .authenticate()?
-        .evaluate()?
-        .resolve()
-        .await?
-        .record()?
-        .dial()
-        .await
+    let accepted = Accepted { client, connection, head };
+    accepted.authenticate()?.evaluate()?.resolve().await?.record()?.dial().await
 }
 
 /// For developers: what users see of it stands in the audit log.
@@ -149,10 +135,7 @@ impl<S: Stream> Wire<S> {
         let deadline = Instant::now() + limits.head_timeout;
         let mut parser = Parser::default();
         loop {
-            if let Some(head) = parser
-                .parse(&mut self.buffer)
-                .map_err(|error| Refusal::bad_head(&error))?
-            {
+            if let Some(head) = parser.parse(&mut self.buffer).map_err(|error| Refusal::bad_head(&error))? {
                 return Ok(Some(head));
             }
             match timeout_at(deadline, self.read()).await {
@@ -178,10 +161,7 @@ impl<S: Stream> Wire<S> {
     ) -> Next {
         client.write_denial(refusal);
         let answer = refusal.render(after, show);
-        match (
-            timeout(client.limits.head_timeout, self.stream.write_all(&answer)).await,
-            after,
-        ) {
+        match (timeout(client.limits.head_timeout, self.stream.write_all(&answer)).await, after) {
             (Ok(Ok(())), After::KeepAlive) => Next::Request,
             (Ok(Ok(())), After::Close) => Next::Close,
             (Ok(Err(_)) | Err(_), _) => Next::Abort,

@@ -88,11 +88,7 @@ impl SystemResolver {
             .await
             .map_err(|_| ResolveError::Timeout)??;
         let addresses: Vec<_> = answer.iter().collect();
-        if addresses.is_empty() {
-            Err(ResolveError::Failed(None))
-        } else {
-            Ok(addresses)
-        }
+        if addresses.is_empty() { Err(ResolveError::Failed(None)) } else { Ok(addresses) }
     }
 }
 
@@ -158,20 +154,7 @@ mod tests {
             _ => return Some(packet),
         };
         packet[7] = 1;
-        packet.extend([
-            0xc0,
-            12,
-            0,
-            kind,
-            0,
-            1,
-            0,
-            0,
-            0,
-            60,
-            0,
-            u8::try_from(address.len()).unwrap(),
-        ]);
+        packet.extend([0xc0, 12, 0, kind, 0, 1, 0, 0, 0, 60, 0, u8::try_from(address.len()).unwrap()]);
         packet.extend(address);
         Some(packet)
     }
@@ -194,10 +177,9 @@ mod tests {
     async fn d5_d7_both_families_are_asked_once_and_no_search_domain_is_tried() {
         let (port, mut questions) = name_server().await;
         let resolver = resolver(port);
-        for (name, expected) in [
-            ("both.test", &["192.0.2.1", "2001:db8::1"][..]),
-            ("four.test", &["192.0.2.1"]),
-        ] {
+        for (name, expected) in
+            [("both.test", &["192.0.2.1", "2001:db8::1"][..]), ("four.test", &["192.0.2.1"])]
+        {
             let addresses = resolver.resolve(&DomainName::parse(name).unwrap()).await.unwrap();
             let expected: Vec<IpAddr> = expected.iter().map(|text| text.parse().unwrap()).collect();
             assert_eq!(addresses, expected);
@@ -220,10 +202,7 @@ mod tests {
             ("refused.test", "the name server refused to answer"),
             ("silent.test", "the name servers did not answer in time"),
         ] {
-            let error = resolver
-                .resolve(&DomainName::parse(name).unwrap())
-                .await
-                .unwrap_err();
+            let error = resolver.resolve(&DomainName::parse(name).unwrap()).await.unwrap_err();
             assert_eq!(error.to_string(), expected, "{name}: {error:?}");
         }
     }

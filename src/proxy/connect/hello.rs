@@ -76,9 +76,7 @@ where
         }
         fed = buffer.len();
         if fed > MAX_HELLO_BYTES {
-            return Err(HelloError::NotTls(
-                "the ClientHello has more than 64 KiB".to_owned(),
-            ));
+            return Err(HelloError::NotTls("the ClientHello has more than 64 KiB".to_owned()));
         }
         match client.read_buf(buffer).await {
             Ok(0) | Err(_) => return Err(HelloError::Gone),
@@ -89,9 +87,7 @@ where
 
 fn feed(acceptor: &mut Acceptor, mut bytes: &[u8]) -> Result<Option<Accepted>, HelloError> {
     while !bytes.is_empty() {
-        let taken = acceptor
-            .read_tls(&mut bytes)
-            .map_err(|error| HelloError::NotTls(error.to_string()))?;
+        let taken = acceptor.read_tls(&mut bytes).map_err(|error| HelloError::NotTls(error.to_string()))?;
         if taken == 0 {
             return Err(HelloError::NotTls("TLS ended before its ClientHello".to_owned()));
         }
@@ -126,11 +122,7 @@ mod tests {
 
     #[track_caller]
     fn check(named: Option<&str>, host: &str, expected: &Result<(), HelloError>) {
-        assert_eq!(
-            &compare(named, &Host::parse(host).unwrap()),
-            expected,
-            "{named:?} for {host}"
-        );
+        assert_eq!(&compare(named, &Host::parse(host).unwrap()), expected, "{named:?} for {host}");
     }
 
     #[test]

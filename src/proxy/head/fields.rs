@@ -52,13 +52,8 @@ fn split(line: &[u8]) -> Result<(&[u8], &[u8]), HeadError> {
     if !name.iter().copied().all(is_token_byte) {
         return Err(HeadError::Malformed("a header field's name is not a token"));
     }
-    if value
-        .iter()
-        .any(|byte| *byte != b'\t' && (*byte < b' ' || *byte == 0x7f))
-    {
-        return Err(HeadError::Malformed(
-            "a header field's value holds control characters",
-        ));
+    if value.iter().any(|byte| *byte != b'\t' && (*byte < b' ' || *byte == 0x7f)) {
+        return Err(HeadError::Malformed("a header field's value holds control characters"));
     }
     Ok((name, value.trim_ascii()))
 }
@@ -69,16 +64,12 @@ impl Fields {
             .map_err(|_| HeadError::Malformed("a header field's name is not a token"))?;
         match name.as_str() {
             "host" => once(&mut self.host, value, "there is more than one Host field"),
-            "content-length" => once(
-                &mut self.content_length,
-                value,
-                "there is more than one Content-Length field",
-            ),
-            "transfer-encoding" => once(
-                &mut self.transfer_encoding,
-                value,
-                "there is more than one Transfer-Encoding field",
-            ),
+            "content-length" => {
+                once(&mut self.content_length, value, "there is more than one Content-Length field")
+            }
+            "transfer-encoding" => {
+                once(&mut self.transfer_encoding, value, "there is more than one Transfer-Encoding field")
+            }
             "expect" => once(&mut self.expect, value, "there is more than one Expect field"),
             "proxy-authorization" => self.credentials.present(&value).map_err(HeadError::Malformed),
             "connection" => {
@@ -97,16 +88,14 @@ impl Fields {
     /// How the body is delimited; every doubt is an error (H1).
     pub(super) fn framing(&self, version: Version) -> Result<Framing, HeadError> {
         match (&self.content_length, &self.transfer_encoding) {
-            (Some(_), Some(_)) => Err(HeadError::Malformed(
-                "Content-Length and Transfer-Encoding stand together",
-            )),
+            (Some(_), Some(_)) => {
+                Err(HeadError::Malformed("Content-Length and Transfer-Encoding stand together"))
+            }
             (None, Some(_)) if version == Version::Http10 => {
                 Err(HeadError::Malformed("HTTP/1.0 has no Transfer-Encoding"))
             }
             (None, Some(coding)) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Framing::Chunked),
-            (None, Some(_)) => Err(HeadError::Malformed(
-                "the only Transfer-Encoding taken is `chunked`",
-            )),
+            (None, Some(_)) => Err(HeadError::Malformed("the only Transfer-Encoding taken is `chunked`")),
             (Some(length), None) => parse_length(length),
             (None, None) => Ok(Framing::None),
         }
@@ -122,9 +111,7 @@ impl Fields {
             ));
         }
         if has("upgrade") {
-            return Err(HeadError::Malformed(
-                "Upgrade is refused; open a tunnel with CONNECT instead",
-            ));
+            return Err(HeadError::Malformed("Upgrade is refused; open a tunnel with CONNECT instead"));
         }
         Ok(())
     }
@@ -133,9 +120,7 @@ impl Fields {
         match &self.expect {
             None => Ok(false),
             Some(value) if value.eq_ignore_ascii_case(b"100-continue") => Ok(true),
-            Some(_) => Err(HeadError::Malformed(
-                "the only expectation known is `100-continue`",
-            )),
+            Some(_) => Err(HeadError::Malformed("the only expectation known is `100-continue`")),
         }
     }
 
@@ -164,9 +149,9 @@ impl Connection {
     pub(super) fn parse(fields: &Fields) -> Result<Self, HeadError> {
         let mut connection = Self::default();
         for value in &fields.connection {
-            connection.add(value).ok_or(HeadError::Malformed(
-                "the Connection field does not list field names",
-            ))?;
+            connection
+                .add(value)
+                .ok_or(HeadError::Malformed("the Connection field does not list field names"))?;
         }
         // Never standardised, but what older clients send to a proxy instead of `Connection`.
         connection.close |= fields.rest.iter().any(|(name, value)| {
@@ -177,10 +162,8 @@ impl Connection {
 
     /// Adds one line of the field; `None` when it is no list of tokens.
     pub(in crate::proxy) fn add(&mut self, value: &[u8]) -> Option<()> {
-        for option in value
-            .split(|byte| *byte == b',')
-            .map(<[u8]>::trim_ascii)
-            .filter(|option| !option.is_empty())
+        for option in
+            value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|option| !option.is_empty())
         {
             if option.eq_ignore_ascii_case(b"close") {
                 self.close = true;
@@ -201,9 +184,7 @@ fn once(slot: &mut Option<Bytes>, value: Bytes, twice: &'static str) -> Result<(
 
 /// Digits only: no sign, no list, no white space.
 fn parse_length(text: &[u8]) -> Result<Framing, HeadError> {
-    let digits = std::str::from_utf8(text)
-        .ok()
-        .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let digits = std::str::from_utf8(text).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
     match digits.map(str::parse) {
         Some(Ok(0)) => Ok(Framing::None),
         Some(Ok(length)) => Ok(Framing::Length(length)),

@@ -20,10 +20,7 @@ async fn challenge_comes_first_and_the_connection_goes_on() {
     let mut proxy = Script::allowing(origin.authority()).start();
     let mut peer = proxy.connect();
     let authority = origin.authority();
-    peer.send(format!(
-        "CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n"
-    ))
-    .await;
+    peer.send(format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n")).await;
     let (head, body) = peer.answer().await;
     assert_eq!(
         head,
@@ -57,10 +54,7 @@ async fn i4_wrong_token_is_refused_and_audited() {
             .await;
         let (head, body) = peer.answer().await;
         assert!(head.starts_with("HTTP/1.1 407 "), "{head}");
-        assert!(
-            body.starts_with(r#"{"error":"unauthenticated","layer":"proxy","host":null"#),
-            "{body}"
-        );
+        assert!(body.starts_with(r#"{"error":"unauthenticated","layer":"proxy","host":null"#), "{body}");
         assert_eq!(proxy.event().await, "deny - unauthenticated");
     }
 }
@@ -71,8 +65,7 @@ async fn denied_host_without_token_learns_nothing_of_the_list() {
     let mut answers = Vec::new();
     for host in ["origin.test:443", "denied.test:443"] {
         let mut peer = proxy.connect();
-        peer.send(format!("CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\n"))
-            .await;
+        peer.send(format!("CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
         answers.push(peer.answer().await);
     }
     assert_eq!(answers[0], answers[1]);
@@ -107,20 +100,13 @@ async fn d3_unlisted_host_is_refused_without_a_question_to_the_dns() {
     // The other form takes the same way, on the same connection.
     peer.send(proxy.get_head("api.unlisted.test:8080", "/x")).await;
     let (_, body) = peer.answer().await;
-    assert!(
-        body.contains("add `api.unlisted.test:8080` to proxy.allow"),
-        "{body}"
-    );
+    assert!(body.contains("add `api.unlisted.test:8080` to proxy.allow"), "{body}");
     assert_eq!(proxy.names.asked(), [""; 0]);
 }
 
 #[tokio::test]
 async fn unlisted_host_is_refused_while_nobody_can_be_asked() {
-    let mut proxy = Script {
-        unlisted: Unlisted::Ask,
-        ..Script::default()
-    }
-    .start();
+    let mut proxy = Script { unlisted: Unlisted::Ask, ..Script::default() }.start();
     let mut peer = proxy.connect();
     peer.send(proxy.connect_head("a.test:443")).await;
     let (head, body) = peer.answer().await;
@@ -131,21 +117,15 @@ async fn unlisted_host_is_refused_while_nobody_can_be_asked() {
 
 #[tokio::test]
 async fn deny_rule_is_not_shown_to_the_sandbox() {
-    let mut proxy = Script {
-        allow: vec!["*.b.test".into()],
-        deny: vec!["*.c.b.test".into()],
-        ..Script::default()
-    }
-    .start();
+    let mut proxy =
+        Script { allow: vec!["*.b.test".into()], deny: vec!["*.c.b.test".into()], ..Script::default() }
+            .start();
     let mut peer = proxy.connect();
     peer.send(proxy.connect_head("a.c.b.test:443")).await;
     let (head, body) = peer.answer().await;
     assert!(head.contains("X-Cloister-Reason: denied_by_rule\r\n"), "{head}");
     assert!(!body.contains("*.c"), "{body}");
-    assert_eq!(
-        proxy.event().await,
-        "deny a.c.b.test:443 denied_by_rule by *.c.b.test"
-    );
+    assert_eq!(proxy.event().await, "deny a.c.b.test:443 denied_by_rule by *.c.b.test");
 }
 
 #[tokio::test]
@@ -160,18 +140,10 @@ async fn n9_connect_never_goes_to_port_80() {
 
 #[tokio::test]
 async fn d4_private_answer_for_a_public_name_is_refused() {
-    for answer in [
-        vec!["10.1.2.3"],
-        vec!["93.184.216.34", "127.0.0.1"],
-        vec!["169.254.169.254"],
-        vec!["::1"],
-    ] {
+    for answer in [vec!["10.1.2.3"], vec!["93.184.216.34", "127.0.0.1"], vec!["169.254.169.254"], vec!["::1"]]
+    {
         let answer: Vec<IpAddr> = answer.iter().map(|text| text.parse().unwrap()).collect();
-        let mut proxy = Script {
-            answers: vec![Ok(answer.clone())],
-            ..Script::allowing("a.test")
-        }
-        .start();
+        let mut proxy = Script { answers: vec![Ok(answer.clone())], ..Script::allowing("a.test") }.start();
         let mut peer = proxy.connect();
         peer.send(proxy.connect_head("a.test:443")).await;
         let (head, body) = peer.answer().await;
@@ -179,10 +151,7 @@ async fn d4_private_answer_for_a_public_name_is_refused() {
         let hint = "`a.test` leads to an address that no sandbox may reach; on the host, `cloister why a.test:443` tells more";
         assert_eq!(body, json("address_forbidden", "a.test", 443, hint), "{answer:?}");
         assert!(
-            proxy
-                .event()
-                .await
-                .starts_with("deny a.test:443 address_forbidden by a.test ("),
+            proxy.event().await.starts_with("deny a.test:443 address_forbidden by a.test ("),
             "{answer:?}"
         );
     }
@@ -190,36 +159,15 @@ async fn d4_private_answer_for_a_public_name_is_refused() {
 
 #[tokio::test]
 async fn d5_what_was_checked_is_what_is_dialled() {
-    let answers = vec![
-        Ok(vec![IpAddr::from([8, 8, 8, 8])]),
-        Ok(vec![IpAddr::from([127, 0, 0, 1])]),
-    ];
-    let mut proxy = Script {
-        answers,
-        ..Script::allowing("a.test")
-    }
-    .start();
+    let answers = vec![Ok(vec![IpAddr::from([8, 8, 8, 8])]), Ok(vec![IpAddr::from([127, 0, 0, 1])])];
+    let mut proxy = Script { answers, ..Script::allowing("a.test") }.start();
     let head = parse(&proxy.connect_head("a.test:443"));
     // Up to the step before dialling, which opens a socket to nothing but what is recorded here.
-    let accepted = Accepted {
-        client: &proxy.client.clone(),
-        connection: ConnectionId::new(1),
-        head: &head,
-    };
-    let permitted = accepted
-        .authenticate()
-        .unwrap()
-        .evaluate()
-        .unwrap()
-        .resolve()
-        .await
-        .unwrap();
+    let accepted = Accepted { client: &proxy.client.clone(), connection: ConnectionId::new(1), head: &head };
+    let permitted = accepted.authenticate().unwrap().evaluate().unwrap().resolve().await.unwrap();
     let recorded = permitted.record().unwrap();
     assert_eq!(proxy.names.asked(), ["a.test"]);
-    assert_eq!(
-        proxy.event().await,
-        "allow a.test:443 Connect by a.test at [8.8.8.8:443]"
-    );
+    assert_eq!(proxy.event().await, "allow a.test:443 Connect by a.test at [8.8.8.8:443]");
     drop(recorded);
     assert_eq!(proxy.event().await, "close a.test:443 aborted 0/0");
 }
@@ -231,25 +179,13 @@ async fn dns_errors_have_reasons_of_their_own() {
         (ResolveError::Timeout, "dns_timeout"),
         (ResolveError::Refused, "dns_refused"),
     ] {
-        let mut proxy = Script {
-            answers: vec![Err(error)],
-            ..Script::allowing("a.test")
-        }
-        .start();
+        let mut proxy = Script { answers: vec![Err(error)], ..Script::allowing("a.test") }.start();
         let mut peer = proxy.connect();
         peer.send(proxy.connect_head("a.test:443")).await;
         let (head, _) = peer.answer().await;
         assert!(head.starts_with("HTTP/1.1 502 Bad Gateway\r\n"), "{head}");
-        assert!(
-            head.contains(&format!("X-Cloister-Reason: {reason}\r\n")),
-            "{head}"
-        );
-        assert!(
-            proxy
-                .event()
-                .await
-                .starts_with(&format!("deny a.test:443 {reason} ("))
-        );
+        assert!(head.contains(&format!("X-Cloister-Reason: {reason}\r\n")), "{head}");
+        assert!(proxy.event().await.starts_with(&format!("deny a.test:443 {reason} (")));
     }
 }
 
@@ -265,21 +201,14 @@ async fn closed_port_is_a_failed_connection() {
     assert!(head.starts_with("HTTP/1.1 502 Bad Gateway\r\n"), "{head}");
     assert!(body.contains(r#""error":"connect_failed""#), "{body}");
     assert!(proxy.event().await.starts_with("allow "));
-    assert_eq!(
-        proxy.event().await,
-        format!("close {authority} connect_failed 0/0")
-    );
+    assert_eq!(proxy.event().await, format!("close {authority} connect_failed 0/0"));
 }
 
 #[tokio::test]
 async fn i9_without_a_record_nothing_flows() {
     for via in ["CONNECT", "GET"] {
         let origin = Server::start().await;
-        let mut proxy = Script {
-            journal_fails: true,
-            ..Script::allowing(origin.authority())
-        }
-        .start();
+        let mut proxy = Script { journal_fails: true, ..Script::allowing(origin.authority()) }.start();
         let mut peer = proxy.connect();
         let request = match via {
             "CONNECT" => proxy.connect_head(&origin.authority()),
@@ -301,37 +230,18 @@ async fn i9_without_a_policy_nothing_flows() {
     let mut peer = proxy.connect();
     peer.send(proxy.connect_head(&origin.authority())).await;
     let (head, _) = peer.answer().await;
-    assert!(
-        head.contains("X-Cloister-Reason: policy_unavailable\r\n"),
-        "{head}"
-    );
+    assert!(head.contains("X-Cloister-Reason: policy_unavailable\r\n"), "{head}");
     assert!(origin.stayed_untouched());
 }
 
 #[tokio::test]
 async fn malformed_heads_are_answered_and_the_connection_ends() {
     for (text, status, reason) in [
-        (
-            "GET / HTTP/1.1\r\nHost: cloister-guardian\r\n\r\n",
-            "404 Not Found",
-            "bad_request",
-        ),
-        (
-            "TRACE http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n",
-            "405 Method Not Allowed",
-            "bad_request",
-        ),
-        (
-            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-            "400 Bad Request",
-            "bad_request",
-        ),
+        ("GET / HTTP/1.1\r\nHost: cloister-guardian\r\n\r\n", "404 Not Found", "bad_request"),
+        ("TRACE http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n", "405 Method Not Allowed", "bad_request"),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "400 Bad Request", "bad_request"),
         ("SSH-2.0-OpenSSH_9.6\r\n\r\n", "400 Bad Request", "bad_request"),
-        (
-            "GET http://a.test/ HTTP/1.1\nHost: a.test\n\n",
-            "400 Bad Request",
-            "bad_request",
-        ),
+        ("GET http://a.test/ HTTP/1.1\nHost: a.test\n\n", "400 Bad Request", "bad_request"),
     ] {
         let mut proxy = Script::default().start();
         let mut peer = proxy.connect();
@@ -351,16 +261,9 @@ async fn malformed_heads_are_answered_and_the_connection_ends() {
 async fn h15_head_that_is_too_large_is_answered() {
     let mut proxy = Script::default().start();
     let mut peer = proxy.connect();
-    peer.send(format!(
-        "GET http://a.test/ HTTP/1.1\r\nX: {}",
-        "a".repeat(20_000)
-    ))
-    .await;
+    peer.send(format!("GET http://a.test/ HTTP/1.1\r\nX: {}", "a".repeat(20_000))).await;
     let answer = String::from_utf8(peer.rest().await).unwrap();
-    assert!(
-        answer.starts_with("HTTP/1.1 431 Request Header Fields Too Large\r\n"),
-        "{answer}"
-    );
+    assert!(answer.starts_with("HTTP/1.1 431 Request Header Fields Too Large\r\n"), "{answer}");
 }
 
 #[tokio::test]
@@ -399,47 +302,28 @@ async fn head_request_is_refused_without_a_body() {
     ))
     .await;
     let answer = String::from_utf8(peer.rest().await).unwrap();
-    assert!(
-        answer.starts_with("HTTP/1.1 403 ") && answer.ends_with("\r\n\r\n"),
-        "{answer}"
-    );
+    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.ends_with("\r\n\r\n"), "{answer}");
 }
 
 #[tokio::test]
 async fn k12_h11_both_forms_meet_the_same_refusal() {
-    for authority in [
-        "169.254.169.254:8080",
-        "metadata.google.internal:8080",
-        "127.0.0.1:8080",
-        "denied.test:8080",
-    ] {
+    for authority in
+        ["169.254.169.254:8080", "metadata.google.internal:8080", "127.0.0.1:8080", "denied.test:8080"]
+    {
         let script = || Script {
-            allow: [
-                "169.254.169.254:8080",
-                "metadata.google.internal:8080",
-                "127.0.0.1:8080",
-            ]
-            .map(str::to_owned)
-            .into(),
+            allow: ["169.254.169.254:8080", "metadata.google.internal:8080", "127.0.0.1:8080"]
+                .map(str::to_owned)
+                .into(),
             ..Script::default()
         };
         let mut reasons = Vec::new();
         for connect in [true, false] {
             let mut proxy = script().start();
             let mut peer = proxy.connect();
-            let head = if connect {
-                proxy.connect_head(authority)
-            } else {
-                proxy.get_head(authority, "/")
-            };
+            let head = if connect { proxy.connect_head(authority) } else { proxy.get_head(authority, "/") };
             peer.send(head).await;
             let (head, _) = peer.answer().await;
-            reasons.push(
-                head.lines()
-                    .find(|line| line.starts_with("X-Cloister-Reason"))
-                    .unwrap()
-                    .to_owned(),
-            );
+            reasons.push(head.lines().find(|line| line.starts_with("X-Cloister-Reason")).unwrap().to_owned());
             assert_eq!(proxy.names.asked(), [""; 0]);
         }
         assert_eq!(reasons[0], reasons[1], "{authority}");
@@ -461,10 +345,7 @@ async fn credentials_do_not_reach_the_upstream() {
 }
 
 fn parse(text: &str) -> Head {
-    Parser::default()
-        .parse(&mut bytes::BytesMut::from(text))
-        .unwrap()
-        .unwrap()
+    Parser::default().parse(&mut bytes::BytesMut::from(text)).unwrap().unwrap()
 }
 
 #[test]

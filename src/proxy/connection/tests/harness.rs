@@ -60,10 +60,7 @@ impl Default for Script {
 
 impl Script {
     pub(super) fn allowing(pattern: impl Into<String>) -> Self {
-        Self {
-            allow: vec![pattern.into()],
-            ..Self::default()
-        }
+        Self { allow: vec![pattern.into()], ..Self::default() }
     }
 
     pub(super) fn policy(&self) -> Policy {
@@ -77,18 +74,9 @@ impl Script {
             pins: self
                 .pins
                 .iter()
-                .map(|name| {
-                    (
-                        DomainName::parse(name).unwrap(),
-                        vec![IpAddr::from([127, 0, 0, 1])],
-                    )
-                })
+                .map(|name| (DomainName::parse(name).unwrap(), vec![IpAddr::from([127, 0, 0, 1])]))
                 .collect::<BTreeMap<_, _>>(),
-            private: self
-                .private
-                .iter()
-                .map(|text| DomainPattern::parse(text).unwrap())
-                .collect(),
+            private: self.private.iter().map(|text| DomainPattern::parse(text).unwrap()).collect(),
             listening: Vec::new(),
         })
     }
@@ -96,16 +84,10 @@ impl Script {
     pub(super) fn start(self) -> Proxy {
         let (lines, journal) = mpsc::unbounded_channel();
         let policies = Arc::new(Rules(Mutex::new(Some(Arc::new(self.policy())))));
-        let names = Arc::new(Names {
-            answers: Mutex::new(self.answers.into()),
-            asked: Mutex::default(),
-        });
+        let names = Arc::new(Names { answers: Mutex::new(self.answers.into()), asked: Mutex::default() });
         let services = Services {
             policies: policies.clone(),
-            journal: Arc::new(Lines {
-                lines,
-                fails: self.journal_fails,
-            }),
+            journal: Arc::new(Lines { lines, fails: self.journal_fails }),
             resolver: names.clone(),
         };
         let token = PlainToken::from_bytes([7; 32]);
@@ -115,14 +97,7 @@ impl Script {
             token: HashedToken::of(&token),
         };
         let client = Arc::new(Client::new(identity, services, self.limits));
-        Proxy {
-            client,
-            policies,
-            names,
-            journal,
-            token,
-            connections: 0,
-        }
+        Proxy { client, policies, names, journal, token, connections: 0 }
     }
 }
 
@@ -155,12 +130,7 @@ impl Resolve for Names {
     fn resolve<'a>(&'a self, name: &'a DomainName) -> Resolving<'a> {
         assert_ne!(name.as_str(), "panic.test", "as scripted");
         self.asked.lock().unwrap().push(name.to_string());
-        let answer = self
-            .answers
-            .lock()
-            .unwrap()
-            .pop_front()
-            .unwrap_or(Err(ResolveError::Failed(None)));
+        let answer = self.answers.lock().unwrap().pop_front().unwrap_or(Err(ResolveError::Failed(None)));
         Box::pin(std::future::ready(answer))
     }
 }
@@ -174,9 +144,7 @@ struct Lines {
 impl Journal for Lines {
     fn write(&self, event: &Event<'_>) -> Result<(), JournalError> {
         if self.fails {
-            return Err(JournalError(Box::new(io::Error::from(
-                io::ErrorKind::StorageFull,
-            ))));
+            return Err(JournalError(Box::new(io::Error::from(io::ErrorKind::StorageFull))));
         }
         let authority = event.authority.map_or("-".to_owned(), ToString::to_string);
         let mut line = match &event.kind {
@@ -184,12 +152,7 @@ impl Journal for Lines {
                 format!("allow {authority} {via:?} by {rule} at {addresses:?}")
             }
             EventKind::Denied { reason, .. } => format!("deny {authority} {}", reason.code()),
-            EventKind::Closed {
-                reason,
-                bytes_up,
-                bytes_down,
-                ..
-            } => {
+            EventKind::Closed { reason, bytes_up, bytes_down, .. } => {
                 format!(
                     "close {authority} {} {bytes_up}/{bytes_down}",
                     reason.map_or("ok", |reason| reason.code())
@@ -199,10 +162,7 @@ impl Journal for Lines {
         if let EventKind::Denied { rule: Some(rule), .. } = &event.kind {
             write!(line, " by {rule}").unwrap();
         }
-        if let EventKind::Denied {
-            detail: Some(detail), ..
-        } = &event.kind
-        {
+        if let EventKind::Denied { detail: Some(detail), .. } = &event.kind {
             write!(line, " ({detail})").unwrap();
         }
         // A test that has ended reads no more lines.
@@ -225,15 +185,8 @@ impl Proxy {
     pub(super) fn connect(&mut self) -> Peer {
         let (near, far) = UnixStream::pair().unwrap();
         self.connections += 1;
-        let task = tokio::spawn(serve(
-            far,
-            Arc::clone(&self.client),
-            ConnectionId::new(self.connections),
-        ));
-        Peer {
-            stream: near,
-            _task: task,
-        }
+        let task = tokio::spawn(serve(far, Arc::clone(&self.client), ConnectionId::new(self.connections)));
+        Peer { stream: near, _task: task }
     }
 
     /// A tunnel to `authority` that may carry only TLS to its host, whatever the port is.
@@ -243,10 +196,7 @@ impl Proxy {
         let id = ConnectionId::new(self.connections);
         let client = Arc::clone(&self.client);
         let task = tokio::spawn(async move {
-            let mut wire = Wire {
-                stream: far,
-                buffer: bytes::BytesMut::new(),
-            };
+            let mut wire = Wire { stream: far, buffer: bytes::BytesMut::new() };
             let head = wire.read_head(&client).await.unwrap().unwrap();
             let dialled = open(&client, id, &head).await.unwrap();
             let inside = Inside::Tls(head.target.authority().host().clone());
@@ -256,10 +206,7 @@ impl Proxy {
                 Next::Request | Next::End | Next::Abort => {}
             }
         });
-        let mut peer = Peer {
-            stream: near,
-            _task: task,
-        };
+        let mut peer = Peer { stream: near, _task: task };
         peer.send(self.connect_head(authority)).await;
         assert_eq!(peer.head().await, "HTTP/1.1 200 Connection established\r\n\r\n");
         peer
@@ -271,17 +218,11 @@ impl Proxy {
     }
 
     pub(super) fn connect_head(&self, authority: &str) -> String {
-        format!(
-            "CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n{}\r\n",
-            self.proof()
-        )
+        format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n{}\r\n", self.proof())
     }
 
     pub(super) fn get_head(&self, authority: &str, path: &str) -> String {
-        format!(
-            "GET http://{authority}{path} HTTP/1.1\r\nHost: {authority}\r\n{}\r\n",
-            self.proof()
-        )
+        format!("GET http://{authority}{path} HTTP/1.1\r\nHost: {authority}\r\n{}\r\n", self.proof())
     }
 
     /// The next event.
@@ -317,9 +258,7 @@ impl Peer {
         let length = head
             .lines()
             .find_map(|line| {
-                line.to_ascii_lowercase()
-                    .strip_prefix("content-length: ")
-                    .map(|text| text.parse().unwrap())
+                line.to_ascii_lowercase().strip_prefix("content-length: ").map(|text| text.parse().unwrap())
             })
             .unwrap_or(0);
         let body = self.exactly(length).await;
@@ -365,9 +304,7 @@ impl Server {
     /// Whether nobody has connected.
     pub(super) fn stayed_untouched(self) -> bool {
         let listener = self.listener.into_std().unwrap();
-        listener
-            .accept()
-            .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        listener.accept().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 }
 

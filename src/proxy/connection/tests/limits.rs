@@ -14,36 +14,19 @@ use crate::proxy::{Ending, Limits, Listener, ResolveError, connection, serve};
 
 #[tokio::test]
 async fn h15_slow_head_is_cut() {
-    let limits = Limits {
-        head_timeout: Duration::from_millis(50),
-        ..Limits::default()
-    };
-    let mut proxy = Script {
-        limits,
-        ..Script::default()
-    }
-    .start();
+    let limits = Limits { head_timeout: Duration::from_millis(50), ..Limits::default() };
+    let mut proxy = Script { limits, ..Script::default() }.start();
     let mut peer = proxy.connect();
     peer.send("GET http://a.test/ HTTP/1.1\r\nHost: ").await;
     let answer = String::from_utf8(peer.rest().await).unwrap();
     assert!(answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{answer}");
-    assert!(
-        answer.contains("X-Cloister-Reason: head_timeout\r\nConnection: close\r\n"),
-        "{answer}"
-    );
+    assert!(answer.contains("X-Cloister-Reason: head_timeout\r\nConnection: close\r\n"), "{answer}");
 }
 
 #[tokio::test]
 async fn h15_dripping_a_head_gains_no_time() {
-    let limits = Limits {
-        head_timeout: Duration::from_millis(100),
-        ..Limits::default()
-    };
-    let mut proxy = Script {
-        limits,
-        ..Script::default()
-    }
-    .start();
+    let limits = Limits { head_timeout: Duration::from_millis(100), ..Limits::default() };
+    let mut proxy = Script { limits, ..Script::default() }.start();
     let peer = proxy.connect();
     let (mut reader, mut writer) = peer.stream.into_split();
     let drip = async {
@@ -60,15 +43,8 @@ async fn h15_dripping_a_head_gains_no_time() {
 
 #[tokio::test]
 async fn silent_connection_is_closed_without_a_word() {
-    let limits = Limits {
-        keep_alive: Duration::from_millis(30),
-        ..Limits::default()
-    };
-    let mut proxy = Script {
-        limits,
-        ..Script::default()
-    }
-    .start();
+    let limits = Limits { keep_alive: Duration::from_millis(30), ..Limits::default() };
+    let mut proxy = Script { limits, ..Script::default() }.start();
     let mut peer = proxy.connect();
     assert_eq!(peer.rest().await, b"");
 }
@@ -76,15 +52,8 @@ async fn silent_connection_is_closed_without_a_word() {
 #[tokio::test]
 async fn one_tunnel_too_many_is_refused() {
     let origin = Server::start().await;
-    let limits = Limits {
-        max_tunnels: 1,
-        ..Limits::default()
-    };
-    let mut proxy = Script {
-        limits,
-        ..Script::allowing(origin.authority())
-    }
-    .start();
+    let limits = Limits { max_tunnels: 1, ..Limits::default() };
+    let mut proxy = Script { limits, ..Script::allowing(origin.authority()) }.start();
     let mut first = proxy.connect();
     first.send(proxy.connect_head(&origin.authority())).await;
     first.head().await;
@@ -110,35 +79,19 @@ async fn one_tunnel_too_many_is_refused() {
 async fn one_connection_too_many_is_turned_away() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("proxy.sock");
-    let limits = Limits {
-        max_connections: 1,
-        ..Limits::default()
-    };
-    let proxy = Script {
-        limits,
-        ..Script::default()
-    }
-    .start();
-    let serving = tokio::spawn(serve(
-        UnixListener::bind(&path).unwrap(),
-        Arc::clone(&proxy.client),
-    ));
+    let limits = Limits { max_connections: 1, ..Limits::default() };
+    let proxy = Script { limits, ..Script::default() }.start();
+    let serving = tokio::spawn(serve(UnixListener::bind(&path).unwrap(), Arc::clone(&proxy.client)));
 
     let mut first = UnixStream::connect(&path).await.unwrap();
-    first
-        .write_all(b"GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n")
-        .await
-        .unwrap();
+    first.write_all(b"GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n").await.unwrap();
     assert!(read_head(&mut first).await.starts_with("HTTP/1.1 407 "));
     let mut second = UnixStream::connect(&path).await.unwrap();
     assert!(read_head(&mut second).await.starts_with("HTTP/1.1 503 "));
 
     proxy.client.end(Ending::ShuttingDown);
     within(serving).await.unwrap();
-    assert!(
-        UnixStream::connect(&path).await.is_err(),
-        "the listener is closed"
-    );
+    assert!(UnixStream::connect(&path).await.is_err(), "the listener is closed");
 }
 
 /// Fails as a process without free descriptors does, before it gives connections.
@@ -152,9 +105,7 @@ impl Listener for Exhausted {
 
     async fn accept(&self) -> io::Result<UnixStream> {
         if self.failures.fetch_sub(1, Ordering::Relaxed) > 1 {
-            return Err(io::Error::from_raw_os_error(
-                rustix::io::Errno::MFILE.raw_os_error(),
-            ));
+            return Err(io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error()));
         }
         Listener::accept(&self.inner).await
     }
@@ -165,16 +116,10 @@ async fn accepting_goes_on_after_descriptors_ran_out() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("proxy.sock");
     let proxy = Script::default().start();
-    let listener = Exhausted {
-        inner: UnixListener::bind(&path).unwrap(),
-        failures: AtomicUsize::new(3),
-    };
+    let listener = Exhausted { inner: UnixListener::bind(&path).unwrap(), failures: AtomicUsize::new(3) };
     tokio::spawn(serve(listener, Arc::clone(&proxy.client)));
     let mut client = UnixStream::connect(&path).await.unwrap();
-    client
-        .write_all(b"GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n")
-        .await
-        .unwrap();
+    client.write_all(b"GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n").await.unwrap();
     assert!(read_head(&mut client).await.starts_with("HTTP/1.1 407 "));
 }
 
@@ -182,41 +127,19 @@ async fn accepting_goes_on_after_descriptors_ran_out() {
 async fn h19_panic_in_one_connection_harms_no_other() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("proxy.sock");
-    let limits = Limits {
-        max_connections: 1,
-        max_tunnels: 1,
-        ..Limits::default()
-    };
+    let limits = Limits { max_connections: 1, max_tunnels: 1, ..Limits::default() };
     let answers = vec![Err(ResolveError::Timeout)];
     let allow = vec!["panic.test".to_owned(), "a.test".to_owned()];
-    let proxy = Script {
-        allow,
-        answers,
-        limits,
-        ..Script::default()
-    }
-    .start();
-    tokio::spawn(serve(
-        UnixListener::bind(&path).unwrap(),
-        Arc::clone(&proxy.client),
-    ));
+    let proxy = Script { allow, answers, limits, ..Script::default() }.start();
+    tokio::spawn(serve(UnixListener::bind(&path).unwrap(), Arc::clone(&proxy.client)));
 
     let mut unlucky = UnixStream::connect(&path).await.unwrap();
-    unlucky
-        .write_all(proxy.connect_head("panic.test:443").as_bytes())
-        .await
-        .unwrap();
+    unlucky.write_all(proxy.connect_head("panic.test:443").as_bytes()).await.unwrap();
     assert_eq!(within(unlucky.read(&mut [0])).await.unwrap(), 0);
     // Its places are free again.
     let mut next = UnixStream::connect(&path).await.unwrap();
-    next.write_all(proxy.connect_head("a.test:443").as_bytes())
-        .await
-        .unwrap();
-    assert!(
-        read_head(&mut next)
-            .await
-            .contains("X-Cloister-Reason: dns_timeout\r\n")
-    );
+    next.write_all(proxy.connect_head("a.test:443").as_bytes()).await.unwrap();
+    assert!(read_head(&mut next).await.contains("X-Cloister-Reason: dns_timeout\r\n"));
 }
 
 #[tokio::test]
@@ -228,10 +151,7 @@ async fn upstream_reset_reaches_a_client_on_tcp_as_a_reset() {
     tokio::spawn(serve(listener, Arc::clone(&proxy.client)));
     #[expect(clippy::disallowed_methods, reason = "this is the client")]
     let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
-    client
-        .write_all(proxy.connect_head(&origin.authority()).as_bytes())
-        .await
-        .unwrap();
+    client.write_all(proxy.connect_head(&origin.authority()).as_bytes()).await.unwrap();
     read_head(&mut client).await;
     let upstream = origin.accept().await;
     upstream.set_zero_linger().unwrap();

@@ -22,18 +22,9 @@ async fn case() -> Case {
 async fn case_with(limits: Limits) -> Case {
     let server = Server::start().await;
     let authority = server.authority();
-    let mut proxy = Script {
-        limits,
-        ..Script::allowing(&authority)
-    }
-    .start();
+    let mut proxy = Script { limits, ..Script::allowing(&authority) }.start();
     let peer = proxy.connect();
-    Case {
-        proxy,
-        peer,
-        server,
-        authority,
-    }
+    Case { proxy, peer, server, authority }
 }
 
 impl Case {
@@ -63,10 +54,7 @@ async fn h3_h11_head_is_written_anew_in_both_directions() {
     let (mut upstream, head) = case.request("GET", fields).await;
     assert_eq!(
         head,
-        format!(
-            "get /p http/1.1\r\nhost: {}\r\naccept: a\r\ncookie: c\r\n\r\n",
-            case.authority
-        )
+        format!("get /p http/1.1\r\nhost: {}\r\naccept: a\r\ncookie: c\r\n\r\n", case.authority)
     );
     reply(
         &mut upstream,
@@ -81,17 +69,9 @@ async fn h3_h11_head_is_written_anew_in_both_directions() {
         "HTTP/1.1 200 Fine\r\nserver: s\r\nset-cookie: a\r\nset-cookie: b\r\ncontent-length: 2\r\n\r\n"
     );
     assert_eq!(body, "ok");
-    assert!(
-        case.proxy
-            .event()
-            .await
-            .starts_with(&format!("allow {} Plain ", case.authority))
-    );
+    assert!(case.proxy.event().await.starts_with(&format!("allow {} Plain ", case.authority)));
     let close = case.proxy.event().await;
-    assert!(
-        close.starts_with(&format!("close {} ok ", case.authority)),
-        "{close}"
-    );
+    assert!(close.starts_with(&format!("close {} ok ", case.authority)), "{close}");
 }
 
 #[tokio::test]
@@ -104,15 +84,8 @@ async fn second_request_on_a_connection_is_judged_anew() {
     case.peer.send(denied).await;
     assert!(case.peer.answer().await.0.starts_with("HTTP/1.1 403 "));
     let authority = case.authority.clone();
-    case.peer
-        .send(format!(
-            "GET http://{authority}/ HTTP/1.1\r\nHost: {authority}\r\n\r\n"
-        ))
-        .await;
-    assert!(
-        case.peer.answer().await.0.starts_with("HTTP/1.1 407 "),
-        "the token is needed every time"
-    );
+    case.peer.send(format!("GET http://{authority}/ HTTP/1.1\r\nHost: {authority}\r\n\r\n")).await;
+    assert!(case.peer.answer().await.0.starts_with("HTTP/1.1 407 "), "the token is needed every time");
     let (mut upstream, _) = case.request("GET", "").await;
     reply(&mut upstream, "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n2").await;
     assert_eq!(case.peer.answer().await.1, "2");
@@ -125,16 +98,8 @@ async fn pipelined_requests_are_answered_in_order() {
     case.peer.send(both).await;
     for number in ["1", "2"] {
         let mut upstream = case.server.accept().await;
-        assert!(
-            read_head(&mut upstream)
-                .await
-                .starts_with(&format!("GET /{number} "))
-        );
-        reply(
-            &mut upstream,
-            &format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{number}"),
-        )
-        .await;
+        assert!(read_head(&mut upstream).await.starts_with(&format!("GET /{number} ")));
+        reply(&mut upstream, &format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{number}")).await;
         assert_eq!(case.peer.answer().await.1, number);
     }
 }
@@ -143,10 +108,7 @@ async fn pipelined_requests_are_answered_in_order() {
 async fn body_with_a_length_is_streamed() {
     let mut case = case().await;
     let (mut upstream, head) = case.request("POST", "Content-Length: 6\r\n").await;
-    assert!(
-        head.contains("\r\ncontent-length: 6\r\n") && !head.contains("transfer-encoding"),
-        "{head}"
-    );
+    assert!(head.contains("\r\ncontent-length: 6\r\n") && !head.contains("transfer-encoding"), "{head}");
     // The upstream has the first half before the client sends the second.
     case.peer.send("abc").await;
     assert_eq!(read_exactly(&mut upstream, 3).await, b"abc");
@@ -185,26 +147,15 @@ async fn h1_broken_body_ends_in_a_refusal_and_no_whole_request_upstream() {
     case.peer.send("zz\r\n").await;
     let (head, body) = case.peer.answer().await;
     assert!(head.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{head}");
-    assert!(
-        body.contains("the size of a chunk is not a hexadecimal number"),
-        "{body}"
-    );
+    assert!(body.contains("the size of a chunk is not a hexadecimal number"), "{body}");
     assert_eq!(read_to_end(&mut upstream).await, b"", "no final chunk");
     assert!(case.proxy.event().await.starts_with("allow "));
-    assert!(
-        case.proxy
-            .event()
-            .await
-            .starts_with(&format!("close {} bad_request ", case.authority))
-    );
+    assert!(case.proxy.event().await.starts_with(&format!("close {} bad_request ", case.authority)));
 }
 
 #[tokio::test]
 async fn client_that_leaves_in_its_body_completes_nothing() {
-    for (fields, sent) in [
-        ("Transfer-Encoding: chunked\r\n", "1\r\na\r\n"),
-        ("Content-Length: 9\r\n", "a"),
-    ] {
+    for (fields, sent) in [("Transfer-Encoding: chunked\r\n", "1\r\na\r\n"), ("Content-Length: 9\r\n", "a")] {
         let mut case = case().await;
         let (mut upstream, _) = case.request("POST", fields).await;
         case.peer.send(sent).await;
@@ -212,12 +163,7 @@ async fn client_that_leaves_in_its_body_completes_nothing() {
         drop(case.peer);
         assert_eq!(read_to_end(&mut upstream).await, b"", "no final chunk");
         assert!(case.proxy.event().await.starts_with("allow "));
-        assert!(
-            case.proxy
-                .event()
-                .await
-                .starts_with(&format!("close {} client_reset ", case.authority))
-        );
+        assert!(case.proxy.event().await.starts_with(&format!("close {} client_reset ", case.authority)));
     }
 }
 
@@ -249,10 +195,7 @@ async fn answer_that_ends_with_its_connection_is_chunked() {
     let mut case = case().await;
     let (mut upstream, _) = case.request("GET", "").await;
     reply(&mut upstream, "HTTP/1.0 200 OK\r\n\r\nabc").await;
-    assert_eq!(
-        case.peer.head().await,
-        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
-    );
+    assert_eq!(case.peer.head().await, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
     assert_eq!(case.peer.exactly(8).await, b"3\r\nabc\r\n");
     drop(upstream);
     assert_eq!(case.peer.exactly(5).await, b"0\r\n\r\n");
@@ -262,20 +205,11 @@ async fn answer_that_ends_with_its_connection_is_chunked() {
 async fn client_of_http_1_0_gets_no_chunks() {
     let mut case = case().await;
     let proof = case.proxy.proof();
-    case.peer
-        .send(format!("GET http://{}/ HTTP/1.0\r\n{proof}\r\n", case.authority))
-        .await;
+    case.peer.send(format!("GET http://{}/ HTTP/1.0\r\n{proof}\r\n", case.authority)).await;
     let mut upstream = case.server.accept().await;
     read_head(&mut upstream).await;
-    reply(
-        &mut upstream,
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
-    )
-    .await;
-    assert_eq!(
-        case.peer.rest().await,
-        b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nabc"
-    );
+    reply(&mut upstream, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n").await;
+    assert_eq!(case.peer.rest().await, b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nabc");
 }
 
 #[tokio::test]
@@ -286,11 +220,7 @@ async fn answers_without_a_body_keep_their_framing() {
             "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n",
             "HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n",
         ),
-        (
-            "GET",
-            "HTTP/1.1 204 No Content\r\n\r\n",
-            "HTTP/1.1 204 No Content\r\n\r\n",
-        ),
+        ("GET", "HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 204 No Content\r\n\r\n"),
         (
             "GET",
             "HTTP/1.1 304 Not Modified\r\nETag: e\r\n\r\n",
@@ -320,18 +250,13 @@ async fn interim_answers_are_not_passed_on() {
         "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
     )
     .await;
-    assert_eq!(
-        case.peer.head().await,
-        "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
-    );
+    assert_eq!(case.peer.head().await, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
 }
 
 #[tokio::test]
 async fn client_that_waits_is_told_to_continue() {
     let mut case = case().await;
-    let (mut upstream, head) = case
-        .request("POST", "Expect: 100-continue\r\nContent-Length: 2\r\n")
-        .await;
+    let (mut upstream, head) = case.request("POST", "Expect: 100-continue\r\nContent-Length: 2\r\n").await;
     assert!(!head.contains("expect"), "{head}");
     assert_eq!(case.peer.head().await, "HTTP/1.1 100 Continue\r\n\r\n");
     case.peer.send("ab").await;
@@ -344,17 +269,9 @@ async fn client_that_waits_is_told_to_continue() {
 async fn early_answer_ends_the_connection() {
     let mut case = case().await;
     let (mut upstream, _) = case.request("POST", "Content-Length: 1000000\r\n").await;
-    reply(
-        &mut upstream,
-        "HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno",
-    )
-    .await;
+    reply(&mut upstream, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno").await;
     assert_eq!(case.peer.answer().await.1, "no");
-    assert_eq!(
-        case.peer.rest().await,
-        b"",
-        "what is left of the body is no request"
-    );
+    assert_eq!(case.peer.rest().await, b"", "what is left of the body is no request");
 }
 
 #[tokio::test]
@@ -375,12 +292,7 @@ async fn cut_answer_is_not_taken_for_the_whole() {
         drop(upstream);
         assert_eq!(String::from_utf8(case.peer.rest().await).unwrap(), begin);
         assert!(case.proxy.event().await.starts_with("allow "));
-        assert!(
-            case.proxy
-                .event()
-                .await
-                .starts_with(&format!("close {} upstream_reset ", case.authority))
-        );
+        assert!(case.proxy.event().await.starts_with(&format!("close {} upstream_reset ", case.authority)));
     }
 }
 
@@ -398,32 +310,20 @@ async fn upstream_without_an_answer_is_a_failed_connection() {
         reply(&mut upstream, answer).await;
         drop(upstream);
         let (head, body) = case.peer.answer().await;
-        assert!(
-            head.starts_with("HTTP/1.1 502 Bad Gateway\r\n"),
-            "{answer}: {head}"
-        );
+        assert!(head.starts_with("HTTP/1.1 502 Bad Gateway\r\n"), "{answer}: {head}");
         assert!(body.contains(r#""error":"connect_failed""#), "{body}");
     }
 }
 
 #[tokio::test]
 async fn silent_upstream_is_given_up() {
-    let mut case = case_with(Limits {
-        idle: Duration::from_millis(300),
-        ..Limits::default()
-    })
-    .await;
+    let mut case = case_with(Limits { idle: Duration::from_millis(300), ..Limits::default() }).await;
     let (_upstream, _) = case.request("GET", "").await;
     let (head, body) = case.peer.answer().await;
     assert!(head.starts_with("HTTP/1.1 502 Bad Gateway\r\n"), "{head}");
     assert!(body.contains("it did not answer in time"), "{body}");
     assert!(case.proxy.event().await.starts_with("allow "));
-    assert!(
-        case.proxy
-            .event()
-            .await
-            .starts_with(&format!("close {} idle_timeout ", case.authority))
-    );
+    assert!(case.proxy.event().await.starts_with(&format!("close {} idle_timeout ", case.authority)));
 }
 
 #[tokio::test]

@@ -78,39 +78,22 @@ struct Case {
 async fn tunnel(limits: Limits) -> Case {
     let server = Server::start().await;
     let authority = server.authority();
-    let mut proxy = Script {
-        limits,
-        ..Script::allowing(&authority)
-    }
-    .start();
+    let mut proxy = Script { limits, ..Script::allowing(&authority) }.start();
     let peer = proxy.connect_tls(&authority).await;
     assert!(proxy.event().await.starts_with("allow "));
-    Case {
-        proxy,
-        peer,
-        server,
-        authority,
-    }
+    Case { proxy, peer, server, authority }
 }
 
 #[track_caller]
 fn assert_denied(events: &[String], authority: &str, reason: &str, bytes: &str) {
     assert_eq!(events.len(), 2, "{events:?}");
-    assert!(
-        events[0].starts_with(&format!("deny {authority} {reason} (")),
-        "{events:?}"
-    );
+    assert!(events[0].starts_with(&format!("deny {authority} {reason} (")), "{events:?}");
     assert_eq!(events[1], format!("close {authority} {reason} {bytes}"));
 }
 
 /// Sends `bytes`, which must be answered with `answer` and a close, and never reach the upstream.
 async fn refuses(bytes: &[u8], answer: &[u8], reason: &str) {
-    let Case {
-        mut proxy,
-        mut peer,
-        server,
-        authority,
-    } = tunnel(Limits::default()).await;
+    let Case { mut proxy, mut peer, server, authority } = tunnel(Limits::default()).await;
     peer.send(bytes).await;
     assert_eq!(peer.rest().await, answer);
     let mut upstream = server.accept().await;
@@ -148,13 +131,7 @@ async fn n10_right_name_passes_unchanged_however_it_is_split() {
 
 #[tokio::test]
 async fn n10_other_name_gets_an_alert_and_the_upstream_sees_nothing() {
-    for name in [
-        "evil.test",
-        "origin.test.evil.test",
-        "xorigin.test",
-        "sub.origin.test",
-        "test",
-    ] {
+    for name in ["evil.test", "origin.test.evil.test", "xorigin.test", "sub.origin.test", "test"] {
         refuses(&hello(name), &ALERT, "sni_mismatch").await;
     }
 }
@@ -165,12 +142,7 @@ async fn n10_missing_or_doubtful_name_gets_an_alert() {
     // An address is no name; it counts as none.
     refuses(&hello("127.0.0.1"), &ALERT, "sni_mismatch").await;
     refuses(&hello("origin test"), &ALERT, "sni_mismatch").await;
-    refuses(
-        &records(&handshake(&["origin.test", "evil.test"]), 16_000),
-        &ALERT,
-        "sni_mismatch",
-    )
-    .await;
+    refuses(&records(&handshake(&["origin.test", "evil.test"]), 16_000), &ALERT, "sni_mismatch").await;
 }
 
 #[tokio::test]
@@ -196,16 +168,8 @@ async fn t8_hello_without_end_is_closed() {
 
 #[tokio::test]
 async fn t8_client_that_says_nothing_is_closed() {
-    let limits = Limits {
-        hello_timeout: Duration::from_millis(30),
-        ..Limits::default()
-    };
-    let Case {
-        mut proxy,
-        mut peer,
-        server,
-        authority,
-    } = tunnel(limits).await;
+    let limits = Limits { hello_timeout: Duration::from_millis(30), ..Limits::default() };
+    let Case { mut proxy, mut peer, server, authority } = tunnel(limits).await;
     let mut upstream = server.accept().await;
     assert_eq!(peer.rest().await, b"");
     assert_eq!(read_to_end(&mut upstream).await, b"");
@@ -215,12 +179,7 @@ async fn t8_client_that_says_nothing_is_closed() {
 
 #[tokio::test]
 async fn client_that_leaves_before_its_hello_is_no_denial() {
-    let Case {
-        mut proxy,
-        mut peer,
-        authority,
-        ..
-    } = tunnel(Limits::default()).await;
+    let Case { mut proxy, mut peer, authority, .. } = tunnel(Limits::default()).await;
     peer.send(&hello("origin.test")[..20]).await;
     drop(peer);
     assert_eq!(proxy.event().await, format!("close {authority} ok 0/0"));

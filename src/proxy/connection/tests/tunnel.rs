@@ -19,38 +19,21 @@ struct Open {
 async fn open(limits: Limits) -> Open {
     let origin = Server::start().await;
     let authority = origin.authority();
-    let mut proxy = Script {
-        limits,
-        ..Script::allowing(&authority)
-    }
-    .start();
+    let mut proxy = Script { limits, ..Script::allowing(&authority) }.start();
     let mut peer = proxy.connect();
     peer.send(proxy.connect_head(&authority)).await;
     assert_eq!(peer.head().await, "HTTP/1.1 200 Connection established\r\n\r\n");
     let upstream = origin.accept().await;
     assert_eq!(
         proxy.event().await,
-        format!(
-            "allow {authority} Connect by {authority} at [127.0.0.1:{}]",
-            origin.port
-        )
+        format!("allow {authority} Connect by {authority} at [127.0.0.1:{}]", origin.port)
     );
-    Open {
-        proxy,
-        peer,
-        upstream,
-        authority,
-    }
+    Open { proxy, peer, upstream, authority }
 }
 
 #[tokio::test]
 async fn bytes_flow_both_ways_and_are_counted() {
-    let Open {
-        mut proxy,
-        mut peer,
-        mut upstream,
-        authority,
-    } = open(Limits::default()).await;
+    let Open { mut proxy, mut peer, mut upstream, authority } = open(Limits::default()).await;
     peer.send("ping").await;
     assert_eq!(read_exactly(&mut upstream, 4).await, b"ping");
     upstream.write_all(b"pong!").await.unwrap();
@@ -77,12 +60,7 @@ async fn bytes_sent_right_behind_connect_arrive() {
 
 #[tokio::test]
 async fn client_that_ends_its_direction_still_reads() {
-    let Open {
-        mut proxy,
-        mut peer,
-        mut upstream,
-        authority,
-    } = open(Limits::default()).await;
+    let Open { mut proxy, mut peer, mut upstream, authority } = open(Limits::default()).await;
     peer.send("question").await;
     peer.stream.shutdown().await.unwrap();
     assert_eq!(read_to_end(&mut upstream).await, b"question");
@@ -94,12 +72,7 @@ async fn client_that_ends_its_direction_still_reads() {
 
 #[tokio::test]
 async fn upstream_that_ends_its_direction_still_reads() {
-    let Open {
-        mut proxy,
-        mut peer,
-        mut upstream,
-        authority,
-    } = open(Limits::default()).await;
+    let Open { mut proxy, mut peer, mut upstream, authority } = open(Limits::default()).await;
     upstream.write_all(b"banner").await.unwrap();
     upstream.shutdown().await.unwrap();
     assert_eq!(peer.rest().await, b"banner");
@@ -119,12 +92,8 @@ async fn large_transfers_arrive_whole_with_a_slow_reader() {
     tokio::spawn(async move { to_peer.write_all(&up).await.unwrap() });
     tokio::spawn(async move { to_upstream.write_all(&down).await.unwrap() });
     let (mut got_up, mut got_down) = (Vec::new(), Vec::new());
-    let both = async {
-        tokio::join!(
-            from_upstream.read_to_end(&mut got_up),
-            from_peer.read_to_end(&mut got_down)
-        )
-    };
+    let both =
+        async { tokio::join!(from_upstream.read_to_end(&mut got_up), from_peer.read_to_end(&mut got_down)) };
     let (read_up, read_down) = within(both).await;
     assert_eq!((read_up.unwrap(), read_down.unwrap()), (data.len(), data.len()));
     assert!(got_up == data && got_down == data);
@@ -132,29 +101,16 @@ async fn large_transfers_arrive_whole_with_a_slow_reader() {
 
 #[tokio::test]
 async fn upstream_that_resets_is_no_orderly_end() {
-    let Open {
-        mut proxy,
-        mut peer,
-        upstream,
-        authority,
-    } = open(Limits::default()).await;
+    let Open { mut proxy, mut peer, upstream, authority } = open(Limits::default()).await;
     upstream.set_zero_linger().unwrap();
     drop(upstream);
     assert_eq!(peer.rest().await, b"");
-    assert_eq!(
-        proxy.event().await,
-        format!("close {authority} upstream_reset 0/0")
-    );
+    assert_eq!(proxy.event().await, format!("close {authority} upstream_reset 0/0"));
 }
 
 #[tokio::test]
 async fn client_that_resets_has_the_upstream_reset() {
-    let Open {
-        mut proxy,
-        mut peer,
-        mut upstream,
-        authority,
-    } = open(Limits::default()).await;
+    let Open { mut proxy, mut peer, mut upstream, authority } = open(Limits::default()).await;
     // A Unix socket that is closed with bytes unread resets its peer.
     upstream.write_all(b"unread").await.unwrap();
     within(peer.stream.readable()).await.unwrap();
@@ -168,16 +124,8 @@ async fn client_that_resets_has_the_upstream_reset() {
 
 #[tokio::test]
 async fn idle_tunnel_is_closed() {
-    let limits = Limits {
-        idle: Duration::from_millis(50),
-        ..Limits::default()
-    };
-    let Open {
-        mut proxy,
-        mut peer,
-        upstream: _upstream,
-        authority,
-    } = open(limits).await;
+    let limits = Limits { idle: Duration::from_millis(50), ..Limits::default() };
+    let Open { mut proxy, mut peer, upstream: _upstream, authority } = open(limits).await;
     assert_eq!(peer.rest().await, b"");
     assert_eq!(proxy.event().await, format!("close {authority} idle_timeout 0/0"));
 }
@@ -185,16 +133,8 @@ async fn idle_tunnel_is_closed() {
 #[tokio::test]
 async fn idle_limit_is_one_for_both_directions() {
     let idle = Duration::from_secs(1);
-    let Open {
-        mut proxy,
-        mut peer,
-        mut upstream,
-        authority,
-    } = open(Limits {
-        idle,
-        ..Limits::default()
-    })
-    .await;
+    let Open { mut proxy, mut peer, mut upstream, authority } =
+        open(Limits { idle, ..Limits::default() }).await;
     // Only the upstream talks, for twice the limit: the silence of the client closes nothing.
     let mut beat = tokio::time::interval(idle / 20);
     for _ in 0..40 {
@@ -204,19 +144,13 @@ async fn idle_limit_is_one_for_both_directions() {
     }
     assert_eq!(proxy.events(), [""; 0]);
     assert_eq!(peer.rest().await, b"");
-    assert_eq!(
-        proxy.event().await,
-        format!("close {authority} idle_timeout 0/40")
-    );
+    assert_eq!(proxy.event().await, format!("close {authority} idle_timeout 0/40"));
 }
 
 #[tokio::test]
 async fn t10_withdrawn_rule_closes_its_tunnel_and_no_other() {
     let (origin, other) = (Server::start().await, Server::start().await);
-    let script = Script {
-        allow: vec![origin.authority(), other.authority()],
-        ..Script::default()
-    };
+    let script = Script { allow: vec![origin.authority(), other.authority()], ..Script::default() };
     let narrower = Script::allowing(other.authority()).policy();
     let mut proxy = script.start();
     let mut peers = Vec::new();
@@ -233,10 +167,7 @@ async fn t10_withdrawn_rule_closes_its_tunnel_and_no_other() {
     assert_eq!(proxy.client.revalidate(), 1);
     let (mut withdrawn, _upstream) = peers.remove(0);
     assert_eq!(withdrawn.rest().await, b"");
-    assert_eq!(
-        proxy.event().await,
-        format!("close {} rule_withdrawn 0/0", origin.authority())
-    );
+    assert_eq!(proxy.event().await, format!("close {} rule_withdrawn 0/0", origin.authority()));
 
     let (mut kept, mut upstream) = peers.remove(0);
     kept.send("still").await;
@@ -245,44 +176,22 @@ async fn t10_withdrawn_rule_closes_its_tunnel_and_no_other() {
 
 #[tokio::test]
 async fn t10_withdrawn_pin_closes_its_tunnel() {
-    let Open {
-        mut proxy,
-        mut peer,
-        upstream: _upstream,
-        authority,
-    } = open(Limits::default()).await;
+    let Open { mut proxy, mut peer, upstream: _upstream, authority } = open(Limits::default()).await;
     // The rule is still there; what it stood for is not.
-    proxy.policies.replace(Some(
-        Script {
-            pins: Vec::new(),
-            ..Script::allowing(&authority)
-        }
-        .policy(),
-    ));
+    proxy.policies.replace(Some(Script { pins: Vec::new(), ..Script::allowing(&authority) }.policy()));
     assert_eq!(proxy.client.revalidate(), 1);
     assert_eq!(peer.rest().await, b"");
-    assert_eq!(
-        proxy.event().await,
-        format!("close {authority} rule_withdrawn 0/0")
-    );
+    assert_eq!(proxy.event().await, format!("close {authority} rule_withdrawn 0/0"));
 }
 
 #[tokio::test]
 async fn i4_revoked_token_closes_everything() {
-    let Open {
-        mut proxy,
-        mut peer,
-        upstream: _upstream,
-        authority,
-    } = open(Limits::default()).await;
+    let Open { mut proxy, mut peer, upstream: _upstream, authority } = open(Limits::default()).await;
     let mut waiting = proxy.connect();
     proxy.client.end(Ending::Revoked);
     assert_eq!(peer.rest().await, b"");
     assert_eq!(waiting.rest().await, b"");
-    assert_eq!(
-        proxy.event().await,
-        format!("close {authority} token_revoked 0/0")
-    );
+    assert_eq!(proxy.event().await, format!("close {authority} token_revoked 0/0"));
     // And nothing comes in any more.
     let mut late = proxy.connect();
     assert_eq!(late.rest().await, b"");

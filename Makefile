@@ -1,0 +1,91 @@
+# Two goals for a fresh Debian or Ubuntu machine, `make start` and `make test`; `make help` lists the others.
+
+PREFIX ?= $(HOME)/.local
+BENCH ?=
+FUZZ_SECONDS ?= 30
+
+# What a goal needs, as `probe:Debian package`; a probe is a program, a file (`/…`) or a static library (`….a`).
+START_NEEDS = bwrap:bubblewrap cc:gcc libc.a:libc6-dev git:git curl:curl /etc/ssl/certs/*:ca-certificates
+LINT_NEEDS = $(START_NEEDS) shellcheck:shellcheck
+TEST_NEEDS = $(LINT_NEEDS) nix:nix-bin openssl:openssl python3:python3 tmux:tmux
+
+# A missing one of these fails its tests instead of skipping them.
+export CLOISTER_TEST_REQUIRE ?= bubblewrap,nix
+
+# Where rustup and `cargo install` put programs.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+# The flags of the static link stand in .cargo/config.toml, and this variable would silence them.
+unexport RUSTFLAGS
+
+BINARY = $${CARGO_TARGET_DIR:-target}/$$(rustc --print host-tuple)/release/cloister
+BIN = $(PREFIX)/bin
+
+# What stands behind CMD= goes to the shell in the sandbox as it is, `$` included.
+ifeq ($(origin CMD),command line)
+override CMD := $(value CMD)
+export CMD
+COMMAND = -- sh -c "$$CMD"
+endif
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help start build install test lint fmt doc bench fuzz needs-start needs-lint needs-test
+
+help: ## list the goals
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
+
+start: install ## open the sandbox on this repository; CMD='…' runs a command in it
+	@root=; if [ "$$(id -u)" = 0 ]; then \
+	  echo 'make: you are root: passing --allow-root to cloister' >&2; root=--allow-root; fi; \
+	exec "$(BIN)/cloister" start $$root $(COMMAND)
+
+build: needs-start ## build the release binary
+	cargo build --locked --release
+
+# A running binary can't be written, and a reader must never see half of one: write beside it, then rename.
+install: build ## install the binary to PREFIX/bin (PREFIX is ~/.local)
+	@if ! cmp --silent "$(BINARY)" "$(BIN)/cloister"; then \
+	  mkdir -p "$(BIN)" && install -m 755 "$(BINARY)" "$(BIN)/.cloister.new" \
+	  && mv -f "$(BIN)/.cloister.new" "$(BIN)/cloister" && echo 'installed $(BIN)/cloister'; fi
+
+test: needs-test lint ## run the lints and all tests, skipping none
+	cargo test --locked --release --doc
+	$(MAKE) --no-print-directory fuzz
+	cargo nextest run --locked --release
+
+lint: needs-lint doc ## check formatting, lints, dependencies and scripts
+	cargo fmt --check
+	cargo clippy --locked --release --all-targets -- -D warnings
+	cargo fetch --locked --quiet
+	cargo deny --offline check --hide-inclusion-graph bans licenses sources
+	shellcheck .ci/*
+
+fmt: ## format the code
+	cargo fmt
+
+doc: export RUSTDOCFLAGS = -D warnings
+doc: needs-start ## build the documentation, broken links being errors
+	cargo doc --locked --release --no-deps --document-private-items
+
+bench: needs-start ## run the benchmarks; BENCH='…' chooses some
+	cargo bench --locked $(BENCH)
+
+# libFuzzer needs an unstable flag of the compiler; the variable allows it to this command alone.
+fuzz: needs-start ## fuzz every target for FUZZ_SECONDS, where cargo-fuzz is installed
+	@if ! cargo fuzz --version >/dev/null 2>&1; then \
+	  echo 'no fuzzing without cargo-fuzz: cargo install cargo-fuzz'; exit 0; fi; \
+	for target in $$(cargo fuzz list --fuzz-dir tests/fuzz); do \
+	  mkdir -p "tests/fuzz/corpus/$$target" && RUSTC_BOOTSTRAP=1 \
+	  cargo fuzz run --fuzz-dir tests/fuzz "$$target" "tests/fuzz/corpus/$$target" "tests/fuzz/seeds/$$target" \
+	    -- -max_total_time=$(FUZZ_SECONDS) || exit; done
+
+needs-start:
+	@.ci/install-missing $(START_NEEDS)
+
+needs-lint:
+	@.ci/install-missing $(LINT_NEEDS)
+	@.ci/install-cargo-tool cargo-deny
+
+needs-test:
+	@.ci/install-missing $(TEST_NEEDS)
+	@.ci/install-cargo-tool cargo-nextest

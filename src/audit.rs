@@ -1,0 +1,115 @@
+//! The audit log: JSON lines, each chained to the one before by its SHA-256 (A15, A17; INTERFACES 6).
+//!
+//! The unified file and each cloister's file are chains of their own. [`AuditLog`] is the one writer; [`verify`]
+//! recomputes a chain and names the first bad line; [`Reader`] gives the entries back, also while they are written.
+//! A chain shows every change in its middle by itself; only a [`Head`] that was noted elsewhere shows that its end
+//! was cut off or rewritten.
+//!
+//! What a crash leaves of a line without its line feed is kept: the next start closes it with a line feed and a
+//! record `audit.recovered`, whose `prev` is the hash of the remains and whose `recovers` is the hash of the last
+//! whole line.
+
+mod chain;
+mod entry;
+mod event;
+mod head;
+mod log;
+mod read;
+mod record;
+mod show;
+#[cfg(test)]
+mod tests;
+mod verify;
+
+pub use entry::Entry;
+pub use event::Event;
+pub use head::{Head, InvalidHead, LineHash};
+pub use log::AuditLog;
+pub use read::{Filter, InvalidSince, ReadError, Reader, parse_since};
+pub use record::Record;
+pub use verify::{FileReport, Problem, Verified, VerifyError, verify, verify_all};
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Names the unified file in the audit directory.
+const UNIFIED_FILE: &str = "audit.jsonl";
+/// Names the folder of the cloisters' own files in the audit directory.
+const CLOISTERS_FOLDER: &str = "cloisters";
+
+/// Returns the path of the unified file in the audit directory `dir`.
+pub fn unified_file(dir: &Path) -> PathBuf {
+    dir.join(UNIFIED_FILE)
+}
+
+/// Returns the path of one cloister's file in the audit directory `dir`.
+pub fn cloister_file(dir: &Path, cloister: &crate::name::CloisterName) -> PathBuf {
+    dir.join(CLOISTERS_FOLDER).join(format!("{cloister}.jsonl"))
+}
+
+/// Says why the audit log can't be opened or written: without audit there is no traffic (invariant 7).
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// A file or directory can't be made or opened.
+    #[error("cannot open the audit file `{}`", path.display())]
+    Open {
+        /// What was to be opened.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Another process holds the log.
+    #[error("cannot write the audit log in `{}`: another guardian is writing it", dir.display())]
+    Busy {
+        /// The audit directory.
+        dir: PathBuf,
+    },
+    /// The path names something else than a regular file.
+    #[error("cannot use `{}` as audit file: it is not a regular file", path.display())]
+    NotAFile {
+        /// What stands there.
+        path: PathBuf,
+    },
+    /// The end of the file holds no record to continue from.
+    #[error(
+        "cannot continue the audit file `{}`: its last {searched} bytes hold no record; move the file away to start a new one",
+        path.display()
+    )]
+    Damaged {
+        /// The damaged file.
+        path: PathBuf,
+        /// How much of the end was searched.
+        searched: u64,
+    },
+    /// A write failed or was cut short; what it left has been or will be removed.
+    #[error("cannot write to the audit file `{}`", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Somebody else removed, cut or wrote the open file.
+    #[error(
+        "cannot write to the audit file `{}`: another program changed it; run `cloister audit verify`, then restart the guardian",
+        path.display()
+    )]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The data can't be brought to disk.
+    #[error("cannot bring the audit file `{}` to disk", path.display())]
+    Sync {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// An earlier call panicked half-way.
+    #[error("cannot write the audit log: an earlier write failed half-way; restart the guardian")]
+    Poisoned,
+}

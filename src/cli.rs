@@ -1,0 +1,100 @@
+//! The command line: words in, results on standard output, everything else on standard error, an exit code.
+
+mod arguments;
+mod audit;
+mod error;
+mod guardian;
+mod output;
+mod sandbox;
+mod trace;
+mod why;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::paths::Paths;
+use crate::process;
+
+use arguments::{Arguments, Command, GuardianCommand, InitCommand};
+use error::CommandError;
+use output::{Output, complain};
+
+/// Runs the command of this process and gives its exit code.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return usage(&error),
+    };
+    let output = Output::new(&arguments.global);
+    if let Command::SandboxInit(command) = &arguments.command {
+        return inside(command, &output);
+    }
+    match run(arguments, &output) {
+        Ok(code) => code,
+        Err(error) => {
+            output.error(&error);
+            error.code()
+        }
+    }
+}
+
+/// Shows what the parser says: help on standard output, mistakes on standard error.
+fn usage(error: &clap::Error) -> ExitCode {
+    // Where nothing can be printed, the code still tells.
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// Runs this binary's part inside a sandbox.
+fn inside(command: &InitCommand, output: &Output) -> ExitCode {
+    match command {
+        InitCommand::First => match crate::init::first() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                output.error(&CommandError::internal(error));
+                ExitCode::from(3)
+            }
+        },
+        InitCommand::Session { terminal, argv } => {
+            let (code, reason) = crate::init::become_command(*terminal, argv);
+            complain(&reason);
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn run(arguments: Arguments, output: &Output) -> Result<ExitCode, CommandError> {
+    let paths = Paths::from_environment(process::environment)?;
+    trace::begin(&arguments.global, &paths)?;
+    if let Command::Guardian(GuardianCommand::Run) = &arguments.command {
+        return guardian::run_daemon(&paths);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CommandError::internal(error).because("cannot start the event loop"))?;
+    let result = runtime.block_on(dispatch(arguments.command, &paths, output));
+    // A thread may still wait for input that nobody wants any more.
+    runtime.shutdown_background();
+    result
+}
+
+async fn dispatch(command: Command, paths: &Paths, output: &Output) -> Result<ExitCode, CommandError> {
+    match command {
+        Command::Start(arguments) => sandbox::start(arguments, paths, output).await,
+        Command::Exec { name, argv } => sandbox::exec(&name, argv, paths).await,
+        Command::Stop { name, all } => sandbox::stop(name, all, paths, output).await,
+        Command::Shutdown => sandbox::shutdown(paths, output).await,
+        Command::List => sandbox::list(paths, output),
+        Command::Path { name } => sandbox::path(&name, paths),
+        Command::Guardian(GuardianCommand::Start) => guardian::start(paths, output).await,
+        Command::Guardian(GuardianCommand::Stop { yes }) => guardian::stop(yes, paths, output).await,
+        Command::Guardian(GuardianCommand::Status) => guardian::status(paths, output).await,
+        Command::Guardian(GuardianCommand::Reload) => guardian::reload(paths, output).await,
+        Command::Guardian(GuardianCommand::Run) => guardian::run_daemon(paths),
+        Command::Audit(arguments) => audit::run(arguments, paths, output).await,
+        Command::Why { target, cloister } => why::run(&target, cloister.as_ref(), paths, output),
+        Command::SandboxInit(_) => Err(CommandError::user("`sandbox-init` runs inside a sandbox only")),
+    }
+}

@@ -1,0 +1,181 @@
+//! The words of the command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::audit::Head;
+use crate::name::{CloisterName, ProjectName};
+
+/// Runs an AI coding agent in a sandbox where it may do anything and harm nothing.
+#[derive(Debug, Parser)]
+#[command(name = "cloister", version, max_term_width = 100, disable_help_subcommand = true)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    pub(super) global: Global,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// What every command understands.
+#[derive(Debug, Args)]
+pub(super) struct Global {
+    /// Write what happens inside to the developer's log
+    #[arg(long, global = true)]
+    pub(super) debug: bool,
+    /// Show results and errors only
+    #[arg(long, global = true)]
+    pub(super) silent: bool,
+    /// Print results as JSON
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    /// Use colours
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto)]
+    pub(super) color: Color,
+    /// Write the developer's log to this file
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(super) debuglog: Option<PathBuf>,
+}
+
+/// When colours are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Color {
+    /// On a terminal, unless `NO_COLOR` is set
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Create or enter the sandbox of this directory: a shell at /work, or CMD with its exit code
+    Start(StartArguments),
+    /// Run a command in a running sandbox
+    Exec {
+        /// The cloister
+        name: CloisterName,
+        /// The command
+        #[arg(last = true, required = true, value_name = "CMD")]
+        argv: Vec<OsString>,
+    },
+    /// Stop a sandbox: this directory's, the named one, or all
+    Stop {
+        /// The cloister
+        #[arg(conflicts_with = "all")]
+        name: Option<CloisterName>,
+        /// Stop every sandbox
+        #[arg(long)]
+        all: bool,
+    },
+    /// Stop every sandbox and the guardian
+    Shutdown,
+    /// List the running sandboxes
+    #[command(visible_alias = "ls")]
+    List,
+    /// Print the host directory of a cloister
+    Path {
+        /// The cloister
+        name: CloisterName,
+    },
+    /// The proxy through which every sandbox reaches the network
+    #[command(subcommand)]
+    Guardian(GuardianCommand),
+    /// Show, follow or check the audit log
+    Audit(AuditArguments),
+    /// Say whether a host can be reached, by which rule, and what to type to change that
+    Why {
+        /// HOST or HOST:PORT
+        #[arg(value_name = "HOST[:PORT]")]
+        target: String,
+        /// The cloister that asks; this directory's by default
+        #[arg(long, value_name = "NAME")]
+        cloister: Option<CloisterName>,
+    },
+    /// The processes inside a sandbox
+    #[command(subcommand, hide = true)]
+    SandboxInit(InitCommand),
+}
+
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag that is given or not")]
+pub(super) struct StartArguments {
+    /// Name the project (default: its directory)
+    #[arg(short, long = "project", value_name = "NAME")]
+    pub(super) project: Option<ProjectName>,
+    /// Open no session, and print the cloister's name
+    #[arg(short, long, conflicts_with = "argv")]
+    pub(super) detach: bool,
+    /// Do without a git repository
+    #[arg(long)]
+    pub(super) allow_no_git: bool,
+    /// As root, run even though the sandbox's processes are root's on this host
+    #[arg(long)]
+    pub(super) allow_root: bool,
+    /// Show what would be started, and start nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// The command (default: a shell)
+    #[arg(last = true, value_name = "CMD")]
+    pub(super) argv: Vec<OsString>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum GuardianCommand {
+    /// Start it in the background
+    Start,
+    /// Stop it; running sandboxes then have no way out
+    Stop {
+        /// Stop it although sandboxes are running
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Say how it is
+    Status,
+    /// Read the settings again
+    Reload,
+    /// Run it in the foreground
+    Run,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AuditArguments {
+    #[command(subcommand)]
+    pub(super) command: Option<AuditCommand>,
+    /// Go on with what is written from now on
+    #[arg(long)]
+    pub(super) follow: bool,
+    /// Only this cloister's records
+    #[arg(long, value_name = "NAME")]
+    pub(super) cloister: Option<CloisterName>,
+    /// Only records from this time on: RFC 3339, or a duration such as 1h
+    #[arg(long, value_name = "TIME")]
+    pub(super) since: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AuditCommand {
+    /// Recompute the chains and name the first bad line
+    Verify {
+        /// A head that was noted elsewhere; finds records that were cut off
+        #[arg(long, value_name = "HEAD")]
+        expect: Option<Head>,
+    },
+    /// Print the head of the log, to be noted elsewhere
+    Head,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum InitCommand {
+    /// The first process of a sandbox
+    First,
+    /// Heads a session and becomes its command
+    Session {
+        #[arg(long)]
+        terminal: bool,
+        #[arg(last = true)]
+        argv: Vec<OsString>,
+    },
+}

@@ -1,0 +1,260 @@
+//! Every error as the user sees it: what kind it is, its message, and the next command to type.
+
+use std::error::Error;
+use std::io;
+use std::process::ExitCode;
+
+use crate::audit::{AuditError, InvalidSince, ReadError, VerifyError};
+use crate::config::ConfigError;
+use crate::git::GitError;
+use crate::guardian::DaemonError;
+use crate::guardian::client::ClientError;
+use crate::paths::PathsError;
+use crate::project::ProjectError;
+use crate::sandbox::{LaunchError, ReceiptError};
+use crate::session::{SessionError, StartError, StopError};
+use crate::text::Untrusted;
+
+/// What an error means for the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// The user or the configuration: 1.
+    User,
+    /// Cloister or the system: 3.
+    Internal,
+    /// A command was given and never began: 125.
+    NeverBegan,
+}
+
+/// An error at the edge.
+#[derive(Debug)]
+pub(super) struct CommandError {
+    kind: Kind,
+    source: Box<dyn Error + Send + Sync>,
+    context: Option<&'static str>,
+    hints: Vec<String>,
+    is_quiet: bool,
+}
+
+impl CommandError {
+    fn new(kind: Kind, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { kind, source: source.into(), context: None, hints: Vec::new(), is_quiet: false }
+    }
+
+    pub(super) fn user(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::new(Kind::User, source)
+    }
+
+    pub(super) fn internal(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::new(Kind::Internal, source)
+    }
+
+    /// The result can't be printed; a reader that has left is told nothing more.
+    pub(super) fn output(error: io::Error) -> Self {
+        let is_quiet = error.kind() == io::ErrorKind::BrokenPipe;
+        Self { is_quiet, ..Self::internal(error).because("cannot print the result") }
+    }
+
+    /// Says what was being done.
+    pub(super) fn because(self, context: &'static str) -> Self {
+        Self { context: Some(context), ..self }
+    }
+
+    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    /// Marks that a command was given and never began.
+    pub(super) fn never_began(self) -> Self {
+        Self { kind: Kind::NeverBegan, ..self }
+    }
+
+    pub(super) fn code(&self) -> ExitCode {
+        ExitCode::from(match self.kind {
+            Kind::User => 1,
+            Kind::Internal => 3,
+            Kind::NeverBegan => 125,
+        })
+    }
+
+    pub(super) fn is_quiet(&self) -> bool {
+        self.is_quiet
+    }
+
+    pub(super) fn message(&self) -> String {
+        self.context.map_or_else(|| self.source.to_string(), str::to_owned)
+    }
+
+    /// What stands behind the message.
+    pub(super) fn cause(&self) -> Option<&(dyn Error + 'static)> {
+        let source: &(dyn Error + 'static) = self.source.as_ref();
+        if self.context.is_some() { Some(source) } else { source.source() }
+    }
+
+    pub(super) fn hints(&self) -> &[String] {
+        &self.hints
+    }
+}
+
+/// Makes every conversion of one kind of error.
+macro_rules! conversions {
+    ($($error:ty: $hint:expr;)+) => {$(
+        impl From<$error> for CommandError {
+            fn from(error: $error) -> Self {
+                let hint: Option<String> = $hint(&error);
+                hint.into_iter().fold(Self::user(error), Self::hint)
+            }
+        }
+    )+};
+}
+
+conversions! {
+    PathsError: paths_hint;
+    ConfigError: no_hint;
+    ProjectError: project_hint;
+    ReceiptError: receipt_hint;
+    ClientError: client_hint;
+    DaemonError: daemon_hint;
+    StartError: start_hint;
+    StopError: stop_hint;
+    AuditError: no_hint;
+    ReadError: no_hint;
+    VerifyError: no_hint;
+    InvalidSince: no_hint;
+}
+
+impl From<SessionError> for CommandError {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::Start(error) => error.into(),
+            SessionError::Failed(reason) => Self::user(Untrusted(&reason).to_string()).never_began(),
+            SessionError::Ended => Self::user(error).hint("see `cloister list`; `cloister start` makes it anew"),
+            error @ (SessionError::Garbage(_) | SessionError::Io { .. }) => Self::internal(error),
+        }
+    }
+}
+
+/// For errors whose message says what to do.
+fn no_hint<T>(_: &T) -> Option<String> {
+    None
+}
+
+fn paths_hint(error: &PathsError) -> Option<String> {
+    match error {
+        PathsError::NoHome => Some("set `HOME`".into()),
+        PathsError::SocketPathTooLong { .. } => Some("set `XDG_RUNTIME_DIR` to a shorter path".into()),
+        PathsError::NotPrivate { path, .. } => {
+            Some(format!("run `chmod go-w {}` if it is yours, or move it away", path.display()))
+        }
+        PathsError::Io { source, .. } => io_hint(source),
+    }
+}
+
+fn io_hint(error: &io::Error) -> Option<String> {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Some("the disk is full: free some space and try again; nothing was left half-done".into())
+        }
+        io::ErrorKind::PermissionDenied => Some("see who owns it with `ls -ld`".into()),
+        io::ErrorKind::ReadOnlyFilesystem => Some("set `XDG_STATE_HOME` and the like to a place that can be written".into()),
+        _ => None,
+    }
+}
+
+fn project_hint(error: &ProjectError) -> Option<String> {
+    match error {
+        ProjectError::Git(GitError::NoRepository(_)) => {
+            Some("run `git init`, or go to a repository, or pass `--allow-no-git`".into())
+        }
+        ProjectError::Git(GitError::Bare(_)) => Some("go to one of its worktrees".into()),
+        ProjectError::Git(GitError::ForeignOwner(path)) => Some(format!(
+            "run `git config --global --add safe.directory {}` if you trust it",
+            path.display()
+        )),
+        ProjectError::Git(GitError::Read { .. }) => Some("run `git status` there".into()),
+        ProjectError::Name(_) | ProjectError::NameTaken { .. } => {
+            Some("choose another name: `cloister start -p NAME`".into())
+        }
+        ProjectError::Directory { .. } => Some("go to a directory that exists".into()),
+        ProjectError::NotText(_) => Some("rename the directory".into()),
+        ProjectError::AboveHome { .. } => Some("go to the project's own directory".into()),
+        ProjectError::HoldsOwnFiles { .. } => {
+            Some("move one of them away; a binary is installed outside by `make install`".into())
+        }
+        ProjectError::Paths(error) => paths_hint(error),
+        ProjectError::Registry { path, .. } => Some(format!("mend `{0}`, or move it away", path.display())),
+    }
+}
+
+fn receipt_hint(error: &ReceiptError) -> Option<String> {
+    match error {
+        ReceiptError::Paths(error) => paths_hint(error),
+        ReceiptError::Read { source, .. } => io_hint(source),
+        ReceiptError::Parse { path, .. } => Some(format!("move `{}` away if no sandbox is running", path.display())),
+    }
+}
+
+fn client_hint(error: &ClientError) -> Option<String> {
+    match error {
+        ClientError::NotRunning => Some("run `cloister guardian start`".into()),
+        ClientError::DoesNotStart(_) => Some("run `cloister guardian run` to see it in the foreground".into()),
+        ClientError::OtherVersion { .. } => {
+            Some("run `cloister guardian stop --yes` with the other version, then try again".into())
+        }
+        ClientError::Refused(_) | ClientError::Http(_) | ClientError::Answer(_) => {
+            Some("see `cloister guardian status`".into())
+        }
+        ClientError::Paths(error) => paths_hint(error),
+        ClientError::Io { source, .. } => io_hint(source),
+    }
+}
+
+fn daemon_hint(error: &DaemonError) -> Option<String> {
+    match error {
+        DaemonError::Running => Some("see `cloister guardian status`".into()),
+        DaemonError::Paths(error) => paths_hint(error),
+        DaemonError::Io { source, .. } => io_hint(source),
+        DaemonError::Config(_) | DaemonError::Audit(_) | DaemonError::Restore(_) => None,
+    }
+}
+
+fn start_hint(error: &StartError) -> Option<String> {
+    match error {
+        StartError::Root => {
+            Some("work as an ordinary user, or pass `--allow-root` if that is acceptable on this machine".into())
+        }
+        StartError::NoDocker => Some("set `backend: bubblewrap` or `backend: auto`".into()),
+        StartError::Project(error) => project_hint(error),
+        StartError::Guardian(error) => client_hint(error),
+        StartError::Paths(error) => paths_hint(error),
+        StartError::Receipt(error) => receipt_hint(error),
+        StartError::Launch(error) => launch_hint(error),
+        StartError::Io { source, .. } => io_hint(source),
+        StartError::Forbidden { diagnosis, .. } => Some(diagnosis.fix().into()),
+        StartError::NotRunning(_) => Some("see `cloister list`, or run `cloister start` in its directory".into()),
+        StartError::Teardown(_) => Some("run `cloister stop`, then try again".into()),
+        StartError::Config(_) | StartError::Branch(_) | StartError::Boot(_) => None,
+    }
+}
+
+fn launch_hint(error: &LaunchError) -> Option<String> {
+    match error {
+        LaunchError::NoBwrap => Some("install it: `sudo apt-get install bubblewrap` (or your system's package)".into()),
+        LaunchError::UntrustedBwrap(path) => Some(format!("run `chmod go-w {}`", path.display())),
+        LaunchError::Io { source, .. } => io_hint(source),
+        LaunchError::Paths(error) => paths_hint(error),
+        LaunchError::Receipt(error) => receipt_hint(error),
+        LaunchError::Filter(_) | LaunchError::Refused(_) => {
+            Some("run `cloister start --dry-run` to see the command that fails".into())
+        }
+    }
+}
+
+fn stop_hint(error: &StopError) -> Option<String> {
+    match error {
+        StopError::NotRunning(_) => Some("see `cloister list`".into()),
+        StopError::Paths(error) => paths_hint(error),
+        StopError::Receipt(error) => receipt_hint(error),
+    }
+}

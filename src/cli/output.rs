@@ -1,0 +1,116 @@
+//! What a person or a script reads: results on standard output, notes and errors on standard error.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::arguments::{Color, Global};
+use super::error::CommandError;
+
+/// The way to the user's terminal or pipe.
+#[derive(Debug)]
+pub(super) struct Output {
+    is_silent: bool,
+    is_json: bool,
+    is_colored: bool,
+}
+
+impl Output {
+    pub(super) fn new(global: &Global) -> Self {
+        let is_colored = match global.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => {
+                let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+                !refused && io::stderr().is_terminal()
+            }
+        };
+        Self { is_silent: global.silent, is_json: global.json, is_colored }
+    }
+
+    pub(super) fn is_json(&self) -> bool {
+        self.is_json
+    }
+
+    /// Tells the user what happens, unless silence was asked for.
+    pub(super) fn note(&self, text: &str) {
+        if !self.is_silent {
+            complain(text);
+        }
+    }
+
+    /// Prints an error with its causes and what to do next.
+    pub(super) fn error(&self, error: &CommandError) {
+        if error.is_quiet() {
+            return;
+        }
+        let (red, blue, end) = if self.is_colored { ("\x1b[31m", "\x1b[34m", "\x1b[0m") } else { ("", "", "") };
+        complain(&format!("{red}error:{end} {}", error.message()));
+        for cause in std::iter::successors(error.cause(), |cause| cause.source()) {
+            complain(&format!("  because: {cause}"));
+        }
+        for hint in error.hints() {
+            complain(&format!("{blue}hint:{end} {hint}"));
+        }
+    }
+}
+
+/// Prints one line of a result.
+pub(super) fn line(text: &str) -> Result<(), CommandError> {
+    let mut output = io::stdout().lock();
+    let written = writeln!(output, "{text}").and_then(|()| output.flush());
+    written.map_err(CommandError::output)
+}
+
+/// Prints a result as JSON.
+pub(super) fn json(value: &impl Serialize) -> Result<(), CommandError> {
+    let text = serde_json::to_string_pretty(value).map_err(CommandError::internal)?;
+    line(&text)
+}
+
+/// Prints rows under a header, in columns.
+pub(super) fn table<const N: usize>(
+    header: [&str; N],
+    rows: &[[String; N]],
+) -> Result<(), CommandError> {
+    let widths: [usize; N] = std::array::from_fn(|column| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.chain([header[column].len()]).max().unwrap_or(0)
+    });
+    let print = |cells: [&str; N]| {
+        let padded: Vec<String> =
+            cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        line(padded.join("  ").trim_end())
+    };
+    print(header)?;
+    rows.iter().try_for_each(|row| print(std::array::from_fn(|column| row[column].as_str())))
+}
+
+/// Prints a line on standard error.
+pub(super) fn complain(text: &str) {
+    // Where even this fails, nobody is left to tell.
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// A duration as people say it, in its largest unit or two.
+pub(super) fn human_duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
+        (0, 0, 0, seconds) => format!("{seconds}s"),
+        (0, 0, minutes, seconds) => format!("{minutes}m {seconds}s"),
+        (0, hours, minutes, _) => format!("{hours}h {minutes}m"),
+        (days, hours, ..) => format!("{days}d {hours}h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_short() {
+        let shown = [5, 65, 3 * 3600 + 60, 2 * 86_400 + 3600].map(|s| human_duration(Duration::from_secs(s)));
+        assert_eq!(shown, ["5s", "1m 5s", "3h 1m", "2d 1h"]);
+    }
+}

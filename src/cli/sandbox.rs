@@ -1,0 +1,231 @@
+//! `start`, `exec`, `stop`, `shutdown`, `list`, `path`.
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::arguments::StartArguments;
+use super::error::CommandError;
+use super::output::{Output, human_duration, complain, line, json, table};
+use crate::guardian::client::{ClientError, Guardian};
+use crate::name::CloisterName;
+use crate::paths::Paths;
+use crate::process;
+use crate::project::{GitNeed, Project};
+use crate::session::{self, RootConsent, Running, Sandbox, StartRequest, StopError, Stopped};
+use crate::text::Untrusted;
+
+pub(super) async fn start(
+    arguments: StartArguments,
+    paths: &Paths,
+    output: &Output,
+) -> Result<ExitCode, CommandError> {
+    let has_command = !arguments.argv.is_empty();
+    let result = start_checked(arguments, paths, output).await;
+    result.map_err(|error| if has_command { error.never_began() } else { error })
+}
+
+async fn start_checked(
+    arguments: StartArguments,
+    paths: &Paths,
+    output: &Output,
+) -> Result<ExitCode, CommandError> {
+    let argv = text(arguments.argv)?;
+    let directory = current_directory()?;
+    let request = StartRequest {
+        directory: &directory,
+        name: arguments.project,
+        git: if arguments.allow_no_git { GitNeed::Optional } else { GitNeed::Required },
+        root: if arguments.allow_root { RootConsent::Given } else { RootConsent::Withheld },
+    };
+    if arguments.dry_run {
+        return preview(request, paths, output);
+    }
+    let sandbox = session::start(request, paths).await?;
+    if arguments.detach {
+        line(sandbox.name.as_str())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if argv.is_empty() {
+        let verb = if sandbox.is_new { "started" } else { "entering" };
+        output.note(&format!(
+            "{verb} {} (bubblewrap, guarded); it stays up until `cloister stop {0}`",
+            sandbox.name
+        ));
+        let shell = sandbox.shell();
+        return run(&sandbox, vec![shell]).await;
+    }
+    run(&sandbox, argv).await
+}
+
+async fn run(sandbox: &Sandbox, argv: Vec<String>) -> Result<ExitCode, CommandError> {
+    Ok(ExitCode::from(session::run(sandbox, argv).await?))
+}
+
+fn preview(request: StartRequest<'_>, paths: &Paths, output: &Output) -> Result<ExitCode, CommandError> {
+    let (spec, command) = session::preview(request, paths)?;
+    if output.is_json() {
+        json(&serde_json::json!([{ "spec": spec, "command": command }]))?;
+    } else {
+        json(&spec)?;
+        line(&command.join(" "))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The words of a command; the way into the sandbox carries text.
+fn text(argv: Vec<OsString>) -> Result<Vec<String>, CommandError> {
+    let word = |word: OsString| {
+        word.into_string().map_err(|word| {
+            CommandError::user(format!("the argument `{}` is not valid UTF-8", word.to_string_lossy()))
+        })
+    };
+    argv.into_iter().map(word).collect()
+}
+
+fn current_directory() -> Result<PathBuf, CommandError> {
+    std::env::current_dir()
+        .map_err(|error| CommandError::user(error).because("cannot find the current directory"))
+}
+
+pub(super) async fn exec(
+    name: &CloisterName,
+    argv: Vec<OsString>,
+    paths: &Paths,
+) -> Result<ExitCode, CommandError> {
+    let result = async {
+        let argv = text(argv)?;
+        let sandbox = session::enter(name, paths).await?;
+        run(&sandbox, argv).await
+    };
+    result.await.map_err(CommandError::never_began)
+}
+
+pub(super) async fn stop(
+    name: Option<CloisterName>,
+    all: bool,
+    paths: &Paths,
+    output: &Output,
+) -> Result<ExitCode, CommandError> {
+    if all {
+        let stopped = session::stop_all(paths).await?;
+        if stopped.is_empty() {
+            output.note("no cloister is running");
+        }
+        return Ok(report(stopped, output));
+    }
+    let name = name.map_or_else(|| own_name(paths), Ok)?;
+    Ok(report(vec![Ok(session::stop(&name, paths).await?)], output))
+}
+
+/// The name of this directory's cloister.
+pub(super) fn own_name(paths: &Paths) -> Result<CloisterName, CommandError> {
+    let directory = current_directory()?;
+    let running = session::running(paths)?;
+    if let Some(found) = running.iter().find(|running| directory.starts_with(&running.receipt.directory)) {
+        return Ok(found.receipt.cloister.clone());
+    }
+    Ok(own_project(paths)?.cloister()?.0)
+}
+
+/// This directory's project.
+pub(super) fn own_project(paths: &Paths) -> Result<Project, CommandError> {
+    let binary = process::own_binary().map_err(CommandError::internal)?;
+    Ok(Project::find(&current_directory()?, None, GitNeed::Required, paths, &binary)?)
+}
+
+/// Says what was stopped and what went wrong.
+fn report(stopped: Vec<Result<Stopped, StopError>>, output: &Output) -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
+    for result in stopped {
+        match result {
+            Ok(Stopped { name, problems }) if problems.is_empty() => output.note(&format!("stopped {name}")),
+            Ok(Stopped { name, problems }) => {
+                code = ExitCode::from(1);
+                for problem in &problems {
+                    let cause = problem.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+                    complain(&format!("error: while stopping {name}: {problem}{cause}"));
+                }
+            }
+            Err(error) => {
+                code = ExitCode::from(1);
+                output.error(&error.into());
+            }
+        }
+    }
+    code
+}
+
+pub(super) async fn shutdown(paths: &Paths, output: &Output) -> Result<ExitCode, CommandError> {
+    let code = report(session::stop_all(paths).await?, output);
+    match Guardian::connect(paths).await {
+        Err(ClientError::NotRunning) => output.note("the guardian is not running"),
+        guardian => {
+            let head = guardian?.shut_down().await?;
+            output.note(&format!("stopped the guardian; the audit log ends at {head}"));
+        }
+    }
+    Ok(code)
+}
+
+/// One line of `cloister list`.
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    project: String,
+    branch: Option<String>,
+    backend: String,
+    network: String,
+    uptime: u64,
+    status: &'static str,
+}
+
+impl From<Running> for Row {
+    fn from(Running { receipt, uptime }: Running) -> Self {
+        Self {
+            name: receipt.cloister.to_string(),
+            project: receipt.project.to_string(),
+            branch: receipt.branch,
+            backend: receipt.backend,
+            network: receipt.network,
+            uptime: uptime.as_secs(),
+            status: "running",
+        }
+    }
+}
+
+pub(super) fn list(paths: &Paths, output: &Output) -> Result<ExitCode, CommandError> {
+    let running = session::running(paths)?;
+    if output.is_json() {
+        json(&running.into_iter().map(Row::from).collect::<Vec<_>>())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if running.is_empty() {
+        output.note("no cloister is running");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let rows: Vec<[String; 7]> = running
+        .into_iter()
+        .map(|running| {
+            let uptime = human_duration(running.uptime);
+            let Row { name, project, branch, backend, network, status, .. } = running.into();
+            // A branch's name comes from the repository, which a sandbox can write.
+            let branch = branch.map_or_else(|| "-".to_owned(), |branch| Untrusted(&branch).to_string());
+            [name, project, branch, backend, network, uptime, status.to_owned()]
+        })
+        .collect();
+    table(["NAME", "PROJECT", "BRANCH", "BACKEND", "NETWORK", "UPTIME", "STATUS"], &rows)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn path(name: &CloisterName, paths: &Paths) -> Result<ExitCode, CommandError> {
+    match session::directory_of(name, paths)? {
+        Some(directory) => line(&directory.display().to_string()).map(|()| ExitCode::SUCCESS),
+        None => {
+            Err(CommandError::user(format!("no cloister `{name}` is known")).hint("see `cloister list`"))
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! The configuration: built-in defaults, `config.yaml`, and the host-side file of a project (DESIGN 5).
+//!
+//! A file goes three steps: text to a tree with lines (`yaml`, `tree`), tree to a mirror of the schema (`raw`), mirror
+//! to domain values (`validate`). Problems of all files and steps are collected and reported at once. Later files
+//! add: lists grow, scalars and entries of maps are replaced. A later file can't undo a deny rule, since deny beats
+//! allow in [`crate::policy`].
+
+mod duration;
+mod environment;
+pub mod keys;
+mod problem;
+mod raw;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod validate;
+mod yaml;
+
+pub use environment::{EnvName, EnvValue, Environment, RefusedVariable};
+pub use problem::{ConfigError, Problem};
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read};
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::OFlags;
+
+use crate::name::ProjectName;
+use crate::paths::Paths;
+use crate::policy::{DomainName, DomainPattern, Origin, OriginKind, Pattern, PolicyInput, Rule, Unlisted};
+use problem::Report;
+use raw::Raw;
+
+/// Bounds a configuration file, in bytes.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
+
+/// Lists the hosts of the models' vendors, which every sandbox may reach.
+const BUILTIN_HOSTS: [&str; 3] = ["api.anthropic.com", "api.openai.com", "generativelanguage.googleapis.com"];
+
+/// Holds what was configured, checked whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// What builds the sandbox.
+    pub backend: Backend,
+    /// The shell of a session without a command, as a path inside the sandbox.
+    pub shell: PathBuf,
+    /// Where a sandbox may connect.
+    pub proxy: Proxy,
+    /// The variables that a sandbox gets besides Cloister's own.
+    pub env: Environment,
+}
+
+/// Chooses what builds the sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// What fits the host and the project.
+    Auto,
+    /// A Docker-compatible engine.
+    Docker,
+    /// bubblewrap, without a daemon.
+    Bubblewrap,
+}
+
+/// Holds the section `proxy`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proxy {
+    /// All rules with their origins: built-in ones first, then file by file.
+    pub rules: Vec<Rule>,
+    /// What happens to a host that no rule covers.
+    pub unlisted: Unlisted,
+    /// Names that stand for fixed addresses.
+    pub pins: BTreeMap<DomainName, Vec<IpAddr>>,
+    /// Names that may resolve to private addresses.
+    pub private: Vec<DomainPattern>,
+    /// How long a tunnel may be silent.
+    pub idle_timeout: Duration,
+}
+
+impl Default for Config {
+    /// Gives the built-in defaults.
+    fn default() -> Self {
+        let builtin = |host| {
+            let pattern = Pattern::parse(host).expect("a built-in host is a pattern");
+            Rule::allow(pattern, Origin::new(OriginKind::Builtin))
+        };
+        Self {
+            backend: Backend::Auto,
+            shell: PathBuf::from("/bin/bash"),
+            proxy: Proxy {
+                rules: BUILTIN_HOSTS.map(builtin).into(),
+                unlisted: Unlisted::Ask,
+                pins: BTreeMap::new(),
+                private: Vec::new(),
+                idle_timeout: Duration::from_mins(10),
+            },
+            env: Environment::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Loads the files in their order, each adding to the ones before; a file that is missing adds nothing.
+    ///
+    /// # Errors
+    /// All problems of all files; no file is ever changed.
+    pub fn load(sources: &[Source]) -> Result<Self, ConfigError> {
+        let mut config = Self::default();
+        let mut problems = Vec::new();
+        for source in sources {
+            let mut report = Report::new(&source.path);
+            if let Some(text) = read(&source.path, &mut report)
+                && let Some(tree) = yaml::parse(&text, &mut report)
+            {
+                let raw = Raw::decode(tree, &mut report);
+                validate::apply(raw, source, &mut config, &mut report);
+            }
+            problems.extend(report.into_problems());
+        }
+        if problems.is_empty() { Ok(config) } else { Err(ConfigError { problems }) }
+    }
+
+    /// Loads what holds for a project, or for all of them: the user's file and the project's.
+    ///
+    /// # Errors
+    /// All problems of both files.
+    pub fn load_for(paths: &Paths, project: Option<&ProjectName>) -> Result<Self, ConfigError> {
+        let own = project.map(|project| Source::project(&paths.project_file(project)));
+        let sources: Vec<Source> = [Source::global(&paths.config_file())].into_iter().chain(own).collect();
+        Self::load(&sources)
+    }
+
+    /// Gives what the policy is built from; `listening` are the guardian's own sockets.
+    pub fn policy_input(&self, listening: Vec<SocketAddr>) -> PolicyInput {
+        PolicyInput {
+            rules: self.proxy.rules.clone(),
+            unlisted: self.proxy.unlisted,
+            pins: self.proxy.pins.clone(),
+            private: self.proxy.private.clone(),
+            listening,
+        }
+    }
+}
+
+/// Is a file to load, and whose word it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    path: PathBuf,
+    kind: OriginKind,
+    /// How rules name the file, as in `projects/demo.yaml`.
+    label: String,
+}
+
+impl Source {
+    /// Is the user's `config.yaml`.
+    pub fn global(path: &Path) -> Self {
+        Self { path: path.to_owned(), kind: OriginKind::Global, label: file_name(path) }
+    }
+
+    /// Is the host-side file of a project, `projects/<project>.yaml`.
+    pub fn project(path: &Path) -> Self {
+        let label = format!("projects/{}", file_name(path));
+        Self { path: path.to_owned(), kind: OriginKind::Project, label }
+    }
+
+    fn origin(&self, line: Option<usize>) -> Origin {
+        let location = line.map_or_else(|| self.label.clone(), |line| format!("{}:{line}", self.label));
+        Origin::new(self.kind).at(location)
+    }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Reads a file's text; a missing file gives nothing, and so does one whose problem was reported.
+fn read(path: &Path, report: &mut Report<'_>) -> Option<String> {
+    match read_bytes(path) {
+        Ok(bytes) => match String::from_utf8(bytes) {
+            Ok(text) => Some(text),
+            Err(error) => {
+                let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+                let line = before.split(|byte| *byte == b'\n').count();
+                report.add(Some(line), "", "is not UTF-8", Some("save the file as UTF-8".to_owned()));
+                None
+            }
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(path).is_err() => None,
+        Err(error) => {
+            report.add(None, "", format!("cannot be read: {error}"), None);
+            None
+        }
+    }
+}
+
+fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
+    // A named pipe must not make this wait.
+    let file =
+        OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(io::Error::other("it is larger than 1 MiB"));
+    }
+    Ok(bytes)
+}

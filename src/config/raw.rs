@@ -1,0 +1,235 @@
+//! The mirror of a configuration file: every value as it was written, with its key and line.
+
+use super::keys::{self, Kind};
+use super::problem::Report;
+use super::tree::{Name, Node, Value};
+
+/// Is a value as it was written, and its place.
+#[derive(Clone, PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug))]
+pub(super) struct Marked<T> {
+    pub(super) value: T,
+    /// The key with its sections, as in `proxy.allow[2]`.
+    pub(super) key: String,
+    pub(super) line: Option<usize>,
+}
+
+/// Mirrors one file; what is absent is empty.
+#[derive(Default, PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug))]
+pub(super) struct Raw {
+    pub(super) backend: Option<Marked<String>>,
+    pub(super) shell: Option<Marked<String>>,
+    pub(super) proxy: RawProxy,
+    pub(super) env: RawEnv,
+}
+
+/// Mirrors the section `proxy`.
+#[derive(Default, PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug))]
+pub(super) struct RawProxy {
+    pub(super) allow: Vec<Marked<String>>,
+    pub(super) deny: Vec<Marked<String>>,
+    pub(super) unlisted: Option<Marked<String>>,
+    pub(super) hosts: Vec<(Marked<String>, Vec<Marked<String>>)>,
+    pub(super) private: Vec<Marked<String>>,
+    pub(super) idle_timeout: Option<Marked<String>>,
+}
+
+/// Mirrors the section `env`.
+#[derive(Default, PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug))]
+pub(super) struct RawEnv {
+    pub(super) pass: Vec<Marked<String>>,
+    pub(super) set: Vec<(Marked<String>, Marked<String>)>,
+}
+
+impl Raw {
+    /// Decodes a file's tree; what does not fit is reported and left out.
+    pub(super) fn decode(tree: Node, report: &mut Report<'_>) -> Self {
+        let mut file = Section::open(tree, "", report);
+        let raw = Self {
+            backend: file.text("backend"),
+            shell: file.text("shell"),
+            proxy: RawProxy::decode(file.section("proxy")),
+            env: RawEnv::decode(file.section("env")),
+        };
+        file.close();
+        raw
+    }
+}
+
+impl RawProxy {
+    fn decode(mut section: Section<'_, '_>) -> Self {
+        let raw = Self {
+            allow: section.texts("allow"),
+            deny: section.texts("deny"),
+            unlisted: section.text("unlisted"),
+            hosts: section.lists_by_name("hosts"),
+            private: section.texts("private"),
+            idle_timeout: section.text("idle_timeout"),
+        };
+        section.close();
+        raw
+    }
+}
+
+impl RawEnv {
+    fn decode(mut section: Section<'_, '_>) -> Self {
+        let raw = Self { pass: section.texts("pass"), set: section.texts_by_name("set") };
+        section.close();
+        raw
+    }
+}
+
+/// Is a map of keys from which the known ones are taken; what is left at the end is unknown.
+struct Section<'r, 'p> {
+    path: &'static str,
+    entries: Vec<(Name, Node)>,
+    report: &'r mut Report<'p>,
+}
+
+impl<'p> Section<'_, 'p> {
+    fn open<'r>(node: Node, path: &'static str, report: &'r mut Report<'p>) -> Section<'r, 'p> {
+        let entries = match node.value {
+            Value::Map(entries) => entries,
+            Value::Null => Vec::new(),
+            found => {
+                let what = format!("expected a map of keys, found {}", found.description());
+                let names = keys::listed(&keys::names_in(path));
+                report.add(node.line, path, what, Some(format!("the keys known here are {names}")));
+                Vec::new()
+            }
+        };
+        Section { path, entries, report }
+    }
+
+    fn section(&mut self, name: &'static str) -> Section<'_, 'p> {
+        let node = self.take(name).unwrap_or(Node { line: None, value: Value::Null });
+        Section::open(node, name, self.report)
+    }
+
+    fn text(&mut self, name: &str) -> Option<Marked<String>> {
+        let (key, kind) = self.known(name);
+        let Node { line, value } = self.take(name)?;
+        match value {
+            Value::Null => None,
+            Value::Text(value) => Some(Marked { value, key, line }),
+            found => {
+                let needs_unit = kind == Kind::Duration && found == Value::Number;
+                let repair = needs_unit.then(|| "add the unit `s`, `m` or `h`".to_owned());
+                self.report.add(line, &key, mismatch(kind, &found), repair);
+                None
+            }
+        }
+    }
+
+    fn texts(&mut self, name: &str) -> Vec<Marked<String>> {
+        let (key, kind) = self.known(name);
+        let node = self.take(name);
+        node.and_then(|node| self.elements(node, &key, kind)).unwrap_or_default()
+    }
+
+    fn texts_by_name(&mut self, name: &str) -> Vec<(Marked<String>, Marked<String>)> {
+        let entries = self.entries_of(name);
+        let text = |(name, node): (Marked<String>, Node)| {
+            let text = self.free_text(node, &name.key)?;
+            Some((name, text))
+        };
+        entries.into_iter().filter_map(text).collect()
+    }
+
+    fn lists_by_name(&mut self, name: &str) -> Vec<(Marked<String>, Vec<Marked<String>>)> {
+        let (_, kind) = self.known(name);
+        let entries = self.entries_of(name);
+        let list = |(name, node): (Marked<String>, Node)| {
+            let list = self.elements(node, &name.key, kind)?;
+            Some((name, list))
+        };
+        entries.into_iter().filter_map(list).collect()
+    }
+
+    /// Reports what was not taken.
+    fn close(self) {
+        for (name, _) in self.entries {
+            let repair = keys::proposal(self.path, &name.text);
+            self.report.add(name.line, &joined(self.path, &name.text), "is not a known key", Some(repair));
+        }
+    }
+
+    fn entries_of(&mut self, name: &str) -> Vec<(Marked<String>, Node)> {
+        let (key, kind) = self.known(name);
+        let Some(Node { line, value }) = self.take(name) else {
+            return Vec::new();
+        };
+        match value {
+            Value::Null => Vec::new(),
+            Value::Map(entries) => {
+                let marked = |name: Name| {
+                    let key = joined(&key, &name.text);
+                    Marked { value: name.text, key, line: name.line }
+                };
+                entries.into_iter().map(|(name, node)| (marked(name), node)).collect()
+            }
+            found => {
+                self.report.add(line, &key, mismatch(kind, &found), None);
+                Vec::new()
+            }
+        }
+    }
+
+    /// Takes the texts of a list; nothing when there is none.
+    fn elements(&mut self, node: Node, key: &str, kind: Kind) -> Option<Vec<Marked<String>>> {
+        match node.value {
+            Value::Null => None,
+            Value::List(items) => {
+                let text = |(at, item)| self.free_text(item, &format!("{key}[{at}]"));
+                Some(items.into_iter().enumerate().filter_map(text).collect())
+            }
+            found => {
+                let is_single = matches!(found, Value::Text(_));
+                let repair = is_single.then(|| "put it in brackets: `[…]`".to_owned());
+                self.report.add(node.line, key, mismatch(kind, &found), repair);
+                None
+            }
+        }
+    }
+
+    /// Takes a value that may be any text, and so has to be recognisable as text.
+    fn free_text(&mut self, node: Node, key: &str) -> Option<Marked<String>> {
+        let Node { line, value } = node;
+        match value {
+            Value::Text(value) => Some(Marked { value, key: key.to_owned(), line }),
+            found => {
+                let what = format!("expected text, found {}", found.description());
+                let repair =
+                    found.lacks_quotes().then(|| "put it in quotes if it is meant as text".to_owned());
+                self.report.add(line, key, what, repair);
+                None
+            }
+        }
+    }
+
+    fn known(&self, name: &str) -> (String, Kind) {
+        let path = joined(self.path, name);
+        let key = keys::key(&path).expect("every key that is decoded stands in the table");
+        (path, key.kind)
+    }
+
+    fn take(&mut self, name: &str) -> Option<Node> {
+        let at = self.entries.iter().position(|(entry, _)| entry.text == name)?;
+        Some(self.entries.remove(at).1)
+    }
+}
+
+fn mismatch(kind: Kind, found: &Value) -> String {
+    format!("expected {kind}, found {}", found.description())
+}
+
+/// Joins a key to its section; a name with other characters than a key's is quoted.
+fn joined(section: &str, name: &str) -> String {
+    let is_plain =
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+    let name = if is_plain { name.to_owned() } else { format!("\"{name}\"") };
+    if section.is_empty() { name } else { format!("{section}.{name}") }
+}

@@ -1,0 +1,53 @@
+//! A configuration value before it has a meaning, with the line where it stands; YAML today, other notations later.
+
+/// Is a value and its place.
+#[derive(Clone, PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug))]
+pub(super) struct Node {
+    /// The line, from 1, where the notation knows lines.
+    pub(super) line: Option<usize>,
+    pub(super) value: Value,
+}
+
+/// Is what was written, read without coercion.
+#[derive(Clone, PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug))]
+pub(super) enum Value {
+    /// Nothing: the key counts as absent.
+    Null,
+    Bool,
+    Number,
+    /// An unquoted `yes`, `no`, `on` or `off`, which some readers take for a boolean.
+    Ambiguous,
+    Text(String),
+    List(Vec<Node>),
+    Map(Vec<(Name, Node)>),
+}
+
+/// Is the name of an entry and its place; names are unique in their map.
+#[derive(Clone, PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug))]
+pub(super) struct Name {
+    pub(super) text: String,
+    pub(super) line: Option<usize>,
+}
+
+impl Value {
+    /// Describes what was found, without repeating it: it may be a secret.
+    pub(super) const fn description(&self) -> &'static str {
+        match self {
+            Self::Null => "nothing",
+            Self::Bool => "a boolean",
+            Self::Number => "a number",
+            Self::Ambiguous => "an unquoted word that some readers take for a boolean",
+            Self::Text(_) => "text",
+            Self::List(_) => "a list",
+            Self::Map(_) => "a map",
+        }
+    }
+
+    /// Tells whether quotes would make text of it.
+    pub(super) const fn lacks_quotes(&self) -> bool {
+        matches!(self, Self::Bool | Self::Number | Self::Ambiguous)
+    }
+}

@@ -1,0 +1,18 @@
+//! The guardian: one process a user, through which every byte of every sandbox goes.
+//!
+//! It wires the parts together and owns none of their decisions: `policy` judges, `proxy` carries, `audit`
+//! writes. Sandboxes come to it through a socket each; the command line through [`client`], which needs a key
+//! that no sandbox can read.
+
+mod api;
+pub mod client;
+mod control;
+mod daemon;
+mod journal;
+mod policies;
+mod registry;
+mod tokens;
+
+pub use api::{API_VERSION, CloisterStatus, Registration, Reloaded, Status};
+pub use daemon::{DaemonError, run};
+pub use tokens::{TokenError, forget as forget_token};

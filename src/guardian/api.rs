@@ -1,0 +1,105 @@
+//! What the command line and the guardian say to each other on the control socket.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::{BranchName, CloisterName, ProjectName};
+
+/// The version of the control interface; both sides must speak the same.
+pub const API_VERSION: u32 = 1;
+
+/// What a guardian is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Version {
+    pub(super) version: String,
+    pub(super) api: u32,
+}
+
+/// A sandbox that is about to be started. Its numbers follow from name and directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Registration {
+    /// Its name.
+    pub cloister: CloisterName,
+    /// Its project.
+    pub project: ProjectName,
+    /// The project's directory.
+    pub directory: PathBuf,
+    /// What is checked out there.
+    pub branch: Option<BranchName>,
+}
+
+/// The answer to a registration.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Registered {
+    /// The new token, shown this once.
+    pub(super) token: String,
+}
+
+/// The answer to a revocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Revoked {
+    /// Whether there was such a token.
+    pub(super) existed: bool,
+}
+
+/// The answer to a reload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reloaded {
+    /// How many cloisters have new rules.
+    pub cloisters: usize,
+    /// How many tunnels were closed because no rule allows them any more.
+    pub closed_tunnels: usize,
+}
+
+/// The answer to a shutdown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StopReceipt {
+    /// The head of the audit log at the end.
+    pub(super) audit_head: String,
+}
+
+/// How the guardian is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Status {
+    /// Its process number.
+    pub pid: u32,
+    /// Its version.
+    pub version: String,
+    /// The version of its control interface.
+    pub api: u32,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// The head of the audit log.
+    pub audit_head: String,
+    /// What keeps the audit log from being written, if anything does.
+    pub audit_problem: Option<String>,
+    /// The cloisters that it serves.
+    pub cloisters: Vec<CloisterStatus>,
+}
+
+/// How one cloister is served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CloisterStatus {
+    /// Its name.
+    pub cloister: CloisterName,
+    /// Its project.
+    pub project: ProjectName,
+    /// Tunnels and requests that are open.
+    pub tunnels: usize,
+}
+
+/// Why the guardian did not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Failure {
+    pub(super) error: String,
+}

@@ -1,0 +1,209 @@
+//! The command line's side of the control socket, and starting a guardian when none runs.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{ChildStdout, Stdio};
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use super::api::{
+    API_VERSION, Failure, Registered, Registration, Reloaded, Revoked, Status, StopReceipt, Version,
+};
+use crate::name::CloisterName;
+use crate::paths::{Lock, Paths, PathsError};
+use crate::process;
+
+/// What the variables of a guardian's environment are taken from; everything else stays outside.
+const ENVIRONMENT: [&str; 6] =
+    ["HOME", "PATH", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"];
+/// The first word that a guardian says when it serves.
+pub const READY: &str = "ready";
+
+/// Why the guardian could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// There is none.
+    #[error("the guardian is not running")]
+    NotRunning,
+    /// It ended before it served.
+    #[error("the guardian does not start: {0}")]
+    DoesNotStart(String),
+    /// It speaks another language.
+    #[error("the running guardian is version {version} with control interface {api}; this is {}, {API_VERSION}", env!("CARGO_PKG_VERSION"))]
+    OtherVersion {
+        /// Its version.
+        version: String,
+        /// Its interface.
+        api: u32,
+    },
+    /// It said no.
+    #[error("{0}")]
+    Refused(String),
+    /// The conversation broke off.
+    #[error("cannot speak with the guardian")]
+    Http(#[source] hyper::Error),
+    /// What it said is not understood.
+    #[error("cannot understand the guardian")]
+    Answer(#[source] serde_json::Error),
+    /// A file operation failed.
+    #[error(transparent)]
+    Paths(#[from] PathsError),
+    /// Something else of the system.
+    #[error("cannot {action}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn io_error(action: &'static str) -> impl FnOnce(io::Error) -> ClientError {
+    move |source| ClientError::Io { action, source }
+}
+
+/// A guardian that answers, of this version.
+#[derive(Debug, Clone)]
+pub struct Guardian {
+    socket: PathBuf,
+    key: String,
+}
+
+impl Guardian {
+    /// Finds the running guardian.
+    ///
+    /// # Errors
+    /// [`ClientError::NotRunning`] when there is none, [`ClientError::OtherVersion`] when it is another version's.
+    pub async fn connect(paths: &Paths) -> Result<Self, ClientError> {
+        let key = match fs::read_to_string(paths.control_key()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(ClientError::NotRunning),
+            other => other.map_err(io_error("read the control key"))?,
+        };
+        let guardian = Self { socket: paths.control_socket(), key };
+        let Version { version, api } = guardian.ask(Method::GET, "/version", Vec::new()).await?;
+        if api != API_VERSION {
+            return Err(ClientError::OtherVersion { version, api });
+        }
+        Ok(guardian)
+    }
+
+    /// Finds the running guardian or starts one.
+    pub async fn ensure(paths: &Paths) -> Result<Self, ClientError> {
+        match Self::connect(paths).await {
+            Err(ClientError::NotRunning) => {}
+            other => return other,
+        }
+        let _lock = Lock::acquire(&paths.guardian_start_lock())?;
+        match Self::connect(paths).await {
+            Err(ClientError::NotRunning) => {}
+            other => return other,
+        }
+        spawn(paths)?;
+        Self::connect(paths).await
+    }
+
+    /// Registers a sandbox; the answer is its token.
+    pub async fn register(&self, registration: &Registration) -> Result<String, ClientError> {
+        let body = serde_json::to_vec(registration).map_err(ClientError::Answer)?;
+        let Registered { token } = self.ask(Method::POST, "/tokens", body).await?;
+        Ok(token)
+    }
+
+    /// Revokes a sandbox's token; false when there was none.
+    pub async fn revoke(&self, cloister: &CloisterName) -> Result<bool, ClientError> {
+        let Revoked { existed } = self.ask(Method::DELETE, &format!("/tokens/{cloister}"), Vec::new()).await?;
+        Ok(existed)
+    }
+
+    /// Has all rules read again.
+    pub async fn reload(&self) -> Result<Reloaded, ClientError> {
+        self.ask(Method::POST, "/reload", Vec::new()).await
+    }
+
+    /// Asks how it is.
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        self.ask(Method::GET, "/status", Vec::new()).await
+    }
+
+    /// Stops it; the answer is the head of the audit log.
+    pub async fn shut_down(&self) -> Result<String, ClientError> {
+        let StopReceipt { audit_head } = self.ask(Method::POST, "/shutdown", Vec::new()).await?;
+        Ok(audit_head)
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Vec<u8>) -> Result<T, ClientError> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning,
+            _ => io_error("connect to the control socket")(error),
+        })?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(ClientError::Http)?;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, "guardian")
+            .header(AUTHORIZATION, format!("Bearer {}", self.key))
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .expect("the parts are constants, a checked name and a key of hexadecimal digits");
+        let exchange = async {
+            let response = sender.send_request(request).await?;
+            let status = response.status();
+            let body = response.into_body().collect().await?.to_bytes();
+            drop(sender);
+            Ok::<_, hyper::Error>((status, body))
+        };
+        let (answer, _) = tokio::join!(exchange, connection);
+        let (status, body) = answer.map_err(ClientError::Http)?;
+        parse(status, &body)
+    }
+}
+
+fn parse<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Result<T, ClientError> {
+    if status.is_success() {
+        return serde_json::from_slice(body).map_err(ClientError::Answer);
+    }
+    Err(match serde_json::from_slice::<Failure>(body) {
+        Ok(failure) => ClientError::Refused(failure.error),
+        Err(_) => ClientError::Refused(format!("the guardian answered {status}")),
+    })
+}
+
+/// Starts a guardian and waits until it serves or has given up.
+fn spawn(paths: &Paths) -> Result<(), ClientError> {
+    let binary = process::own_binary().map_err(io_error("find the binary of Cloister"))?;
+    let mut command = process::command(binary);
+    command.args(["guardian", "run"]).current_dir("/");
+    command.envs(ENVIRONMENT.iter().filter_map(|name| Some((name, process::environment(name)?))));
+    let complaints = paths.state_dir().join("guardian.log");
+    crate::paths::ensure_private_dir(paths.state_dir())?;
+    let log = fs::File::create(&complaints).map_err(io_error("write the log of the guardian"))?;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+    let mut child = command.spawn().map_err(io_error("start the guardian"))?;
+    let heard = child.stdout.take().is_some_and(says_ready);
+    if heard {
+        return Ok(());
+    }
+    // It has closed its output, so it has ended or will at once.
+    let _ = child.wait();
+    let mut text = String::new();
+    if let Ok(file) = fs::File::open(&complaints) {
+        // What can't be read can't be reported.
+        let _ = file.take(8192).read_to_string(&mut text);
+    }
+    let text = text.trim().trim_start_matches("error: ").to_owned();
+    Err(ClientError::DoesNotStart(if text.is_empty() { "it said nothing".to_owned() } else { text }))
+}
+
+fn says_ready(output: ChildStdout) -> bool {
+    let mut line = String::new();
+    BufReader::new(output).read_line(&mut line).is_ok() && line.starts_with(READY)
+}

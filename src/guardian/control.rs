@@ -1,0 +1,122 @@
+//! The control socket: what the command line may ask, and how the guardian knows that it is the command line.
+//!
+//! Two things must hold of a caller: the kernel says that it is this user's (or root's) process, and it presents
+//! the key from a file that no mount contains. A sandbox's process passes the first check on some hosts, and so
+//! the second one is what counts.
+
+use std::sync::Arc;
+
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, Path, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use axum::serve::IncomingStream;
+use axum::{Json, Router};
+use tokio::net::UnixListener;
+use tokio::sync::Notify;
+
+use super::api::{API_VERSION, Failure, Registration, StopReceipt, Version};
+use super::registry::{Registry, RegistryError};
+use crate::name::CloisterName;
+use crate::token::ControlKey;
+
+/// What the routes share.
+pub(super) struct Control {
+    pub(super) registry: Arc<Registry>,
+    pub(super) key: ControlKey,
+    pub(super) shutdown: Notify,
+}
+
+/// The user that a connection belongs to; `None` when the kernel does not say.
+#[derive(Debug, Clone, Copy)]
+struct Peer(Option<u32>);
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        Self(stream.io().peer_cred().ok().map(|credentials| credentials.uid()))
+    }
+}
+
+/// Serves the control socket until `shutdown` is notified and the open answers are written.
+pub(super) async fn serve(listener: UnixListener, control: Arc<Control>) -> std::io::Result<()> {
+    let routes = Router::new()
+        .route("/version", get(version))
+        .route("/status", get(status))
+        .route("/reload", post(reload))
+        .route("/shutdown", post(shutdown))
+        .route("/tokens", post(register))
+        .route("/tokens/{cloister}", delete(revoke))
+        .fallback(|| async { (StatusCode::NOT_FOUND, failure("there is no such request")) })
+        .layer(middleware::from_fn_with_state(Arc::clone(&control), authorise))
+        .with_state(Arc::clone(&control));
+    let service = routes.into_make_service_with_connect_info::<Peer>();
+    let until = async move { control.shutdown.notified().await };
+    axum::serve(listener, service).with_graceful_shutdown(until).await
+}
+
+async fn authorise(
+    State(control): State<Arc<Control>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let own = rustix::process::geteuid().as_raw();
+    let presented = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let key = presented.and_then(|value| value.strip_prefix("Bearer "));
+    let is_known = peer.0.is_some_and(|uid| uid == own || uid == 0);
+    if is_known && key.is_some_and(|key| control.key.matches(key)) {
+        next.run(request).await
+    } else {
+        (StatusCode::FORBIDDEN, failure("the control key is missing or wrong")).into_response()
+    }
+}
+
+fn failure(error: impl Into<String>) -> Json<Failure> {
+    Json(Failure { error: error.into() })
+}
+
+impl IntoResponse for RegistryError {
+    fn into_response(self) -> Response {
+        (StatusCode::INTERNAL_SERVER_ERROR, failure(chain(&self))).into_response()
+    }
+}
+
+/// The message with all its causes: the other side has only the text.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+async fn version() -> Json<Version> {
+    Json(Version { version: env!("CARGO_PKG_VERSION").to_owned(), api: API_VERSION })
+}
+
+async fn status(State(control): State<Arc<Control>>) -> Response {
+    Json(control.registry.status()).into_response()
+}
+
+async fn reload(State(control): State<Arc<Control>>) -> Result<Response, RegistryError> {
+    Ok(Json(control.registry.reload()?).into_response())
+}
+
+async fn register(
+    State(control): State<Arc<Control>>,
+    Json(registration): Json<Registration>,
+) -> Result<Response, RegistryError> {
+    Ok((StatusCode::CREATED, Json(control.registry.register(registration)?)).into_response())
+}
+
+async fn revoke(
+    State(control): State<Arc<Control>>,
+    Path(cloister): Path<CloisterName>,
+) -> Result<Response, RegistryError> {
+    Ok(Json(control.registry.revoke(&cloister)?).into_response())
+}
+
+async fn shutdown(State(control): State<Arc<Control>>) -> Result<Response, RegistryError> {
+    let audit_head = control.registry.close()?;
+    control.shutdown.notify_one();
+    Ok(Json(StopReceipt { audit_head }).into_response())
+}

@@ -1,0 +1,391 @@
+//! Verdicts of whole policies, as tables that read like the specification.
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+
+use super::*;
+use crate::name::CloisterName;
+
+mod addresses;
+
+/// A policy under test, written in text.
+#[derive(Default)]
+struct Case {
+    input: PolicyInput,
+}
+
+impl Case {
+    fn new() -> Self {
+        Self::default()
+    }
+
+    fn asking(mut self) -> Self {
+        self.input.unlisted = Unlisted::Ask;
+        self
+    }
+
+    fn rule(mut self, rule: Rule) -> Self {
+        self.input.rules.push(rule);
+        self
+    }
+
+    fn allow(self, patterns: &[&str]) -> Self {
+        patterns
+            .iter()
+            .fold(self, |case, pattern| case.rule(allow(pattern)))
+    }
+
+    fn deny(self, patterns: &[&str]) -> Self {
+        patterns
+            .iter()
+            .fold(self, |case, pattern| case.rule(deny(pattern)))
+    }
+
+    fn pin(mut self, name: &str, addresses: &[&str]) -> Self {
+        self.input
+            .pins
+            .insert(parsed(DomainName::parse(name)), ips(addresses));
+        self
+    }
+
+    fn private(mut self, patterns: &[&str]) -> Self {
+        self.input.private.extend(
+            patterns
+                .iter()
+                .map(|pattern| parsed(DomainPattern::parse(pattern))),
+        );
+        self
+    }
+
+    fn listening(mut self, sockets: &[&str]) -> Self {
+        self.input
+            .listening
+            .extend(sockets.iter().map(|socket| socket.parse::<SocketAddr>().unwrap()));
+        self
+    }
+
+    fn build(&self) -> Policy {
+        Policy::new(self.input.clone())
+    }
+
+    #[track_caller]
+    fn connect(&self, authority: &str, verdict: &str) -> &Self {
+        assert_eq!(
+            verdict_of(&self.build(), authority, Via::Connect, 1),
+            verdict,
+            "CONNECT {authority}"
+        );
+        self
+    }
+
+    #[track_caller]
+    fn plain(&self, authority: &str, verdict: &str) -> &Self {
+        assert_eq!(
+            verdict_of(&self.build(), authority, Via::Plain, 1),
+            verdict,
+            "plain {authority}"
+        );
+        self
+    }
+
+    /// Asks by CONNECT and presents what the DNS answered.
+    #[track_caller]
+    fn resolved(&self, authority: &str, answers: &[&str], verdict: &str) -> &Self {
+        let shown = match permit(&self.build(), authority, answers) {
+            Ok(permit) => format!("{:?}", permit.addresses()),
+            Err(denial) => format!("{} {}", denial.reason().code(), denial.detail().unwrap_or("-")),
+        };
+        assert_eq!(shown, verdict, "{authority} {answers:?}");
+        self
+    }
+}
+
+#[track_caller]
+fn parsed<T, E: Debug>(result: Result<T, E>) -> T {
+    result.unwrap()
+}
+
+fn ips(addresses: &[&str]) -> Vec<IpAddr> {
+    addresses.iter().map(|address| address.parse().unwrap()).collect()
+}
+
+fn allow(pattern: &str) -> Rule {
+    Rule::allow(parsed(Pattern::parse(pattern)), Origin::new(OriginKind::Global))
+}
+
+fn deny(pattern: &str) -> Rule {
+    Rule::deny(parsed(Pattern::parse(pattern)), Origin::new(OriginKind::Global))
+}
+
+fn once(rule: Rule, connections: &[u64]) -> Rule {
+    rule.only_for(
+        connections
+            .iter()
+            .copied()
+            .map(ConnectionId::new)
+            .collect::<BTreeSet<_>>(),
+    )
+}
+
+fn evaluate(policy: &Policy, authority: &str, via: Via, connection: u64) -> Decision {
+    let cloister = parsed(CloisterName::parse("app"));
+    let authority = parsed(Authority::parse(authority));
+    let connection = ConnectionId::new(connection);
+    policy.evaluate(&Request {
+        cloister: &cloister,
+        authority: &authority,
+        via,
+        connection,
+    })
+}
+
+/// Shows a verdict as `code [pattern]`.
+fn verdict_of(policy: &Policy, authority: &str, via: Via, connection: u64) -> String {
+    let decision = evaluate(policy, authority, via, connection);
+    let code = match &decision {
+        Decision::Allow(_) => "allow",
+        Decision::Deny(denial) => denial.reason().code(),
+        Decision::Ask(_) => "ask",
+    };
+    match decision.rule() {
+        Some(rule) => format!("{code} {rule}"),
+        None => code.to_owned(),
+    }
+}
+
+#[track_caller]
+fn permit(policy: &Policy, authority: &str, answers: &[&str]) -> Result<Permit, Denial> {
+    match evaluate(policy, authority, Via::Connect, 1) {
+        Decision::Allow(allowed) => allowed.permit(&ips(answers)),
+        other => panic!("not allowed: {other:?}"),
+    }
+}
+
+#[test]
+fn s2_an_empty_list_allows_nothing() {
+    let empty = Case::new();
+    for authority in [
+        "example.com:443",
+        "localhost:443",
+        "1.1.1.1:443",
+        "[2606:4700::1111]:443",
+    ] {
+        let verdict = if authority.starts_with("127.") {
+            "address_forbidden"
+        } else {
+            "not_allowed"
+        };
+        empty
+            .connect(authority, verdict)
+            .plain(&authority.replace(":443", ":80"), verdict);
+    }
+    Case::new()
+        .asking()
+        .connect("example.com:443", "ask")
+        .connect("1.1.1.1:443", "ask");
+}
+
+#[test]
+fn n1_every_spelling_gives_the_same_verdict() {
+    let case = Case::new().allow(&["Bücher.Example."]);
+    for text in [
+        "bücher.example:443",
+        "BÜCHER.EXAMPLE:443",
+        "xn--bcher-kva.example.:443",
+        "XN--bcher-KVA.example:443",
+    ] {
+        case.connect(text, "allow xn--bcher-kva.example");
+    }
+}
+
+#[test]
+fn n5_rules_match_label_by_label() {
+    Case::new()
+        .allow(&["github.com", "*.example.com"])
+        .connect("github.com:443", "allow github.com")
+        .connect("api.github.com:443", "not_allowed")
+        .connect("evilgithub.com:443", "not_allowed")
+        .connect("github.com.evil.net:443", "not_allowed")
+        .connect("a.example.com:443", "allow *.example.com")
+        .connect("a.b.example.com:443", "allow *.example.com")
+        .connect("example.com:443", "not_allowed")
+        .connect("evil-example.com:443", "not_allowed");
+}
+
+#[test]
+fn the_most_specific_rule_is_shown() {
+    Case::new()
+        .allow(&[
+            "*.example.com",
+            "*.b.example.com",
+            "a.b.example.com",
+            "a.b.example.com:443",
+        ])
+        .connect("a.b.example.com:443", "allow a.b.example.com:443")
+        .plain("a.b.example.com:80", "allow a.b.example.com")
+        .connect("x.b.example.com:443", "allow *.b.example.com")
+        .connect("x.example.com:443", "allow *.example.com");
+}
+
+#[test]
+fn n9_a_rule_without_a_port_means_443_and_80() {
+    let case = Case::new().allow(&["example.com"]);
+    case.connect("example.com:443", "allow example.com")
+        .plain("example.com:80", "allow example.com");
+    for port in [1, 22, 25, 79, 81, 442, 444, 6379, 8080, 8443, 65535] {
+        let authority = format!("example.com:{port}");
+        case.connect(&authority, "not_allowed")
+            .plain(&authority, "not_allowed");
+    }
+}
+
+#[test]
+fn n9_connect_never_goes_to_80_nor_plain_to_443() {
+    let case = Case::new().allow(&["example.com", "example.com:80", "example.com:443", "10.0.0.1:80"]);
+    case.connect("example.com:80", "not_allowed")
+        .connect("10.0.0.1:80", "not_allowed")
+        .plain("example.com:443", "not_allowed")
+        .plain("example.com:80", "allow example.com:80")
+        .connect("example.com:443", "allow example.com:443");
+    Case::new()
+        .asking()
+        .connect("example.com:80", "not_allowed")
+        .plain("example.com:443", "not_allowed");
+    let Decision::Deny(denial) = evaluate(&case.build(), "example.com:80", Via::Connect, 1) else {
+        panic!()
+    };
+    assert_eq!(denial.detail(), Some("CONNECT never goes to port 80"));
+}
+
+#[test]
+fn n9_a_rule_with_a_port_means_that_port_alone() {
+    Case::new()
+        .allow(&["db.example.com:5432", "*.apps.example.com:8080"])
+        .connect("db.example.com:5432", "allow db.example.com:5432")
+        .plain("db.example.com:5432", "allow db.example.com:5432")
+        .connect("db.example.com:443", "not_allowed")
+        .plain("db.example.com:80", "not_allowed")
+        .plain("a.apps.example.com:8080", "allow *.apps.example.com:8080")
+        .connect("a.apps.example.com:443", "not_allowed");
+}
+
+#[test]
+fn deny_beats_allow_at_every_level() {
+    Case::new()
+        .allow(&[
+            "api.example.com",
+            "*.example.com",
+            "*.deep.example.com",
+            "example.org:8443",
+            "10.0.0.1:443",
+        ])
+        .deny(&["*.example.com", "x.deep.example.com", "example.org", "10.0.0.1"])
+        .connect("api.example.com:443", "denied_by_rule *.example.com")
+        .plain("api.example.com:80", "denied_by_rule *.example.com")
+        .connect("x.deep.example.com:443", "denied_by_rule x.deep.example.com")
+        .connect("example.org:8443", "denied_by_rule example.org")
+        .connect("10.0.0.1:443", "denied_by_rule 10.0.0.1");
+}
+
+#[test]
+fn a_deny_rule_without_a_port_denies_every_port_and_one_with_a_port_that_one() {
+    let case = Case::new().asking().deny(&["a.example.com", "b.example.com:443"]);
+    for port in [1, 22, 80, 443, 8443] {
+        let authority = format!("a.example.com:{port}");
+        case.connect(&authority, "denied_by_rule a.example.com")
+            .plain(&authority, "denied_by_rule a.example.com");
+    }
+    case.connect("b.example.com:443", "denied_by_rule b.example.com:443")
+        .plain("b.example.com:80", "ask");
+}
+
+#[test]
+fn a_denial_by_an_answer_says_so() {
+    let rule = |kind| Rule::deny(parsed(Pattern::parse("example.com")), Origin::new(kind));
+    for (kind, reason) in [
+        (OriginKind::Builtin, Reason::DeniedByRule),
+        (OriginKind::Global, Reason::DeniedByRule),
+        (OriginKind::Project, Reason::DeniedByRule),
+        (OriginKind::CloisterNix, Reason::DeniedByRule),
+        (OriginKind::Decision, Reason::DeniedByUser),
+        (OriginKind::Session, Reason::DeniedByUser),
+    ] {
+        let policy = Case::new().rule(rule(kind)).build();
+        let Decision::Deny(denial) = evaluate(&policy, "example.com:443", Via::Connect, 1) else {
+            panic!()
+        };
+        assert_eq!(denial, Denial::new(reason).with_rule(&Arc::new(rule(kind))));
+    }
+}
+
+#[test]
+fn a_verdict_carries_the_rule_with_its_origin() {
+    let origin = Origin::new(OriginKind::Project).at("projects/app.yaml:12");
+    let policy = Case::new()
+        .rule(Rule::allow(parsed(Pattern::parse("example.com")), origin.clone()))
+        .build();
+    let decision = evaluate(&policy, "example.com:443", Via::Connect, 1);
+    let rule = decision.rule().unwrap();
+    assert_eq!(rule.origin(), &origin);
+    assert_eq!(rule.origin().to_string(), "project (projects/app.yaml:12)");
+    assert_eq!((rule.origin().name(), rule.effect()), ("project", Effect::Allow));
+    assert_eq!(Origin::new(OriginKind::CloisterNix).to_string(), "cloister_nix");
+}
+
+#[test]
+fn an_answer_becomes_a_rule_and_the_same_request_is_allowed() {
+    let policy = Case::new().asking().build();
+    let Decision::Ask(question) = evaluate(&policy, "example.com:8443", Via::Connect, 1) else {
+        panic!()
+    };
+    assert_eq!(question.pattern().to_string(), "example.com:8443");
+    let answered = policy.with_rule(Rule::allow(question.pattern(), Origin::new(OriginKind::Session)));
+    let decision = answered.evaluate(&question.request());
+    assert_eq!(decision.rule().unwrap().to_string(), "example.com:8443");
+    assert!(matches!(decision, Decision::Allow(_)));
+    // The policy before the answer is untouched, and the answer is on the list.
+    assert!(matches!(policy.evaluate(&question.request()), Decision::Ask(_)));
+    assert_eq!(policy.rules().count(), 0);
+    assert_eq!(
+        answered.rules().map(Rule::to_string).collect::<Vec<_>>(),
+        ["example.com:8443"]
+    );
+}
+
+#[test]
+fn a8_scope_once_covers_exactly_the_connections_that_waited() {
+    let policy = Case::new()
+        .asking()
+        .rule(once(allow("example.com:443"), &[1, 2]))
+        .rule(once(allow("example.com:443"), &[5]))
+        .rule(once(allow("example.net"), &[]))
+        .rule(once(deny("example.org"), &[1]))
+        .build();
+    let verdict = |authority, connection| verdict_of(&policy, authority, Via::Connect, connection);
+    for connection in [1, 2, 5] {
+        assert_eq!(verdict("example.com:443", connection), "allow example.com:443");
+    }
+    for connection in [0, 3, 4, 6] {
+        assert_eq!(verdict("example.com:443", connection), "ask");
+    }
+    assert_eq!(verdict("example.net:443", 1), "ask");
+    assert_eq!(verdict("example.org:443", 1), "denied_by_rule example.org");
+    assert_eq!(verdict("example.org:443", 2), "ask");
+}
+
+#[test]
+fn d7_local_names_are_allowed_only_when_named_exactly_and_pinned() {
+    Case::new()
+        .asking()
+        .allow(&["db", "localhost", "web.localhost", "*.app.localhost", "pinned"])
+        .pin("pinned", &["10.0.0.9"])
+        .pin("unlisted", &["10.0.0.9"])
+        .pin("x.app.localhost", &["127.0.0.1"])
+        .connect("db:443", "not_allowed db")
+        .connect("localhost:443", "not_allowed localhost")
+        .connect("web.localhost:443", "not_allowed web.localhost")
+        .connect("x.app.localhost:443", "not_allowed *.app.localhost")
+        .connect("other:443", "not_allowed")
+        .connect("pinned:443", "allow pinned")
+        .connect("unlisted:443", "ask");
+}

@@ -1,0 +1,332 @@
+//! The backend without a daemon: one `bwrap` command line, made from a spec as a plain value.
+//!
+//! Order matters twice. In the arguments, a later mount lies over an earlier one. In time, the first process
+//! gets its settings only after the receipt is on disk: a start that is killed half-way leaves a first process
+//! that finds its pipe empty and ends.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use rustix::fs::{MemfdFlags, SeekFrom, memfd_create, seek};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::seccomp::{FilterError, filter};
+use super::spec::{BINARY, Mount, Spec};
+use crate::paths::{self, PathsError};
+use crate::process::{self, Identity};
+
+/// How long `bwrap` may take to report the process that it made.
+const INFO_PATIENCE: Duration = Duration::from_secs(20);
+
+/// The bubblewrap backend with the program that it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bubblewrap {
+    program: PathBuf,
+}
+
+/// One word of the command line, or a descriptor that takes its place when the plan is applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Word {
+    Text(OsString),
+    /// A descriptor from which this text is read.
+    Content(String),
+    /// A descriptor from which this system call filter is read.
+    Filter(Vec<u8>),
+    /// The descriptor to which `bwrap` reports the first process.
+    Info,
+}
+
+/// The command that makes one sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    program: PathBuf,
+    words: Vec<Word>,
+}
+
+/// What applying a plan needs besides the plan.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    /// Where the first process's socket is made.
+    pub socket: &'a Path,
+    /// The settings of the first process, delivered through a pipe.
+    pub boot: &'a [u8],
+}
+
+/// The processes of a sandbox that was made.
+#[derive(Debug)]
+pub struct Launched {
+    /// The process outside that waits for the sandbox.
+    pub monitor: Identity,
+    /// The first process.
+    pub first: Identity,
+    /// The inode of its process name space.
+    pub pid_namespace: u64,
+}
+
+/// Why a sandbox could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// There is no `bwrap`.
+    #[error("cannot find `bwrap` in `PATH`")]
+    NoBwrap,
+    /// Somebody else could change the program that is trusted to contain the sandbox.
+    #[error("`{0}` can be changed by other users")]
+    UntrustedBwrap(PathBuf),
+    /// The filter could not be built.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// A descriptor, pipe or process could not be made.
+    #[error("cannot {action}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// A file could not be made.
+    #[error(transparent)]
+    Paths(#[from] PathsError),
+    /// `bwrap` gave up.
+    #[error("bubblewrap cannot make the sandbox: {0}")]
+    Refused(String),
+    /// The receipt could not be kept, so nothing was started.
+    #[error("cannot keep the receipt of the sandbox")]
+    Receipt(#[source] super::ReceiptError),
+}
+
+fn io_error(action: &'static str) -> impl FnOnce(io::Error) -> LaunchError {
+    move |source| LaunchError::Io { action, source }
+}
+
+/// Finds `bwrap` along a `PATH` value and checks that nobody else can change it.
+pub fn find_bwrap(search_path: &OsStr) -> Result<Bubblewrap, LaunchError> {
+    let found = process::find_program("bwrap", search_path).ok_or(LaunchError::NoBwrap)?;
+    let program = std::fs::canonicalize(&found).map_err(io_error("resolve the path of `bwrap`"))?;
+    if !process::is_trusted_program(&program).map_err(io_error("inspect `bwrap`"))? {
+        return Err(LaunchError::UntrustedBwrap(program));
+    }
+    Ok(Bubblewrap { program })
+}
+
+impl Bubblewrap {
+    /// Turns a spec into the command that makes it. Pure but for the filter, which depends on the processor.
+    pub fn plan(&self, spec: &Spec) -> Result<Plan, LaunchError> {
+        let mut words = isolation(spec);
+        for program in filter()? {
+            words.extend([Word::Text("--add-seccomp-fd".into()), Word::Filter(program)]);
+        }
+        words.extend([Word::Text("--info-fd".into()), Word::Info]);
+        words.extend(spec.mounts.iter().flat_map(mount));
+        words.extend(text(["--chdir", "/", "--", BINARY, "sandbox-init", "first"]));
+        Ok(Plan { program: self.program.clone(), words })
+    }
+}
+
+fn text<const N: usize>(words: [&str; N]) -> [Word; N] {
+    words.map(|word| Word::Text(word.into()))
+}
+
+/// Every name space of its own, no further ones, no capability, no controlling terminal, no environment.
+fn isolation(spec: &Spec) -> Vec<Word> {
+    let mut words = text([
+        "--unshare-user",
+        "--unshare-ipc",
+        "--unshare-pid",
+        "--unshare-net",
+        "--unshare-uts",
+        "--unshare-cgroup",
+        "--disable-userns",
+        "--new-session",
+        "--as-pid-1",
+        "--clearenv",
+    ])
+    .to_vec();
+    words.extend(text(["--cap-drop", "ALL"]));
+    words.extend(text(["--uid", &spec.user.uid.to_string(), "--gid", &spec.user.gid.to_string()]));
+    words.extend(text(["--hostname", spec.name.as_str()]));
+    words
+}
+
+fn mount(mount: &Mount) -> Vec<Word> {
+    let path = |path: &Path| Word::Text(path.as_os_str().to_owned());
+    let option = |option: &str| Word::Text(option.into());
+    match mount {
+        Mount::ReadOnly { source, target } => vec![option("--ro-bind"), path(source), path(target)],
+        Mount::ReadWrite { source, target } => vec![option("--bind"), path(source), path(target)],
+        Mount::Memory { target, mode } => {
+            vec![option("--perms"), Word::Text(format!("{mode:04o}").into()), option("--tmpfs"), path(target)]
+        }
+        Mount::Directory { target } => vec![option("--dir"), path(target)],
+        Mount::Link { points_to, target } => vec![option("--symlink"), path(points_to), path(target)],
+        Mount::File { target, content } => vec![
+            option("--perms"),
+            option("0444"),
+            option("--ro-bind-data"),
+            Word::Content(content.clone()),
+            path(target),
+        ],
+        Mount::Processes { target } => vec![option("--proc"), path(target)],
+        Mount::Devices { target } => vec![option("--dev"), path(target)],
+        Mount::Hidden { target, is_directory: false } => {
+            vec![option("--ro-bind"), option("/dev/null"), path(target)]
+        }
+        Mount::Hidden { target, is_directory: true } => vec![
+            option("--perms"),
+            option("0000"),
+            option("--tmpfs"),
+            path(target),
+            option("--remount-ro"),
+            path(target),
+        ],
+        Mount::Sealed { target } => vec![option("--remount-ro"), path(target)],
+    }
+}
+
+impl Plan {
+    /// The command as a person reads it; descriptors are named by what they carry.
+    pub fn display(&self) -> Vec<String> {
+        let words = self.words.iter().map(|word| match word {
+            Word::Text(text) => text.to_string_lossy().into_owned(),
+            Word::Content(content) => format!("<{} bytes>", content.len()),
+            Word::Filter(program) => format!("<filter of {} instructions>", program.len() / 8),
+            Word::Info => "<report>".to_owned(),
+        });
+        std::iter::once(self.program.display().to_string()).chain(words).collect()
+    }
+
+    /// Makes the sandbox. `keep` is called with its processes before the first of them gets its settings; when
+    /// it fails, nothing stays.
+    pub fn apply(
+        &self,
+        launch: &Launch<'_>,
+        keep: impl FnOnce(&Launched) -> Result<(), super::ReceiptError>,
+    ) -> Result<Monitor, LaunchError> {
+        if let Some(directory) = launch.socket.parent() {
+            paths::ensure_private_dir(directory)?;
+        }
+        paths::remove_if_present(launch.socket)?;
+        let listener = UnixListener::bind(launch.socket).map_err(io_error("listen for sessions"))?;
+        let result = self.spawn(listener.into(), launch.boot, keep);
+        if result.is_err() {
+            // The socket may be gone already; the failure that is reported is the one that matters.
+            let _ = paths::remove_if_present(launch.socket);
+        }
+        result
+    }
+
+    fn spawn(
+        &self,
+        listener: OwnedFd,
+        boot: &[u8],
+        keep: impl FnOnce(&Launched) -> Result<(), super::ReceiptError>,
+    ) -> Result<Monitor, LaunchError> {
+        let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|error| io_error("make a pipe")(error.into()));
+        let ((boot_read, boot_write), (info_read, info_write)) = (pipe()?, pipe()?);
+        let mut inherited: Vec<OwnedFd> = Vec::new();
+        let mut command = process::command(&self.program);
+        for word in &self.words {
+            let number = match word {
+                Word::Text(text) => {
+                    command.arg(text);
+                    continue;
+                }
+                Word::Content(content) => hold(&mut inherited, in_memory(content.as_bytes())?),
+                Word::Filter(program) => hold(&mut inherited, in_memory(program)?),
+                Word::Info => info_write.as_raw_fd(),
+            };
+            command.arg(number.to_string());
+        }
+        for descriptor in inherited.iter().map(AsFd::as_fd).chain([info_write.as_fd()]) {
+            process::make_inheritable(descriptor).map_err(io_error("pass a descriptor on"))?;
+        }
+        // The first process finds its listening socket as standard input and its settings as standard output
+        // (see `init`): descriptors with fixed numbers, which safe code can take over.
+        command.stdin(listener).stdout(boot_read).stderr(Stdio::piped()).process_group(0);
+        let mut child = command.spawn().map_err(io_error("start `bwrap`"))?;
+        drop((command, info_write, inherited));
+        let finish = identify(&child, info_read).and_then(|launched| {
+            keep(&launched).map_err(LaunchError::Receipt)?;
+            File::from(boot_write).write_all(boot).map_err(io_error("send the first process its settings"))
+        });
+        match finish {
+            Ok(()) => Ok(Monitor(child)),
+            Err(error) => Err(abandon(&mut child, error)),
+        }
+    }
+}
+
+/// The process outside that waits for the sandbox, as long as this process is its parent.
+#[derive(Debug)]
+pub struct Monitor(Child);
+
+impl Monitor {
+    /// Ends a sandbox whose first process never answered, and tells what was said about it.
+    pub fn abandon(mut self) -> LaunchError {
+        abandon(&mut self.0, LaunchError::Refused("its first process ended at once".to_owned()))
+    }
+}
+
+fn hold(inherited: &mut Vec<OwnedFd>, descriptor: OwnedFd) -> i32 {
+    let number = descriptor.as_raw_fd();
+    inherited.push(descriptor);
+    number
+}
+
+fn in_memory(content: &[u8]) -> Result<OwnedFd, LaunchError> {
+    let failed = |error: io::Error| io_error("hold data in memory")(error);
+    let descriptor = memfd_create("cloister", MemfdFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
+    let mut file = File::from(descriptor);
+    file.write_all(content).map_err(failed)?;
+    seek(&file, SeekFrom::Start(0)).map_err(|error| failed(error.into()))?;
+    Ok(file.into())
+}
+
+/// Reads which process `bwrap` made.
+fn identify(monitor: &Child, info: OwnedFd) -> Result<Launched, LaunchError> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    struct Info {
+        child_pid: i32,
+        pid_namespace: u64,
+    }
+    let silent = || LaunchError::Refused("it reported no process".to_owned());
+    let ready = process::wait_readable(info.as_fd(), INFO_PATIENCE).map_err(io_error("wait for `bwrap`"))?;
+    if !ready {
+        return Err(silent());
+    }
+    let mut text = String::new();
+    File::from(info).read_to_string(&mut text).map_err(io_error("read the report of `bwrap`"))?;
+    let info: Info = serde_json::from_str(&text).map_err(|_| silent())?;
+    let own = i32::try_from(monitor.id()).ok().and_then(Identity::of);
+    match (own, Identity::of(info.child_pid)) {
+        (Some(monitor), Some(first)) => Ok(Launched { monitor, first, pid_namespace: info.pid_namespace }),
+        _ => Err(silent()),
+    }
+}
+
+/// Ends what a failed start left, and reports what `bwrap` said if that tells more.
+fn abandon(child: &mut Child, error: LaunchError) -> LaunchError {
+    // Both may fail only because the process has ended, which is what is wanted.
+    let _ = child.kill();
+    let _ = child.wait();
+    match error {
+        LaunchError::Refused(_) => complaint(child).map_or(error, LaunchError::Refused),
+        other => other,
+    }
+}
+
+/// What `bwrap` wrote before it ended.
+fn complaint(child: &mut Child) -> Option<String> {
+    let mut text = String::new();
+    child.stderr.take()?.take(4096).read_to_string(&mut text).ok()?;
+    let text = text.trim().trim_start_matches("bwrap: ").trim_start_matches("error: ").to_owned();
+    (!text.is_empty()).then_some(text)
+}

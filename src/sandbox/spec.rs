@@ -1,0 +1,363 @@
+//! The whole description of one sandbox, the same for every backend.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::facts::Facts;
+use crate::name::{CloisterId, CloisterName};
+
+/// The user inside a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct User {
+    /// The user's name inside.
+    pub name: String,
+    /// The user's number inside.
+    pub uid: u32,
+    /// The group's number inside.
+    pub gid: u32,
+}
+
+impl Default for User {
+    fn default() -> Self {
+        Self { name: "cloister".to_owned(), uid: 1000, gid: 1000 }
+    }
+}
+
+/// How far a sandbox reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Network {
+    /// Through the guardian and nowhere else.
+    Guarded,
+}
+
+impl Network {
+    /// The name that users read and write.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Guarded => "guarded",
+        }
+    }
+}
+
+/// One entry of the sandbox's file tree; later entries lie over earlier ones.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mount {
+    /// A host file or directory that can be read.
+    ReadOnly {
+        /// Where it lies on the host.
+        source: PathBuf,
+        /// Where it is seen.
+        target: PathBuf,
+    },
+    /// A host directory that can be written.
+    ReadWrite {
+        /// Where it lies on the host.
+        source: PathBuf,
+        /// Where it is seen.
+        target: PathBuf,
+    },
+    /// An empty directory in memory.
+    Memory {
+        /// Where it is seen.
+        target: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A directory on the file system that lies there.
+    Directory {
+        /// Where it is made.
+        target: PathBuf,
+    },
+    /// A symbolic link.
+    Link {
+        /// What it points to.
+        points_to: PathBuf,
+        /// Where it is made.
+        target: PathBuf,
+    },
+    /// A generated file that can be read by all and written by nobody.
+    File {
+        /// Where it is seen.
+        target: PathBuf,
+        /// What it holds.
+        content: String,
+    },
+    /// The process table of the sandbox.
+    Processes {
+        /// Where it is seen.
+        target: PathBuf,
+    },
+    /// The harmless devices and a terminal name space of the sandbox's own.
+    Devices {
+        /// Where it is seen.
+        target: PathBuf,
+    },
+    /// Something that can't be opened, laid over what is there.
+    Hidden {
+        /// What is hidden.
+        target: PathBuf,
+        /// Whether a directory is hidden, not a file.
+        is_directory: bool,
+    },
+    /// A mount made earlier in the list that can't be written from here on.
+    Sealed {
+        /// Which one.
+        target: PathBuf,
+    },
+}
+
+/// What a user wants, from which the spec is made.
+#[derive(Debug, Clone)]
+pub struct Wanted<'a> {
+    /// The cloister's name.
+    pub name: &'a CloisterName,
+    /// Its number.
+    pub id: &'a CloisterId,
+    /// The project's directory on the host.
+    pub work: &'a Path,
+    /// Further directories of the repository that lie outside `work` (a linked worktree's common directory).
+    pub repository: Option<&'a Path>,
+    /// Existing files and directories inside the writable ones that the host's git would execute or obey.
+    pub protected: &'a [PathBuf],
+    /// The persistent home on the host.
+    pub home: &'a Path,
+    /// The socket directory on the host.
+    pub sockets: &'a Path,
+    /// The binary that becomes the first process.
+    pub binary: &'a Path,
+}
+
+/// Everything that a sandbox will see.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Spec {
+    /// The cloister's name.
+    pub name: CloisterName,
+    /// Its number.
+    pub id: CloisterId,
+    /// The user inside.
+    pub user: User,
+    /// How far it reaches.
+    pub network: Network,
+    /// The file tree, in order.
+    pub mounts: Vec<Mount>,
+}
+
+/// The project inside a sandbox.
+pub const WORK: &str = "/work";
+/// The user's home inside a sandbox.
+pub const HOME: &str = "/home/cloister";
+/// The guardian's sockets inside a sandbox.
+pub const SOCKETS: &str = "/run/cloister";
+/// The first process's binary inside a sandbox.
+pub const BINARY: &str = "/run/cloister/bin/cloister";
+
+impl Spec {
+    /// Describes the sandbox that is wanted, on a host that offers `facts`.
+    pub fn new(wanted: &Wanted<'_>, facts: &Facts) -> Self {
+        let user = User::default();
+        let mut mounts: Vec<Mount> = system(facts).collect();
+        mounts.extend(kernel(facts));
+        mounts.extend(scratch());
+        mounts.extend(etc(facts, &user, wanted.name));
+        mounts.extend(guardian(wanted));
+        mounts.extend(project(wanted));
+        mounts.push(Mount::Sealed { target: "/run".into() });
+        mounts.push(Mount::Sealed { target: "/".into() });
+        Self { name: wanted.name.clone(), id: wanted.id.clone(), user, network: Network::Guarded, mounts }
+    }
+}
+
+fn same(path: &Path) -> Mount {
+    Mount::ReadOnly { source: path.to_owned(), target: path.to_owned() }
+}
+
+/// The programs and libraries of the host.
+fn system(facts: &Facts) -> impl Iterator<Item = Mount> {
+    let directories = facts.directories.iter().map(|path| same(path));
+    let links = facts
+        .links
+        .iter()
+        .map(|(link, target)| Mount::Link { points_to: target.clone(), target: link.clone() });
+    directories.chain(links)
+}
+
+/// Processes and devices: of the sandbox's own, without the paths through which a kernel is changed or read.
+fn kernel(facts: &Facts) -> impl Iterator<Item = Mount> {
+    let hidden =
+        facts.masked.iter().map(|path| Mount::Hidden { target: path.clone(), is_directory: path.is_dir() });
+    [Mount::Processes { target: "/proc".into() }]
+        .into_iter()
+        .chain(facts.read_only.iter().map(|path| same(path)))
+        .chain(hidden)
+        .chain([Mount::Devices { target: "/dev".into() }])
+}
+
+/// Directories in memory that end with the sandbox.
+fn scratch() -> [Mount; 5] {
+    [
+        Mount::Memory { target: "/tmp".into(), mode: 0o1777 },
+        Mount::Memory { target: "/var/tmp".into(), mode: 0o1777 },
+        Mount::Memory { target: "/run".into(), mode: 0o755 },
+        Mount::Link { points_to: "/run".into(), target: "/var/run".into() },
+        Mount::Directory { target: "/etc".into() },
+    ]
+}
+
+/// An `/etc` of the sandbox's own: generated where names and addresses stand, the host's where it is harmless.
+fn etc(facts: &Facts, user: &User, name: &CloisterName) -> Vec<Mount> {
+    let User { name: account, uid, gid } = user;
+    let file = |target: &str, content: String| Mount::File { target: target.into(), content };
+    let mut mounts: Vec<Mount> = facts.etc.iter().map(|path| same(path)).collect();
+    mounts.extend([
+        file(
+            "/etc/passwd",
+            format!(
+                "root:x:0:0:root:/root:/usr/sbin/nologin\n\
+                 {account}:x:{uid}:{gid}:{account}:{HOME}:/bin/bash\n\
+                 nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+            ),
+        ),
+        file("/etc/group", format!("root:x:0:\n{account}:x:{gid}:\nnogroup:x:65534:\n")),
+        file(
+            "/etc/hosts",
+            format!(
+                "127.0.0.1 localhost cloister-guardian {name}\n::1 localhost ip6-localhost ip6-loopback\n"
+            ),
+        ),
+        file("/etc/hostname", format!("{name}\n")),
+        file(
+            "/etc/nsswitch.conf",
+            "passwd: files\ngroup: files\nhosts: files\nservices: files\nprotocols: files\n".into(),
+        ),
+        file(
+            "/etc/resolv.conf",
+            "# This sandbox has no resolver: the guardian resolves the names that it allows.\n".into(),
+        ),
+        file("/etc/shells", "/bin/sh\n/bin/bash\n".into()),
+    ]);
+    mounts
+}
+
+/// The way to the guardian, and the binary of the first process.
+fn guardian(wanted: &Wanted<'_>) -> [Mount; 4] {
+    let bin = Path::new(BINARY).parent().unwrap_or(Path::new("/")).to_owned();
+    [
+        Mount::ReadOnly { source: wanted.sockets.to_owned(), target: SOCKETS.into() },
+        Mount::Memory { target: bin.clone(), mode: 0o755 },
+        Mount::ReadOnly { source: wanted.binary.to_owned(), target: BINARY.into() },
+        Mount::Sealed { target: bin },
+    ]
+}
+
+/// What may be written: the home and the project, less what the host's git would execute or obey.
+fn project(wanted: &Wanted<'_>) -> Vec<Mount> {
+    let mut mounts = vec![
+        Mount::ReadWrite { source: wanted.home.to_owned(), target: HOME.into() },
+        Mount::ReadWrite { source: wanted.work.to_owned(), target: WORK.into() },
+    ];
+    if let Some(common) = wanted.repository {
+        mounts.push(Mount::ReadWrite { source: common.to_owned(), target: common.to_owned() });
+    }
+    mounts.extend(wanted.protected.iter().map(|path| {
+        let target = path
+            .strip_prefix(wanted.work)
+            .map_or_else(|_| path.clone(), |inside| Path::new(WORK).join(inside));
+        Mount::ReadOnly { source: path.clone(), target }
+    }));
+    mounts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(crate) fn facts() -> Facts {
+        Facts {
+            directories: vec!["/usr".into()],
+            links: vec![("/bin".into(), "usr/bin".into())],
+            etc: vec!["/etc/ssl/certs".into()],
+            masked: vec!["/proc/kcore".into()],
+            read_only: vec!["/proc/sys".into()],
+        }
+    }
+
+    fn spec() -> Spec {
+        let name = CloisterName::parse("demo").unwrap();
+        let id = CloisterId::of(&name, "/src/demo");
+        Spec::new(
+            &Wanted {
+                name: &name,
+                id: &id,
+                work: Path::new("/src/demo"),
+                repository: None,
+                protected: &["/src/demo/.git/hooks".into()],
+                home: Path::new("/data/home"),
+                sockets: Path::new("/run/s/1"),
+                binary: Path::new("/opt/cloister"),
+            },
+            &facts(),
+        )
+    }
+
+    fn position(spec: &Spec, target: &str) -> usize {
+        let found = spec.mounts.iter().position(|mount| match mount {
+            Mount::ReadOnly { target: at, .. }
+            | Mount::ReadWrite { target: at, .. }
+            | Mount::Memory { target: at, .. }
+            | Mount::Directory { target: at }
+            | Mount::Link { target: at, .. }
+            | Mount::File { target: at, .. }
+            | Mount::Processes { target: at }
+            | Mount::Devices { target: at }
+            | Mount::Hidden { target: at, .. } => at == Path::new(target),
+            Mount::Sealed { .. } => false,
+        });
+        found.unwrap_or_else(|| panic!("`{target}` is not in the spec"))
+    }
+
+    #[test]
+    fn only_home_and_work_can_be_written() {
+        let writable: Vec<_> = spec()
+            .mounts
+            .into_iter()
+            .filter_map(|mount| match mount {
+                Mount::ReadWrite { target, .. } => Some(target),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(writable, [PathBuf::from(HOME), PathBuf::from(WORK)]);
+    }
+
+    #[test]
+    fn k7_kernel_settings_are_read_only_over_the_process_table() {
+        let spec = spec();
+        assert!(position(&spec, "/proc") < position(&spec, "/proc/sys"));
+        assert!(position(&spec, "/proc") < position(&spec, "/proc/kcore"));
+    }
+
+    #[test]
+    fn f1_what_the_hosts_git_executes_is_read_only_over_the_project() {
+        let spec = spec();
+        let hooks =
+            Mount::ReadOnly { source: "/src/demo/.git/hooks".into(), target: "/work/.git/hooks".into() };
+        assert_eq!(spec.mounts[position(&spec, "/work/.git/hooks")], hooks);
+        assert!(position(&spec, WORK) < position(&spec, "/work/.git/hooks"));
+    }
+
+    #[test]
+    fn the_root_is_sealed_last() {
+        assert_eq!(spec().mounts.last(), Some(&Mount::Sealed { target: "/".into() }));
+    }
+
+    #[test]
+    fn names_are_resolved_from_files_alone() {
+        let spec = spec();
+        let Mount::File { content, .. } = &spec.mounts[position(&spec, "/etc/nsswitch.conf")] else {
+            panic!("a file is generated");
+        };
+        assert!(content.contains("hosts: files\n"));
+    }
+}

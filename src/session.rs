@@ -1,0 +1,12 @@
+//! What people do with sandboxes: start, enter, stop, list. Each use case is a function over the parts.
+
+mod environment;
+mod list;
+mod start;
+mod stop;
+mod terminal;
+
+pub use list::{Running, directory_of, running};
+pub use start::{RootConsent, Sandbox, StartError, StartRequest, enter, preview, start};
+pub use stop::{StopError, StopProblem, Stopped, stop, stop_all};
+pub use terminal::{SessionError, run};

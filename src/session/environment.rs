@@ -1,0 +1,68 @@
+//! The variables inside a sandbox: few, named, and none by accident.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
+use crate::config::Config;
+use crate::init::{Boot, Relay};
+use crate::name::{CloisterName, ProjectName};
+use crate::sandbox::{HOME, SOCKETS, Spec};
+
+/// The guardian's name inside a sandbox, where `/etc/hosts` maps it to the relay.
+const GUARDIAN: &str = "cloister-guardian";
+/// The proxy's port inside a sandbox.
+const PROXY_PORT: u16 = 3128;
+/// Where programs are looked for: the user's own first, which only this sandbox can write.
+const SEARCH_PATH: &str =
+    "/home/cloister/.local/bin:/run/cloister/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// What describes the user's terminal and language; passed on when set.
+const FROM_HOST: [&str; 6] = ["TERM", "COLORTERM", "LANG", "LC_ALL", "LC_CTYPE", "TZ"];
+
+/// The settings of a sandbox's first process: what every session gets, and the ways to the guardian.
+pub(super) fn boot(spec: &Spec, project: &ProjectName, token: &str) -> Boot {
+    let mut environment: BTreeMap<String, String> = [
+        ("HOME", HOME),
+        ("USER", &spec.user.name),
+        ("LOGNAME", &spec.user.name),
+        ("PATH", SEARCH_PATH),
+        ("TMPDIR", "/tmp"),
+        ("CLOISTER_GUARDIAN_HOST", GUARDIAN),
+        ("NODE_USE_ENV_PROXY", "1"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into();
+    environment.extend(identity(&spec.name, project, token));
+    environment.extend(proxy(token));
+    let relays = vec![Relay { port: PROXY_PORT, socket: format!("{SOCKETS}/proxy.sock") }];
+    Boot { environment, relays }
+}
+
+fn identity(name: &CloisterName, project: &ProjectName, token: &str) -> [(String, String); 4] {
+    [
+        ("CLOISTER", "1"),
+        ("CLOISTER_NAME", name.as_str()),
+        ("CLOISTER_PROJECT", project.as_str()),
+        ("CLOISTER_TOKEN", token),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+}
+
+fn proxy(token: &str) -> impl Iterator<Item = (String, String)> {
+    let way = format!("http://cloister:{token}@{GUARDIAN}:{PROXY_PORT}");
+    let around = format!("{GUARDIAN},localhost,127.0.0.1,::1");
+    let ways = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"].map(|name| (name, way.clone()));
+    ways.into_iter()
+        .chain([("NO_PROXY", around)])
+        .flat_map(|(name, value)| [(name.to_owned(), value.clone()), (name.to_ascii_lowercase(), value)])
+}
+
+/// The variables of one session: the user's terminal and language, and what the settings name.
+pub(super) fn session(config: &Config, host: impl Fn(&str) -> Option<OsString>) -> BTreeMap<String, String> {
+    let from_host = |name: &str| host(name)?.into_string().ok();
+    let described = FROM_HOST.iter().filter_map(|name| Some(((*name).to_owned(), from_host(name)?)));
+    let mut variables: BTreeMap<String, String> = described.collect();
+    variables.insert("SHELL".to_owned(), config.shell.display().to_string());
+    let configured = config.env.resolve(from_host);
+    variables.extend(configured.iter().map(|(name, value)| (name.as_str().to_owned(), value.expose().to_owned())));
+    variables
+}

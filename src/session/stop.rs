@@ -1,0 +1,119 @@
+//! `stop`: ends a sandbox, revokes its token, and leaves nothing behind; goes on past errors and reports all.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use crate::guardian;
+use crate::guardian::client::{ClientError, Guardian};
+use crate::guardian::TokenError;
+use crate::init::wire::FromHost;
+use crate::name::CloisterName;
+use crate::paths::{self, Lock, Paths, PathsError};
+use crate::sandbox::{Receipt, ReceiptError, TeardownError};
+
+/// How long the processes of a sandbox have to end by themselves.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// What `stop` did.
+#[derive(Debug)]
+pub struct Stopped {
+    /// Which cloister.
+    pub name: CloisterName,
+    /// What could not be cleared away.
+    pub problems: Vec<StopProblem>,
+}
+
+/// Why there was nothing to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum StopError {
+    /// There is no such cloister.
+    #[error("no cloister `{0}` is running")]
+    NotRunning(CloisterName),
+    /// The lock can't be had.
+    #[error(transparent)]
+    Paths(#[from] PathsError),
+    /// The record can't be read.
+    #[error(transparent)]
+    Receipt(#[from] ReceiptError),
+}
+
+/// What went wrong while stopping went on.
+#[derive(Debug, thiserror::Error)]
+pub enum StopProblem {
+    /// A process or socket stays.
+    #[error(transparent)]
+    Teardown(#[from] TeardownError),
+    /// A file stays.
+    #[error(transparent)]
+    Paths(#[from] PathsError),
+    /// The token's file stays.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The guardian still knows the token.
+    #[error(transparent)]
+    Guardian(#[from] ClientError),
+}
+
+/// Stops one cloister.
+pub async fn stop(name: &CloisterName, paths: &Paths) -> Result<Stopped, StopError> {
+    let file = paths.receipt_file(name);
+    let Some(receipt) = Receipt::load(&file)? else {
+        // A start that was killed before its receipt may have left a token.
+        return match revoke(name, None, paths).await {
+            Ok(true) => Ok(Stopped { name: name.clone(), problems: Vec::new() }),
+            Ok(false) => Err(StopError::NotRunning(name.clone())),
+            Err(problem) => Ok(Stopped { name: name.clone(), problems: vec![problem] }),
+        };
+    };
+    let _lock = Lock::acquire(&paths.cloister_lock(&receipt.id))?;
+    if receipt.is_running() {
+        ask_to_end(&receipt.socket).await;
+    }
+    let mut problems: Vec<StopProblem> = receipt.tear_down().into_iter().map(StopProblem::Teardown).collect();
+    problems.extend(revoke(name, Some(&receipt), paths).await.err());
+    if problems.is_empty() {
+        problems.extend(paths::remove_if_present(&file).err().map(StopProblem::Paths));
+    }
+    Ok(Stopped { name: name.clone(), problems })
+}
+
+/// Stops every cloister that left a record, running or not.
+pub async fn stop_all(paths: &Paths) -> Result<Vec<Result<Stopped, StopError>>, ReceiptError> {
+    let mut stopped = Vec::new();
+    for receipt in Receipt::load_all(&paths.receipts_dir())? {
+        stopped.push(stop(&receipt.cloister, paths).await);
+    }
+    Ok(stopped)
+}
+
+/// Lets the first process end the others in order; what it does with that is its own affair, and bounded.
+async fn ask_to_end(socket: &Path) {
+    let ended = timeout(GRACE, async {
+        let mut stream = UnixStream::connect(socket).await?;
+        FromHost::Stop.write(&mut stream).await?;
+        // The connection closes when the sandbox has ended.
+        stream.read_to_end(&mut Vec::with_capacity(1)).await
+    });
+    // Whatever came of it, the sandbox is ended by force next.
+    drop(ended.await);
+}
+
+/// Takes a cloister's token back: through the guardian, or from the disk when none runs.
+async fn revoke(name: &CloisterName, receipt: Option<&Receipt>, paths: &Paths) -> Result<bool, StopProblem> {
+    match Guardian::connect(paths).await {
+        Ok(guardian) => Ok(guardian.revoke(name).await?),
+        Err(ClientError::NotRunning) => {
+            guardian::forget_token(paths, name)?;
+            if let Some(receipt) = receipt {
+                paths::remove_directory(&paths.sockets_dir(&receipt.id))?;
+                paths::remove_if_present(&paths.by_name_link(name))?;
+            }
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
