@@ -18,7 +18,7 @@ use crate::process;
 
 use arguments::{Arguments, Command, GuardianCommand, InitCommand};
 use error::CommandError;
-use output::Output;
+use output::{Output, complain};
 
 /// Runs the command of this process and gives its exit code.
 pub fn main() -> ExitCode {
@@ -58,7 +58,7 @@ fn inside(command: &InitCommand, output: &Output) -> ExitCode {
         },
         InitCommand::Session { terminal, argv } => {
             let (code, reason) = crate::init::become_command(*terminal, argv);
-            output.complain(&reason);
+            complain(&reason);
             ExitCode::from(code)
         }
     }
@@ -68,7 +68,7 @@ fn run(arguments: Arguments, output: &Output) -> Result<ExitCode, CommandError> 
     let paths = Paths::from_environment(process::environment)?;
     trace::begin(&arguments.global, &paths)?;
     if let Command::Guardian(GuardianCommand::Run) = &arguments.command {
-        return guardian::run_daemon(&paths, output);
+        return guardian::run_daemon(&paths);
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -87,12 +87,12 @@ async fn dispatch(command: Command, paths: &Paths, output: &Output) -> Result<Ex
         Command::Stop { name, all } => sandbox::stop(name, all, paths, output).await,
         Command::Shutdown => sandbox::shutdown(paths, output).await,
         Command::List => sandbox::list(paths, output),
-        Command::Path { name } => sandbox::path(&name, paths, output),
+        Command::Path { name } => sandbox::path(&name, paths),
         Command::Guardian(GuardianCommand::Start) => guardian::start(paths, output).await,
         Command::Guardian(GuardianCommand::Stop { yes }) => guardian::stop(yes, paths, output).await,
         Command::Guardian(GuardianCommand::Status) => guardian::status(paths, output).await,
         Command::Guardian(GuardianCommand::Reload) => guardian::reload(paths, output).await,
-        Command::Guardian(GuardianCommand::Run) => guardian::run_daemon(paths, output),
+        Command::Guardian(GuardianCommand::Run) => guardian::run_daemon(paths),
         Command::Audit(arguments) => audit::run(arguments, paths, output).await,
         Command::Why { target, cloister } => why::run(&target, cloister.as_ref(), paths, output),
         Command::SandboxInit(_) => Err(CommandError::user("`sandbox-init` runs inside a sandbox only")),

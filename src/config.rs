@@ -29,6 +29,8 @@ use std::time::Duration;
 
 use rustix::fs::OFlags;
 
+use crate::name::ProjectName;
+use crate::paths::Paths;
 use crate::policy::{DomainName, DomainPattern, Origin, OriginKind, Pattern, PolicyInput, Rule, Unlisted};
 use problem::Report;
 use raw::Raw;
@@ -37,14 +39,10 @@ use raw::Raw;
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
 /// Lists the hosts of the models' vendors, which every sandbox may reach.
-const BUILTIN_HOSTS: [&str; 3] = [
-    "api.anthropic.com",
-    "api.openai.com",
-    "generativelanguage.googleapis.com",
-];
+const BUILTIN_HOSTS: [&str; 3] = ["api.anthropic.com", "api.openai.com", "generativelanguage.googleapis.com"];
 
 /// Holds what was configured, checked whole.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// What builds the sandbox.
     pub backend: Backend,
@@ -68,7 +66,7 @@ pub enum Backend {
 }
 
 /// Holds the section `proxy`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proxy {
     /// All rules with their origins: built-in ones first, then file by file.
     pub rules: Vec<Rule>,
@@ -122,11 +120,17 @@ impl Config {
             }
             problems.extend(report.into_problems());
         }
-        if problems.is_empty() {
-            Ok(config)
-        } else {
-            Err(ConfigError { problems })
-        }
+        if problems.is_empty() { Ok(config) } else { Err(ConfigError { problems }) }
+    }
+
+    /// Loads what holds for a project, or for all of them: the user's file and the project's.
+    ///
+    /// # Errors
+    /// All problems of both files.
+    pub fn load_for(paths: &Paths, project: Option<&ProjectName>) -> Result<Self, ConfigError> {
+        let own = project.map(|project| Source::project(&paths.project_file(project)));
+        let sources: Vec<Source> = [Source::global(&paths.config_file())].into_iter().chain(own).collect();
+        Self::load(&sources)
     }
 
     /// Gives what the policy is built from; `listening` are the guardian's own sockets.
@@ -153,21 +157,13 @@ pub struct Source {
 impl Source {
     /// Is the user's `config.yaml`.
     pub fn global(path: &Path) -> Self {
-        Self {
-            path: path.to_owned(),
-            kind: OriginKind::Global,
-            label: file_name(path),
-        }
+        Self { path: path.to_owned(), kind: OriginKind::Global, label: file_name(path) }
     }
 
     /// Is the host-side file of a project, `projects/<project>.yaml`.
     pub fn project(path: &Path) -> Self {
         let label = format!("projects/{}", file_name(path));
-        Self {
-            path: path.to_owned(),
-            kind: OriginKind::Project,
-            label,
-        }
+        Self { path: path.to_owned(), kind: OriginKind::Project, label }
     }
 
     fn origin(&self, line: Option<usize>) -> Origin {
@@ -177,10 +173,7 @@ impl Source {
 }
 
 fn file_name(path: &Path) -> String {
-    path.file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned()
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Reads a file's text; a missing file gives nothing, and so does one whose problem was reported.
@@ -191,12 +184,7 @@ fn read(path: &Path, report: &mut Report<'_>) -> Option<String> {
             Err(error) => {
                 let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
                 let line = before.split(|byte| *byte == b'\n').count();
-                report.add(
-                    Some(line),
-                    "",
-                    "is not UTF-8",
-                    Some("save the file as UTF-8".to_owned()),
-                );
+                report.add(Some(line), "", "is not UTF-8", Some("save the file as UTF-8".to_owned()));
                 None
             }
         },
@@ -210,10 +198,8 @@ fn read(path: &Path, report: &mut Report<'_>) -> Option<String> {
 
 fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
     // A named pipe must not make this wait.
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
-        .open(path)?;
+    let file =
+        OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }

@@ -133,20 +133,12 @@ impl Client {
     /// Makes the client whose listener can then be given to [`serve`].
     pub fn new(identity: Identity, services: Services, limits: Limits) -> Self {
         let tunnels = Arc::new(Tunnels::new(limits.max_tunnels));
-        Self {
-            identity,
-            services,
-            limits,
-            tunnels,
-        }
+        Self { identity, services, limits, tunnels }
     }
 
     /// Judges again all that is open, after the rules have changed, and says how many it stopped (T10).
     pub fn revalidate(&self) -> usize {
-        self.tunnels.revalidate(
-            &self.identity.cloister,
-            self.services.policies.current().as_deref(),
-        )
+        self.tunnels.revalidate(&self.identity.cloister, self.services.policies.current().as_deref())
     }
 
     /// Stops all that is open, lets nothing in from now on, and makes [`serve`] return.

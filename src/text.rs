@@ -48,9 +48,7 @@ pub struct Untrusted<'a>(pub &'a str);
 
 impl Display for Untrusted<'_> {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
-        self.0
-            .chars()
-            .try_for_each(|character| write_escaped(formatter, character))
+        self.0.chars().try_for_each(|character| write_escaped(formatter, character))
     }
 }
 
@@ -97,9 +95,7 @@ fn is_deceptive(character: char) -> bool {
     }
     character.is_control()
         || character.is_whitespace()
-        || HIDDEN
-            .iter()
-            .any(|(first, last)| (*first..=*last).contains(&character))
+        || HIDDEN.iter().any(|(first, last)| (*first..=*last).contains(&character))
 }
 
 #[cfg(test)]
@@ -122,10 +118,7 @@ mod tests {
         check("exe.\u{202e}gpj", "exe.\\u{202e}gpj");
         check("git\u{200b}hub\u{feff}", "git\\u{200b}hub\\u{feff}");
         check("a\u{2028}b\u{85}c\u{a0}d", "a\\u{2028}b\\u{85}c\\u{a0}d");
-        check(
-            "\u{e0041}\u{2066}\u{ad}\u{3164}",
-            "\\u{e0041}\\u{2066}\\u{ad}\\u{3164}",
-        );
+        check("\u{e0041}\u{2066}\u{ad}\u{3164}", "\\u{e0041}\\u{2066}\\u{ad}\\u{3164}");
     }
 
     #[test]
@@ -147,11 +140,7 @@ mod tests {
         for character in (0..=0x10_ffff).filter_map(char::from_u32) {
             let shown = Untrusted(character.encode_utf8(&mut [0; 4])).to_string();
             if character.is_control() || (character.is_whitespace() && character != ' ') {
-                assert!(
-                    shown.is_ascii() && shown.starts_with('\\'),
-                    "{:x}",
-                    u32::from(character)
-                );
+                assert!(shown.is_ascii() && shown.starts_with('\\'), "{:x}", u32::from(character));
             }
         }
     }

@@ -36,24 +36,11 @@ impl Chain {
     /// Opens or makes the file, finds the head of its chain and closes a torn last line.
     pub(super) fn open(path: PathBuf, cloister: Option<&CloisterName>) -> Result<Self, AuditError> {
         let (file, is_new) = open_file(&path)?;
-        let length = file
-            .metadata()
-            .map_err(|source| AuditError::Open {
-                path: path.clone(),
-                source,
-            })?
-            .len();
+        let length = file.metadata().map_err(|source| AuditError::Open { path: path.clone(), source })?.len();
         let tail = Tail::read(&file, length, &path)?;
         let file = Arc::new(file);
-        let mut chain = Self {
-            path,
-            file,
-            head: tail.head,
-            length,
-            has_remains: false,
-            is_dirty: false,
-            is_new,
-        };
+        let mut chain =
+            Self { path, file, head: tail.head, length, has_remains: false, is_dirty: false, is_new };
         if let Some(torn) = tail.torn {
             chain.close(torn, cloister)?;
         }
@@ -70,10 +57,7 @@ impl Chain {
         self.check_unchanged()?;
         let line = record.line_after(self.head, time);
         self.write(&line)?;
-        self.head = Head {
-            seq: self.head.seq + 1,
-            hash: LineHash::of(&line[..line.len() - 1]),
-        };
+        self.head = Head { seq: self.head.seq + 1, hash: LineHash::of(&line[..line.len() - 1]) };
         Ok(())
     }
 
@@ -83,11 +67,7 @@ impl Chain {
             return None;
         }
         let is_new = std::mem::take(&mut self.is_new);
-        Some(Unsynced {
-            path: self.path.clone(),
-            file: Arc::clone(&self.file),
-            is_new,
-        })
+        Some(Unsynced { path: self.path.clone(), file: Arc::clone(&self.file), is_new })
     }
 
     /// Remembers that a sync failed.
@@ -103,18 +83,12 @@ impl Chain {
         if let Some(cloister) = cloister {
             record = record.cloister(cloister);
         }
-        let before = Head {
-            seq: self.head.seq,
-            hash: torn.hash,
-        };
+        let before = Head { seq: self.head.seq, hash: torn.hash };
         let mut lines = if torn.is_ended { Vec::new() } else { vec![b'\n'] };
         let line = record.line_after(before, Timestamp::now());
         lines.extend_from_slice(&line);
         self.write(&lines)?;
-        self.head = Head {
-            seq: self.head.seq + 1,
-            hash: LineHash::of(&line[..line.len() - 1]),
-        };
+        self.head = Head { seq: self.head.seq + 1, hash: LineHash::of(&line[..line.len() - 1]) };
         Ok(())
     }
 
@@ -127,33 +101,26 @@ impl Chain {
                 return Ok(());
             }
             Ok(written) => {
-                let message = format!("only {written} of {} bytes were written", lines.len());
+                let message =
+                    format!("no room is left: only {written} of {} bytes were written", lines.len());
                 io::Error::new(io::ErrorKind::StorageFull, message)
             }
             Err(error) => error,
         };
         self.has_remains = self.file.set_len(self.length).is_err();
-        Err(AuditError::Write {
-            path: self.path.clone(),
-            source,
-        })
+        Err(AuditError::Write { path: self.path.clone(), source })
     }
 
     /// Makes sure that the file is still there and ends where this process left it.
     fn check_unchanged(&mut self) -> Result<(), AuditError> {
-        let failed = |source| AuditError::Write {
-            path: self.path.clone(),
-            source,
-        };
+        let failed = |source| AuditError::Write { path: self.path.clone(), source };
         if self.has_remains {
             self.file.set_len(self.length).map_err(failed)?;
             self.has_remains = false;
         }
         let metadata = self.file.metadata().map_err(failed)?;
         if metadata.len() != self.length || metadata.nlink() == 0 {
-            return Err(AuditError::Changed {
-                path: self.path.clone(),
-            });
+            return Err(AuditError::Changed { path: self.path.clone() });
         }
         Ok(())
     }
@@ -174,10 +141,7 @@ impl Unsynced {
             Some(directory) => File::open(directory)?.sync_all(),
             None => Ok(()),
         });
-        synced.map_err(|source| AuditError::Sync {
-            path: self.path.clone(),
-            source,
-        })
+        synced.map_err(|source| AuditError::Sync { path: self.path.clone(), source })
     }
 }
 
@@ -185,35 +149,21 @@ impl Unsynced {
 pub(super) fn make_private_directory(path: &Path) -> Result<(), AuditError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o700)))
-        .map_err(|source| AuditError::Open {
-            path: path.to_owned(),
-            source,
-        })
+        .map_err(|source| AuditError::Open { path: path.to_owned(), source })
 }
 
 /// Opens a file that only the user can read, and tells whether it is new (or empty).
 fn open_file(path: &Path) -> Result<(File, bool), AuditError> {
-    let failed = |source| AuditError::Open {
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |source| AuditError::Open { path: path.to_owned(), source };
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let mut options = OpenOptions::new();
-    options
-        .read(true)
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .custom_flags(flags.bits().cast_signed());
+    options.read(true).append(true).create(true).mode(0o600).custom_flags(flags.bits().cast_signed());
     let file = options.open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
-        return Err(AuditError::NotAFile {
-            path: path.to_owned(),
-        });
+        return Err(AuditError::NotAFile { path: path.to_owned() });
     }
-    file.set_permissions(Permissions::from_mode(0o600))
-        .map_err(failed)?;
+    file.set_permissions(Permissions::from_mode(0o600)).map_err(failed)?;
     Ok((file, metadata.len() == 0))
 }
 
@@ -239,18 +189,12 @@ impl Tail {
             let searched = length.min(window);
             let mut bytes = vec![0; usize::try_from(searched).expect("the window is small")];
             file.read_exact_at(&mut bytes, length - searched)
-                .map_err(|source| AuditError::Open {
-                    path: path.to_owned(),
-                    source,
-                })?;
+                .map_err(|source| AuditError::Open { path: path.to_owned(), source })?;
             if let Some(tail) = Self::find(&bytes, searched == length) {
                 return Ok(tail);
             }
             if window >= MAX_TAIL_BYTES {
-                return Err(AuditError::Damaged {
-                    path: path.to_owned(),
-                    searched,
-                });
+                return Err(AuditError::Damaged { path: path.to_owned(), searched });
             }
             window *= 4;
         }
@@ -265,16 +209,9 @@ impl Tail {
             let start = feed_before.map(|at| at + 1).or(is_whole.then_some(0))?;
             let line = &bytes[start..without_feed];
             if let Some(link) = Link::parse(line) {
-                let head = Head {
-                    seq: link.seq,
-                    hash: LineHash::of(line),
-                };
+                let head = Head { seq: link.seq, hash: LineHash::of(line) };
                 let torn = if without_feed == end {
-                    Some(Torn {
-                        hash: head.hash,
-                        bytes: 0,
-                        is_ended: false,
-                    })
+                    Some(Torn { hash: head.hash, bytes: 0, is_ended: false })
                 } else {
                     Torn::of(&bytes[end..])
                 };
@@ -282,10 +219,7 @@ impl Tail {
             }
             end = start;
         }
-        is_whole.then(|| Self {
-            head: Head::START,
-            torn: Torn::of(bytes),
-        })
+        is_whole.then(|| Self { head: Head::START, torn: Torn::of(bytes) })
     }
 }
 
@@ -295,13 +229,8 @@ impl Torn {
         if remains.is_empty() {
             return None;
         }
-        let (remains, is_ended) = remains
-            .strip_suffix(b"\n")
-            .map_or((remains, false), |remains| (remains, true));
-        Some(Self {
-            hash: LineHash::of(remains),
-            bytes: remains.len(),
-            is_ended,
-        })
+        let (remains, is_ended) =
+            remains.strip_suffix(b"\n").map_or((remains, false), |remains| (remains, true));
+        Some(Self { hash: LineHash::of(remains), bytes: remains.len(), is_ended })
     }
 }

@@ -91,10 +91,7 @@ pub struct Head {
 
 impl Head {
     /// Is the head of an empty chain.
-    pub const START: Self = Self {
-        seq: 0,
-        hash: LineHash::START,
-    };
+    pub const START: Self = Self { seq: 0, hash: LineHash::START };
 }
 
 impl Display for Head {
@@ -112,10 +109,7 @@ impl FromStr for Head {
         if seq.is_empty() || !seq.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(InvalidHead);
         }
-        Ok(Self {
-            seq: seq.parse().map_err(|_| InvalidHead)?,
-            hash: hash.parse()?,
-        })
+        Ok(Self { seq: seq.parse().map_err(|_| InvalidHead)?, hash: hash.parse()? })
     }
 }
 
@@ -132,10 +126,7 @@ mod tests {
 
     #[test]
     fn a_head_is_read_back() {
-        let head = Head {
-            seq: 7,
-            hash: LineHash::of(b"line"),
-        };
+        let head = Head { seq: 7, hash: LineHash::of(b"line") };
         assert_eq!(head.to_string().parse(), Ok(head));
         assert_eq!(Head::START.to_string(), format!("0:{}", "0".repeat(64)));
     }
@@ -164,9 +155,6 @@ mod tests {
         }
         assert_eq!(format!("1:{}", "A".repeat(64)).parse::<Head>(), Err(InvalidHead));
         assert_eq!(format!("1:{}é", "a".repeat(62)).parse::<Head>(), Err(InvalidHead));
-        assert_eq!(
-            format!("99999999999999999999999:{zeros}").parse::<Head>(),
-            Err(InvalidHead)
-        );
+        assert_eq!(format!("99999999999999999999999:{zeros}").parse::<Head>(), Err(InvalidHead));
     }
 }

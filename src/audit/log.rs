@@ -80,15 +80,8 @@ impl AuditLog {
         let unified = Chain::open(unified_file(dir), None)?;
         Ok(Self {
             dir: dir.to_owned(),
-            cloister_files: if per_cloister {
-                CloisterFiles::Written
-            } else {
-                CloisterFiles::LeftOut
-            },
-            state: Mutex::new(State {
-                unified,
-                cloisters: HashMap::new(),
-            }),
+            cloister_files: if per_cloister { CloisterFiles::Written } else { CloisterFiles::LeftOut },
+            state: Mutex::new(State { unified, cloisters: HashMap::new() }),
             _lock: lock,
         })
     }
@@ -100,10 +93,8 @@ impl AuditLog {
         let mut state = self.state()?;
         let time = Timestamp::now();
         state.unified.append(&mut record, time)?;
-        let Some(name) = record
-            .cloister_name()
-            .filter(|_| self.cloister_files == CloisterFiles::Written)
-            .cloned()
+        let Some(name) =
+            record.cloister_name().filter(|_| self.cloister_files == CloisterFiles::Written).cloned()
         else {
             return Ok(());
         };
@@ -111,10 +102,7 @@ impl AuditLog {
             hash_map::Entry::Occupied(entry) => entry.into_mut(),
             hash_map::Entry::Vacant(entry) => {
                 let chain = Chain::open(cloister_file(&self.dir, entry.key()), Some(entry.key()))?;
-                entry.insert(CloisterChain {
-                    chain,
-                    is_over: false,
-                })
+                entry.insert(CloisterChain { chain, is_over: false })
             }
         };
         own.chain.append(&mut record, time)?;
@@ -147,16 +135,10 @@ impl AuditLog {
 
 fn lock(dir: &Path) -> Result<File, AuditError> {
     let path = dir.join("audit.lock");
-    let failed = |source| AuditError::Open {
-        path: path.clone(),
-        source,
-    };
+    let failed = |source| AuditError::Open { path: path.clone(), source };
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false).mode(0o600);
-    let file = options
-        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
-        .open(&path)
-        .map_err(failed)?;
+    let file = options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(&path).map_err(failed)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(AuditError::Busy { dir: dir.to_owned() }),

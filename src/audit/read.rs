@@ -33,9 +33,7 @@ pub struct Filter {
 
 impl Filter {
     fn takes(&self, entry: &Entry) -> bool {
-        self.cloister
-            .as_ref()
-            .is_none_or(|name| entry.cloister.as_ref() == Some(name))
+        self.cloister.as_ref().is_none_or(|name| entry.cloister.as_ref() == Some(name))
             && self.since.is_none_or(|since| entry.time >= since)
     }
 }
@@ -68,26 +66,14 @@ pub enum ReadError {
 impl Reader {
     /// Opens a file of the log for reading.
     pub fn open(path: &Path, filter: Filter) -> Result<Self, ReadError> {
-        let file = File::open(path).map_err(|source| ReadError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        Ok(Self {
-            path: path.to_owned(),
-            file: BufReader::new(file),
-            filter,
-            line: Vec::new(),
-            number: 0,
-        })
+        let file = File::open(path).map_err(|source| ReadError::Read { path: path.to_owned(), source })?;
+        Ok(Self { path: path.to_owned(), file: BufReader::new(file), filter, line: Vec::new(), number: 0 })
     }
 
     /// Reads the next whole line, or nothing at the end.
     fn next_entry(&mut self) -> Result<Option<Entry>, ReadError> {
         let read = self.file.read_until(b'\n', &mut self.line);
-        read.map_err(|source| ReadError::Read {
-            path: self.path.clone(),
-            source,
-        })?;
+        read.map_err(|source| ReadError::Read { path: self.path.clone(), source })?;
         if self.line.pop_if(|last| *last == b'\n').is_none() {
             return Ok(None);
         }
@@ -126,16 +112,12 @@ pub struct InvalidSince {
 
 /// Parses `--since`: a time in RFC 3339, or an age (`90s`, `10m`, `2h`, `3d`) counted back from `now`.
 pub fn parse_since(text: &str, now: Timestamp) -> Result<Timestamp, InvalidSince> {
-    let invalid = || InvalidSince {
-        text: text.to_owned(),
-    };
+    let invalid = || InvalidSince { text: text.to_owned() };
     if let Ok(time) = text.parse() {
         return Ok(time);
     }
     let age: Span = text.parse().map_err(|_| invalid())?;
-    let age = age
-        .to_duration(SpanRelativeTo::days_are_24_hours())
-        .map_err(|_| invalid())?;
+    let age = age.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| invalid())?;
     if age < SignedDuration::ZERO {
         return Err(invalid());
     }
@@ -163,17 +145,9 @@ mod tests {
         check("10m", Some("2026-01-31T11:50:00Z"));
         check("2h", Some("2026-01-31T10:00:00Z"));
         check("3d", Some("2026-01-28T12:00:00Z"));
-        for text in [
-            "",
-            "h",
-            "yesterday",
-            "-1h",
-            "1h ago",
-            "12",
-            "99999999999999h",
-            "2026-13-01T00:00:00Z",
-            "1y",
-        ] {
+        for text in
+            ["", "h", "yesterday", "-1h", "1h ago", "12", "99999999999999h", "2026-13-01T00:00:00Z", "1y"]
+        {
             check(text, None);
         }
     }

@@ -227,15 +227,9 @@ mod tests {
     fn a15_long_texts_are_cut_and_marked() {
         let fitting = "x".repeat(MAX_TEXT_BYTES);
         assert_eq!(capped(&fitting), fitting);
-        assert_eq!(
-            capped(&format!("{fitting}yz")),
-            format!("{fitting}…[2 bytes cut]")
-        );
+        assert_eq!(capped(&format!("{fitting}yz")), format!("{fitting}…[2 bytes cut]"));
         let on_the_border = format!("{}é!", "x".repeat(MAX_TEXT_BYTES - 1));
-        assert_eq!(
-            capped(&on_the_border),
-            format!("{}…[3 bytes cut]", "x".repeat(MAX_TEXT_BYTES - 1))
-        );
+        assert_eq!(capped(&on_the_border), format!("{}…[3 bytes cut]", "x".repeat(MAX_TEXT_BYTES - 1)));
     }
 
     #[test]

@@ -28,11 +28,7 @@ impl Display for Entry {
                 write!(formatter, " {name}={}", Quoted(text))?;
             }
         }
-        for (name, number) in [
-            ("up", self.bytes_up),
-            ("down", self.bytes_down),
-            ("ms", self.duration_ms),
-        ] {
+        for (name, number) in [("up", self.bytes_up), ("down", self.bytes_down), ("ms", self.duration_ms)] {
             if let Some(number) = number {
                 write!(formatter, " {name}={number}")?;
             }
@@ -42,8 +38,7 @@ impl Display for Entry {
         }
         if let Some(argv) = &self.argv {
             formatter.write_str(" --")?;
-            argv.iter()
-                .try_for_each(|argument| write!(formatter, " {}", Quoted(argument)))?;
+            argv.iter().try_for_each(|argument| write!(formatter, " {}", Quoted(argument)))?;
         }
         Ok(())
     }
@@ -52,10 +47,7 @@ impl Display for Entry {
 impl Entry {
     fn texts(&self) -> [(&'static str, Option<&str>); 8] {
         [
-            (
-                "branch",
-                self.branch.as_ref().map(crate::name::BranchName::as_str),
-            ),
+            ("branch", self.branch.as_ref().map(crate::name::BranchName::as_str)),
             ("reason", self.reason.as_deref()),
             ("rule", self.rule.as_deref()),
             ("origin", self.origin.as_deref()),

@@ -24,9 +24,7 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
-        Self {
-            dir: tempfile::tempdir().unwrap(),
-        }
+        Self { dir: tempfile::tempdir().unwrap() }
     }
 
     fn dir(&self) -> PathBuf {
@@ -42,18 +40,12 @@ impl Place {
     }
 
     fn entries(&self, filter: Filter) -> Vec<Entry> {
-        Reader::open(&self.unified(), filter)
-            .unwrap()
-            .filter_map(Result::ok)
-            .collect()
+        Reader::open(&self.unified(), filter).unwrap().filter_map(Result::ok).collect()
     }
 }
 
 fn allowed(name: &str) -> Record {
-    Record::new(Event::ProxyAllow)
-        .cloister(&cloister(name))
-        .host("example.com")
-        .port(443)
+    Record::new(Event::ProxyAllow).cloister(&cloister(name)).host("example.com").port(443)
 }
 
 fn fill(log: &AuditLog, records: usize) {
@@ -66,23 +58,11 @@ fn fill(log: &AuditLog, records: usize) {
 fn a_record_is_one_line_with_its_fields_in_order() {
     let place = Place::new();
     let log = place.open();
-    let record = allowed("demo")
-        .project(&ProjectName::parse("demo").unwrap())
-        .reason("not_allowed");
-    log.append(
-        record
-            .bytes(1, 2)
-            .duration(Duration::from_secs(3))
-            .exit_code(7)
-            .argv(["ls", "-l"]),
-    )
-    .unwrap();
+    let record = allowed("demo").project(&ProjectName::parse("demo").unwrap()).reason("not_allowed");
+    log.append(record.bytes(1, 2).duration(Duration::from_secs(3)).exit_code(7).argv(["ls", "-l"])).unwrap();
     let text = fs::read_to_string(place.unified()).unwrap();
     let time = &text[17..44];
-    assert!(
-        time.ends_with('Z') && time.parse::<jiff::Timestamp>().is_ok(),
-        "{time}"
-    );
+    assert!(time.ends_with('Z') && time.parse::<jiff::Timestamp>().is_ok(), "{time}");
     let zeros = "0".repeat(64);
     let expected = format!(
         r#"{{"seq":1,"time":"{time}","prev":"{zeros}","event":"proxy.allow","cloister":"demo","project":"demo","host":"example.com","port":443,"reason":"not_allowed","bytes_up":1,"bytes_down":2,"duration_ms":3000,"argv":["ls","-l"],"exit_code":7}}"#
@@ -118,10 +98,7 @@ fn every_file_is_a_chain_of_its_own() {
     let records: Vec<_> = reports
         .iter()
         .map(|report| {
-            (
-                report.path.file_name().unwrap().to_str().unwrap(),
-                report.outcome.as_ref().unwrap().records,
-            )
+            (report.path.file_name().unwrap().to_str().unwrap(), report.outcome.as_ref().unwrap().records)
         })
         .collect();
     assert_eq!(records, [("audit.jsonl", 4), ("one.jsonl", 2), ("two.jsonl", 1)]);
@@ -154,27 +131,18 @@ fn a_sandbox_that_is_over_and_starts_again_keeps_its_chain() {
     let log = place.open();
     for _ in 0..2 {
         fill(&log, 1);
-        log.append(Record::new(Event::SandboxStop).cloister(&cloister("demo")))
-            .unwrap();
+        log.append(Record::new(Event::SandboxStop).cloister(&cloister("demo"))).unwrap();
         log.sync().unwrap();
         log.sync().unwrap();
     }
-    assert_eq!(
-        verify(&cloister_file(&place.dir(), &cloister("demo")), None)
-            .unwrap()
-            .records,
-        4
-    );
+    assert_eq!(verify(&cloister_file(&place.dir(), &cloister("demo")), None).unwrap().records, 4);
 }
 
 #[test]
 fn a_second_writer_is_refused() {
     let place = Place::new();
     let first = place.open();
-    assert!(matches!(
-        AuditLog::open(&place.dir(), true),
-        Err(AuditError::Busy { .. })
-    ));
+    assert!(matches!(AuditLog::open(&place.dir(), true), Err(AuditError::Busy { .. })));
     drop(first);
     fill(&place.open(), 1);
 }
@@ -191,10 +159,7 @@ fn threads_append_to_one_unbroken_chain() {
         scope.spawn(|| (0..20).for_each(|_| log.sync().unwrap()));
     });
     let reports = verify_all(&place.dir(), Some(log.head().unwrap())).unwrap();
-    let records: Vec<_> = reports
-        .iter()
-        .map(|report| report.outcome.as_ref().unwrap().records)
-        .collect();
+    let records: Vec<_> = reports.iter().map(|report| report.outcome.as_ref().unwrap().records).collect();
     assert_eq!(records, [1000, 250, 250, 250, 250]);
 }
 
@@ -204,10 +169,7 @@ fn what_is_no_regular_file_is_refused() {
     drop(place.open());
     fs::remove_file(place.unified()).unwrap();
     std::os::unix::fs::symlink("/dev/null", place.unified()).unwrap();
-    assert!(matches!(
-        AuditLog::open(&place.dir(), true),
-        Err(AuditError::Open { .. })
-    ));
+    assert!(matches!(AuditLog::open(&place.dir(), true), Err(AuditError::Open { .. })));
     fs::remove_file(place.unified()).unwrap();
     fs::create_dir(place.unified()).unwrap();
     assert!(AuditLog::open(&place.dir(), true).is_err());
@@ -231,24 +193,13 @@ fn a17_a_file_changed_while_it_is_open_stops_the_log() {
     let place = Place::new();
     let log = place.open();
     fill(&log, 2);
-    OpenOptions::new()
-        .append(true)
-        .open(place.unified())
-        .unwrap()
-        .write_all(b"x\n")
-        .unwrap();
-    assert!(matches!(
-        log.append(allowed("demo")),
-        Err(AuditError::Changed { .. })
-    ));
+    OpenOptions::new().append(true).open(place.unified()).unwrap().write_all(b"x\n").unwrap();
+    assert!(matches!(log.append(allowed("demo")), Err(AuditError::Changed { .. })));
     let place = Place::new();
     let log = place.open();
     fill(&log, 2);
     fs::remove_file(place.unified()).unwrap();
-    assert!(matches!(
-        log.append(allowed("demo")),
-        Err(AuditError::Changed { .. })
-    ));
+    assert!(matches!(log.append(allowed("demo")), Err(AuditError::Changed { .. })));
 }
 
 /// A file size limit makes `write(2)` fall short and then fail, as a full disk does. The limit's signal has to be
@@ -261,21 +212,14 @@ fn a_full_disk_refuses_records_and_works_again_with_room() {
     }
     #[expect(clippy::disallowed_methods, reason = "the test starts itself")]
     let output = std::process::Command::new("sh")
-        .args([
-            "-c",
-            "trap '' XFSZ; ulimit -S -f 16; exec \"$0\" --exact --nocapture \"$1\"",
-        ])
+        .args(["-c", "trap '' XFSZ; ulimit -S -f 16; exec \"$0\" --exact --nocapture \"$1\""])
         .arg(std::env::current_exe().unwrap())
         .arg("audit::tests::a_full_disk_refuses_records_and_works_again_with_room")
         .env(INSIDE, "1")
         .output()
         .unwrap();
     let stdout = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success() && stdout.contains("1 passed"),
-        "{stdout}{:?}",
-        output.stderr
-    );
+    assert!(output.status.success() && stdout.contains("1 passed"), "{stdout}{:?}", output.stderr);
 }
 
 fn append_until_the_disk_is_full() {
@@ -291,25 +235,14 @@ fn append_until_the_disk_is_full() {
     assert!(matches!(error, AuditError::Write { .. }), "{error}");
     assert!(log.append(allowed("demo").detail("x".repeat(4000))).is_err());
     let head = log.head().unwrap();
-    assert_eq!(
-        verify(&place.unified(), Some(head)).unwrap().records,
-        written as u64
-    );
+    assert_eq!(verify(&place.unified(), Some(head)).unwrap().records, written as u64);
     let unlimited = rustix::process::getrlimit(rustix::process::Resource::Fsize).maximum;
-    let limit = rustix::process::Rlimit {
-        current: unlimited,
-        maximum: unlimited,
-    };
+    let limit = rustix::process::Rlimit { current: unlimited, maximum: unlimited };
     rustix::process::setrlimit(rustix::process::Resource::Fsize, limit).unwrap();
     fill(&log, 10);
     let verified = verify(&place.unified(), Some(log.head().unwrap())).unwrap();
     assert_eq!((verified.records, verified.recoveries), (written as u64 + 10, 0));
-    assert!(
-        verify_all(&place.dir(), None)
-            .unwrap()
-            .iter()
-            .all(|report| report.outcome.is_ok())
-    );
+    assert!(verify_all(&place.dir(), None).unwrap().iter().all(|report| report.outcome.is_ok()));
 }
 
 #[test]
@@ -324,11 +257,7 @@ fn a_line_torn_at_any_byte_is_closed() {
         let verified = verify(&place.unified(), None).unwrap();
         let kept = borders.iter().filter(|border| length + 1 >= **border).count() as u64;
         let torn = u64::from(length != 0 && !borders.contains(&length));
-        assert_eq!(
-            (verified.records, verified.recoveries),
-            (kept + torn + 2, torn),
-            "cut at {length}"
-        );
+        assert_eq!((verified.records, verified.recoveries), (kept + torn + 2, torn), "cut at {length}");
     }
 }
 
@@ -348,11 +277,7 @@ fn a_recovery_torn_at_any_byte_is_closed() {
         fill(&place.open(), 1);
         let verified = verify(&place.unified(), None).unwrap();
         let recoveries = if length + 1 == recovered.len() { 2 } else { 1 };
-        assert_eq!(
-            (verified.records, verified.recoveries),
-            (3 + recoveries, recoveries),
-            "cut at {length}"
-        );
+        assert_eq!((verified.records, verified.recoveries), (3 + recoveries, recoveries), "cut at {length}");
     }
 }
 
@@ -363,27 +288,13 @@ fn a_long_tail_without_any_record_is_not_continued() {
     let mut file = OpenOptions::new().append(true).open(place.unified()).unwrap();
     file.write_all(&vec![0; 2 * 1024 * 1024]).unwrap();
     let error = AuditLog::open(&place.dir(), true).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            AuditError::Damaged {
-                searched: 1_048_576,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, AuditError::Damaged { searched: 1_048_576, .. }), "{error}");
 }
 
 /// Returns a small log with a recovery in its middle, and its head.
 fn small_log(place: &Place) -> (Vec<u8>, Head) {
     fill(&place.open(), 2);
-    OpenOptions::new()
-        .append(true)
-        .open(place.unified())
-        .unwrap()
-        .write_all(b"{\"seq\":3,")
-        .unwrap();
+    OpenOptions::new().append(true).open(place.unified()).unwrap().write_all(b"{\"seq\":3,").unwrap();
     let log = place.open();
     fill(&log, 1);
     (fs::read(place.unified()).unwrap(), log.head().unwrap())
@@ -391,10 +302,7 @@ fn small_log(place: &Place) -> (Vec<u8>, Head) {
 
 #[track_caller]
 fn check_tampered(bytes: &[u8], expect: Option<Head>, what: &str) {
-    assert!(
-        verify::verify_lines(bytes, Path::new("log"), expect).is_err(),
-        "{what}"
-    );
+    assert!(verify::verify_lines(bytes, Path::new("log"), expect).is_err(), "{what}");
 }
 
 #[test]
@@ -402,11 +310,7 @@ fn a17_every_changed_added_or_removed_byte_is_found() {
     let place = Place::new();
     let (good, head) = small_log(&place);
     assert_eq!(verify(&place.unified(), Some(head)).unwrap().recoveries, 1);
-    let last_line = good[..good.len() - 1]
-        .iter()
-        .rposition(|byte| *byte == b'\n')
-        .unwrap()
-        + 1;
+    let last_line = good[..good.len() - 1].iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
     for at in 0..good.len() {
         let mut variants = Vec::new();
         for mask in [1, 2, 0x10, 0x20, 0x80] {
@@ -446,59 +350,13 @@ fn a17_removed_doubled_and_swapped_lines_are_named() {
             other => panic!("{other:?}"),
         }
     };
-    check(
-        &[1, 2, 3],
-        (
-            1,
-            Problem::Missing {
-                expected: 1,
-                found: 2,
-            },
-        ),
-    );
-    check(
-        &[0, 2, 3],
-        (
-            2,
-            Problem::Missing {
-                expected: 2,
-                found: 3,
-            },
-        ),
-    );
-    check(
-        &[0, 0, 1, 2, 3],
-        (
-            2,
-            Problem::Duplicate {
-                expected: 2,
-                found: 1,
-            },
-        ),
-    );
-    check(
-        &[0, 1, 3, 2],
-        (
-            3,
-            Problem::Missing {
-                expected: 3,
-                found: 4,
-            },
-        ),
-    );
+    check(&[1, 2, 3], (1, Problem::Missing { expected: 1, found: 2 }));
+    check(&[0, 2, 3], (2, Problem::Missing { expected: 2, found: 3 }));
+    check(&[0, 0, 1, 2, 3], (2, Problem::Duplicate { expected: 2, found: 1 }));
+    check(&[0, 1, 3, 2], (3, Problem::Missing { expected: 3, found: 4 }));
     fs::write(place.unified(), lines[..3].concat()).unwrap();
     let truncated = verify(&place.unified(), Some(head)).unwrap_err();
-    assert!(
-        matches!(
-            truncated,
-            VerifyError::Truncated {
-                last: 3,
-                expected: 4,
-                ..
-            }
-        ),
-        "{truncated}"
-    );
+    assert!(matches!(truncated, VerifyError::Truncated { last: 3, expected: 4, .. }), "{truncated}");
     assert!(verify(&place.unified(), None).is_ok());
 }
 
@@ -512,11 +370,7 @@ fn a17_a_rewritten_log_differs_from_the_noted_head() {
     (0..3).for_each(|_| log.append(Record::new(Event::GuardianStart)).unwrap());
     assert!(verify(&place.unified(), None).is_ok());
     match verify(&place.unified(), Some(noted)) {
-        Err(VerifyError::BadLine {
-            line: 2,
-            problem: Problem::WrongHead,
-            ..
-        }) => {}
+        Err(VerifyError::BadLine { line: 2, problem: Problem::WrongHead, .. }) => {}
         other => panic!("{other:?}"),
     }
 }
@@ -532,9 +386,7 @@ fn an_event_of_a_newer_version_does_not_break_the_chain() {
     fs::write(place.unified(), line + "\n").unwrap();
     fill(&place.open(), 1);
     assert_eq!(verify(&place.unified(), None).unwrap().records, 2);
-    let read: Vec<_> = Reader::open(&place.unified(), Filter::default())
-        .unwrap()
-        .collect();
+    let read: Vec<_> = Reader::open(&place.unified(), Filter::default()).unwrap().collect();
     assert!(matches!(read[0], Err(ReadError::NotAnEntry { line: 1, .. })));
     assert_eq!(read[1].as_ref().unwrap().seq, 2);
 }
@@ -545,10 +397,7 @@ fn a_reader_filters_and_follows() {
     let log = place.open();
     log.append(Record::new(Event::GuardianStart)).unwrap();
     log.append(allowed("one")).unwrap();
-    let filter = Filter {
-        cloister: Some(cloister("one")),
-        since: None,
-    };
+    let filter = Filter { cloister: Some(cloister("one")), since: None };
     let mut reader = Reader::open(&place.unified(), filter).unwrap();
     assert_eq!(reader.next().unwrap().unwrap().seq, 2);
     assert!(reader.next().is_none());
@@ -557,15 +406,9 @@ fn a_reader_filters_and_follows() {
     assert_eq!(reader.next().unwrap().unwrap().seq, 4);
     assert!(reader.next().is_none());
     let last = place.entries(Filter::default()).pop().unwrap();
-    let since = Filter {
-        cloister: None,
-        since: Some(last.time),
-    };
+    let since = Filter { cloister: None, since: Some(last.time) };
     assert!(place.entries(since).contains(&last));
-    let later = Filter {
-        cloister: None,
-        since: Some(last.time + Duration::from_secs(1)),
-    };
+    let later = Filter { cloister: None, since: Some(last.time + Duration::from_secs(1)) };
     assert_eq!(place.entries(later), []);
 }
 
@@ -577,12 +420,7 @@ fn a_reader_waits_for_the_rest_of_a_line() {
     fs::write(place.unified(), &whole[..50]).unwrap();
     let mut reader = Reader::open(&place.unified(), Filter::default()).unwrap();
     assert!(reader.next().is_none());
-    OpenOptions::new()
-        .append(true)
-        .open(place.unified())
-        .unwrap()
-        .write_all(&whole[50..])
-        .unwrap();
+    OpenOptions::new().append(true).open(place.unified()).unwrap().write_all(&whole[50..]).unwrap();
     assert_eq!(reader.next().unwrap().unwrap().seq, 1);
 }
 
@@ -590,17 +428,8 @@ fn a_reader_waits_for_the_rest_of_a_line() {
 fn a15_an_entry_is_shown_on_one_line_without_tricks() {
     let place = Place::new();
     let log = place.open();
-    let record = allowed("demo")
-        .host("evil\u{1b}[2J\n")
-        .reason("denied_by_rule")
-        .rule("*.example.com");
-    log.append(
-        record
-            .argv(["git", "commit -m"])
-            .exit_code(1)
-            .detail("x rule=y \u{202e}"),
-    )
-    .unwrap();
+    let record = allowed("demo").host("evil\u{1b}[2J\n").reason("denied_by_rule").rule("*.example.com");
+    log.append(record.argv(["git", "commit -m"]).exit_code(1).detail("x rule=y \u{202e}")).unwrap();
     let entry = place.entries(Filter::default()).pop().unwrap();
     let time = format!("{:.0}", entry.time);
     assert_eq!(

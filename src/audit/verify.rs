@@ -103,10 +103,7 @@ pub enum Problem {
 pub fn verify(path: &Path, expect: Option<Head>) -> Result<Verified, VerifyError> {
     match File::open(path) {
         Ok(file) => verify_lines(BufReader::new(file), path, expect),
-        Err(source) => Err(VerifyError::Read {
-            path: path.to_owned(),
-            source,
-        }),
+        Err(source) => Err(VerifyError::Read { path: path.to_owned(), source }),
     }
 }
 
@@ -116,25 +113,17 @@ pub(super) fn verify_lines(
     path: &Path,
     expect: Option<Head>,
 ) -> Result<Verified, VerifyError> {
-    let failed = |source| VerifyError::Read {
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |source| VerifyError::Read { path: path.to_owned(), source };
     let mut walk = Walk::new(expect);
     let mut number = 0;
     let mut line = Vec::new();
-    let bad = |line, problem| VerifyError::BadLine {
-        path: path.to_owned(),
-        line,
-        problem,
-    };
+    let bad = |line, problem| VerifyError::BadLine { path: path.to_owned(), line, problem };
     while lines.read_until(b'\n', &mut line).map_err(failed)? > 0 {
         number += 1;
         let Some(whole) = line.strip_suffix(b"\n") else {
             return Err(bad(number, Problem::Torn));
         };
-        walk.step(number, whole)
-            .map_err(|(line, problem)| bad(line, problem))?;
+        walk.step(number, whole).map_err(|(line, problem)| bad(line, problem))?;
         line.clear();
     }
     if let Some(remains) = walk.remains {
@@ -165,22 +154,14 @@ pub struct FileReport {
 /// When the directory can't be listed; what is wrong with a file stands in its report.
 pub fn verify_all(dir: &Path, expect: Option<Head>) -> io::Result<Vec<FileReport>> {
     let unified = unified_file(dir);
-    let mut reports = vec![FileReport {
-        outcome: verify(&unified, expect),
-        path: unified,
-    }];
+    let mut reports = vec![FileReport { outcome: verify(&unified, expect), path: unified }];
     let mut paths = match fs::read_dir(dir.join(CLOISTERS_FOLDER)) {
-        Ok(entries) => entries
-            .map(|entry| Ok(entry?.path()))
-            .collect::<io::Result<Vec<_>>>()?,
+        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(error),
     };
     paths.sort();
-    reports.extend(paths.into_iter().map(|path| FileReport {
-        outcome: verify(&path, None),
-        path,
-    }));
+    reports.extend(paths.into_iter().map(|path| FileReport { outcome: verify(&path, None), path }));
     Ok(reports)
 }
 
@@ -199,29 +180,17 @@ struct Remains {
 
 impl Walk {
     const fn new(expect: Option<Head>) -> Self {
-        let verified = Verified {
-            head: Head::START,
-            records: 0,
-            recoveries: 0,
-        };
-        Self {
-            expect,
-            verified,
-            remains: None,
-        }
+        let verified = Verified { head: Head::START, records: 0, recoveries: 0 };
+        Self { expect, verified, remains: None }
     }
 
     fn step(&mut self, number: u64, line: &[u8]) -> Result<(), (u64, Problem)> {
         let Some(record) = Link::parse(line) else {
             self.remains = Some(match self.remains.take() {
-                Some(remains) => Remains {
-                    hash: remains.hash.chain_update(b"\n").chain_update(line),
-                    ..remains
-                },
-                None => Remains {
-                    first_line: number,
-                    hash: Sha256::new_with_prefix(line),
-                },
+                Some(remains) => {
+                    Remains { hash: remains.hash.chain_update(b"\n").chain_update(line), ..remains }
+                }
+                None => Remains { first_line: number, hash: Sha256::new_with_prefix(line) },
             });
             return Ok(());
         };
@@ -231,10 +200,7 @@ impl Walk {
             None => self.verified.head.hash,
         };
         self.check(&record, before).map_err(|problem| (number, problem))?;
-        self.verified.head = Head {
-            seq: record.seq,
-            hash: LineHash::of(line),
-        };
+        self.verified.head = Head { seq: record.seq, hash: LineHash::of(line) };
         self.verified.records += 1;
         self.verified.recoveries += u64::from(record.is_recovery());
         match self.expect {

@@ -100,6 +100,7 @@ pub(super) enum Command {
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag that is given or not")]
 pub(super) struct StartArguments {
     /// Name the project (default: its directory)
     #[arg(short, long = "project", value_name = "NAME")]

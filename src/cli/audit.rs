@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::arguments::{AuditArguments, AuditCommand};
 use super::error::CommandError;
-use super::output::Output;
+use super::output::{Output, line, json};
 use crate::audit::{self, Filter, Head, Reader, parse_since};
 use crate::paths::Paths;
 
@@ -28,7 +28,7 @@ pub(super) async fn run(
         Some(AuditCommand::Verify { expect }) => verify(expect, paths, output),
         Some(AuditCommand::Head) => {
             let verified = audit::verify(&file, None)?;
-            output.line(&verified.head.to_string())?;
+            line(&verified.head.to_string())?;
             Ok(ExitCode::SUCCESS)
         }
         None => {
@@ -46,7 +46,7 @@ fn verify(expect: Option<Head>, paths: &Paths, output: &Output) -> Result<ExitCo
     for report in reports {
         let file = report.path.display();
         match report.outcome {
-            Ok(verified) => output.line(&format!("{file}: good, {} records, head {}", verified.records, verified.head))?,
+            Ok(verified) => line(&format!("{file}: good, {} records, head {}", verified.records, verified.head))?,
             Err(error) => {
                 code = ExitCode::from(1);
                 output.error(&error.into());
@@ -62,11 +62,11 @@ async fn show(mut reader: Reader, follow: bool, output: &Output) -> Result<ExitC
         for entry in reader.by_ref() {
             match entry {
                 Ok(entry) if output.is_json() && follow => {
-                    let line = serde_json::to_string(&entry).map_err(CommandError::internal)?;
-                    output.line(&line)?;
+                    let text = serde_json::to_string(&entry).map_err(CommandError::internal)?;
+                    line(&text)?;
                 }
                 Ok(entry) if output.is_json() => shown.push(entry),
-                Ok(entry) => output.line(&entry.to_string())?,
+                Ok(entry) => line(&entry.to_string())?,
                 Err(error @ audit::ReadError::NotAnEntry { .. }) => output.error(&error.into()),
                 Err(error) => return Err(error.into()),
             }
@@ -77,7 +77,7 @@ async fn show(mut reader: Reader, follow: bool, output: &Output) -> Result<ExitC
         tokio::time::sleep(LOOK).await;
     }
     if output.is_json() {
-        output.json(&shown)?;
+        json(&shown)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -135,10 +135,6 @@ impl From<SessionError> for CommandError {
     }
 }
 
-fn some(hint: &str) -> Option<String> {
-    Some(hint.to_owned())
-}
-
 /// For errors whose message says what to do.
 fn no_hint<T>(_: &T) -> Option<String> {
     None
@@ -146,8 +142,8 @@ fn no_hint<T>(_: &T) -> Option<String> {
 
 fn paths_hint(error: &PathsError) -> Option<String> {
     match error {
-        PathsError::NoHome => some("set `HOME`"),
-        PathsError::SocketPathTooLong { .. } => some("set `XDG_RUNTIME_DIR` to a shorter path"),
+        PathsError::NoHome => Some("set `HOME`".into()),
+        PathsError::SocketPathTooLong { .. } => Some("set `XDG_RUNTIME_DIR` to a shorter path".into()),
         PathsError::NotPrivate { path, .. } => {
             Some(format!("run `chmod go-w {}` if it is yours, or move it away", path.display()))
         }
@@ -158,10 +154,10 @@ fn paths_hint(error: &PathsError) -> Option<String> {
 fn io_hint(error: &io::Error) -> Option<String> {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            some("the disk is full: free some space and try again; nothing was left half-done")
+            Some("the disk is full: free some space and try again; nothing was left half-done".into())
         }
-        io::ErrorKind::PermissionDenied => some("see who owns it with `ls -ld`"),
-        io::ErrorKind::ReadOnlyFilesystem => some("set `XDG_STATE_HOME` and the like to a place that can be written"),
+        io::ErrorKind::PermissionDenied => Some("see who owns it with `ls -ld`".into()),
+        io::ErrorKind::ReadOnlyFilesystem => Some("set `XDG_STATE_HOME` and the like to a place that can be written".into()),
         _ => None,
     }
 }
@@ -169,22 +165,22 @@ fn io_hint(error: &io::Error) -> Option<String> {
 fn project_hint(error: &ProjectError) -> Option<String> {
     match error {
         ProjectError::Git(GitError::NoRepository(_)) => {
-            some("run `git init`, or go to a repository, or pass `--allow-no-git`")
+            Some("run `git init`, or go to a repository, or pass `--allow-no-git`".into())
         }
-        ProjectError::Git(GitError::Bare(_)) => some("go to one of its worktrees"),
+        ProjectError::Git(GitError::Bare(_)) => Some("go to one of its worktrees".into()),
         ProjectError::Git(GitError::ForeignOwner(path)) => Some(format!(
             "run `git config --global --add safe.directory {}` if you trust it",
             path.display()
         )),
-        ProjectError::Git(GitError::Read { .. }) => some("run `git status` there"),
+        ProjectError::Git(GitError::Read { .. }) => Some("run `git status` there".into()),
         ProjectError::Name(_) | ProjectError::NameTaken { .. } => {
-            some("choose another name: `cloister start -p NAME`")
+            Some("choose another name: `cloister start -p NAME`".into())
         }
-        ProjectError::Directory { .. } => some("go to a directory that exists"),
-        ProjectError::NotText(_) => some("rename the directory"),
-        ProjectError::AboveHome { .. } => some("go to the project's own directory"),
+        ProjectError::Directory { .. } => Some("go to a directory that exists".into()),
+        ProjectError::NotText(_) => Some("rename the directory".into()),
+        ProjectError::AboveHome { .. } => Some("go to the project's own directory".into()),
         ProjectError::HoldsOwnFiles { .. } => {
-            some("move one of them away; a binary is installed outside by `make install`")
+            Some("move one of them away; a binary is installed outside by `make install`".into())
         }
         ProjectError::Paths(error) => paths_hint(error),
         ProjectError::Registry { path, .. } => Some(format!("mend `{0}`, or move it away", path.display())),
@@ -201,13 +197,13 @@ fn receipt_hint(error: &ReceiptError) -> Option<String> {
 
 fn client_hint(error: &ClientError) -> Option<String> {
     match error {
-        ClientError::NotRunning => some("run `cloister guardian start`"),
-        ClientError::DoesNotStart(_) => some("run `cloister guardian run` to see it in the foreground"),
+        ClientError::NotRunning => Some("run `cloister guardian start`".into()),
+        ClientError::DoesNotStart(_) => Some("run `cloister guardian run` to see it in the foreground".into()),
         ClientError::OtherVersion { .. } => {
-            some("run `cloister guardian stop --yes` with the other version, then try again")
+            Some("run `cloister guardian stop --yes` with the other version, then try again".into())
         }
         ClientError::Refused(_) | ClientError::Http(_) | ClientError::Answer(_) => {
-            some("see `cloister guardian status`")
+            Some("see `cloister guardian status`".into())
         }
         ClientError::Paths(error) => paths_hint(error),
         ClientError::Io { source, .. } => io_hint(source),
@@ -216,7 +212,7 @@ fn client_hint(error: &ClientError) -> Option<String> {
 
 fn daemon_hint(error: &DaemonError) -> Option<String> {
     match error {
-        DaemonError::Running => some("see `cloister guardian status`"),
+        DaemonError::Running => Some("see `cloister guardian status`".into()),
         DaemonError::Paths(error) => paths_hint(error),
         DaemonError::Io { source, .. } => io_hint(source),
         DaemonError::Config(_) | DaemonError::Audit(_) | DaemonError::Restore(_) => None,
@@ -226,38 +222,38 @@ fn daemon_hint(error: &DaemonError) -> Option<String> {
 fn start_hint(error: &StartError) -> Option<String> {
     match error {
         StartError::Root => {
-            some("work as an ordinary user, or pass `--allow-root` if that is acceptable on this machine")
+            Some("work as an ordinary user, or pass `--allow-root` if that is acceptable on this machine".into())
         }
-        StartError::NoDocker => some("set `backend: bubblewrap` or `backend: auto`"),
+        StartError::NoDocker => Some("set `backend: bubblewrap` or `backend: auto`".into()),
         StartError::Project(error) => project_hint(error),
         StartError::Guardian(error) => client_hint(error),
         StartError::Paths(error) => paths_hint(error),
         StartError::Receipt(error) => receipt_hint(error),
         StartError::Launch(error) => launch_hint(error),
         StartError::Io { source, .. } => io_hint(source),
-        StartError::Forbidden { diagnosis, .. } => some(diagnosis.fix()),
-        StartError::NotRunning(_) => some("see `cloister list`, or run `cloister start` in its directory"),
-        StartError::Teardown(_) => some("run `cloister stop`, then try again"),
+        StartError::Forbidden { diagnosis, .. } => Some(diagnosis.fix().into()),
+        StartError::NotRunning(_) => Some("see `cloister list`, or run `cloister start` in its directory".into()),
+        StartError::Teardown(_) => Some("run `cloister stop`, then try again".into()),
         StartError::Config(_) | StartError::Branch(_) | StartError::Boot(_) => None,
     }
 }
 
 fn launch_hint(error: &LaunchError) -> Option<String> {
     match error {
-        LaunchError::NoBwrap => some("install it: `sudo apt-get install bubblewrap` (or your system's package)"),
+        LaunchError::NoBwrap => Some("install it: `sudo apt-get install bubblewrap` (or your system's package)".into()),
         LaunchError::UntrustedBwrap(path) => Some(format!("run `chmod go-w {}`", path.display())),
         LaunchError::Io { source, .. } => io_hint(source),
         LaunchError::Paths(error) => paths_hint(error),
         LaunchError::Receipt(error) => receipt_hint(error),
         LaunchError::Filter(_) | LaunchError::Refused(_) => {
-            some("run `cloister start --dry-run` to see the command that fails")
+            Some("run `cloister start --dry-run` to see the command that fails".into())
         }
     }
 }
 
 fn stop_hint(error: &StopError) -> Option<String> {
     match error {
-        StopError::NotRunning(_) => some("see `cloister list`"),
+        StopError::NotRunning(_) => Some("see `cloister list`".into()),
         StopError::Paths(error) => paths_hint(error),
         StopError::Receipt(error) => receipt_hint(error),
     }

@@ -5,15 +5,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::error::CommandError;
-use super::output::{Output, human_duration};
+use super::output::{Output, human_duration, line, json};
 use crate::guardian::client::{ClientError, Guardian, READY};
 use crate::paths::Paths;
 
 /// Runs the daemon in the foreground.
-pub(super) fn run_daemon(paths: &Paths, output: &Output) -> Result<ExitCode, CommandError> {
+pub(super) fn run_daemon(paths: &Paths) -> Result<ExitCode, CommandError> {
     let ready = |socket: &Path| {
         // Whoever started it may not wait for the word.
-        let _ = output.line(&format!("{READY}: serving on {}", socket.display()));
+        let _ = line(&format!("{READY}: serving on {}", socket.display()));
     };
     crate::guardian::run(paths, ready)?;
     Ok(ExitCode::SUCCESS)
@@ -63,19 +63,19 @@ pub(super) async fn stop(yes: bool, paths: &Paths, output: &Output) -> Result<Ex
 pub(super) async fn status(paths: &Paths, output: &Output) -> Result<ExitCode, CommandError> {
     let status = Guardian::connect(paths).await?.status().await?;
     if output.is_json() {
-        output.json(&[status])?;
+        json(&[status])?;
         return Ok(ExitCode::SUCCESS);
     }
-    output.line(&format!("guardian    running, pid {}, version {}", status.pid, status.version))?;
-    output.line(&format!("uptime      {}", human_duration(Duration::from_secs(status.uptime_s))))?;
+    line(&format!("guardian    running, pid {}, version {}", status.pid, status.version))?;
+    line(&format!("uptime      {}", human_duration(Duration::from_secs(status.uptime_s))))?;
     match &status.audit_problem {
-        None => output.line(&format!("audit log   ends at {}", status.audit_head))?,
-        Some(problem) => output.line(&format!("audit log   {problem}; nothing passes"))?,
+        None => line(&format!("audit log   ends at {}", status.audit_head))?,
+        Some(problem) => line(&format!("audit log   {problem}; nothing passes"))?,
     }
-    output.line("unlisted    refused (asking a human comes in a later version)")?;
-    output.line(&format!("cloisters   {}", status.cloisters.len()))?;
+    line("unlisted    refused (asking a human comes in a later version)")?;
+    line(&format!("cloisters   {}", status.cloisters.len()))?;
     for cloister in &status.cloisters {
-        output.line(&format!("  {}  {}", cloister.cloister, count(cloister.tunnels, "tunnel")))?;
+        line(&format!("  {}  {}", cloister.cloister, count(cloister.tunnels, "tunnel")))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -33,49 +33,11 @@ impl Output {
         self.is_json
     }
 
-    /// Prints one line of the result.
-    pub(super) fn line(&self, text: &str) -> Result<(), CommandError> {
-        let mut output = io::stdout().lock();
-        let written = writeln!(output, "{text}").and_then(|()| output.flush());
-        written.map_err(CommandError::output)
-    }
-
-    /// Prints a result as JSON.
-    pub(super) fn json(&self, value: &impl Serialize) -> Result<(), CommandError> {
-        let text = serde_json::to_string_pretty(value).map_err(CommandError::internal)?;
-        self.line(&text)
-    }
-
-    /// Prints rows under a header, in columns.
-    pub(super) fn table<const N: usize>(
-        &self,
-        header: [&str; N],
-        rows: &[[String; N]],
-    ) -> Result<(), CommandError> {
-        let widths: [usize; N] = std::array::from_fn(|column| {
-            let cells = rows.iter().map(|row| row[column].chars().count());
-            cells.chain([header[column].len()]).max().unwrap_or(0)
-        });
-        let print = |cells: [&str; N]| {
-            let padded: Vec<String> =
-                cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-            self.line(padded.join("  ").trim_end())
-        };
-        print(header)?;
-        rows.iter().try_for_each(|row| print(std::array::from_fn(|column| row[column].as_str())))
-    }
-
     /// Tells the user what happens, unless silence was asked for.
     pub(super) fn note(&self, text: &str) {
         if !self.is_silent {
-            self.complain(text);
+            complain(text);
         }
-    }
-
-    /// Prints a line on standard error.
-    pub(super) fn complain(&self, text: &str) {
-        // Where even this fails, nobody is left to tell.
-        let _ = writeln!(io::stderr().lock(), "{text}");
     }
 
     /// Prints an error with its causes and what to do next.
@@ -84,14 +46,51 @@ impl Output {
             return;
         }
         let (red, blue, end) = if self.is_colored { ("\x1b[31m", "\x1b[34m", "\x1b[0m") } else { ("", "", "") };
-        self.complain(&format!("{red}error:{end} {}", error.message()));
+        complain(&format!("{red}error:{end} {}", error.message()));
         for cause in std::iter::successors(error.cause(), |cause| cause.source()) {
-            self.complain(&format!("  because: {cause}"));
+            complain(&format!("  because: {cause}"));
         }
         for hint in error.hints() {
-            self.complain(&format!("{blue}hint:{end} {hint}"));
+            complain(&format!("{blue}hint:{end} {hint}"));
         }
     }
+}
+
+/// Prints one line of a result.
+pub(super) fn line(text: &str) -> Result<(), CommandError> {
+    let mut output = io::stdout().lock();
+    let written = writeln!(output, "{text}").and_then(|()| output.flush());
+    written.map_err(CommandError::output)
+}
+
+/// Prints a result as JSON.
+pub(super) fn json(value: &impl Serialize) -> Result<(), CommandError> {
+    let text = serde_json::to_string_pretty(value).map_err(CommandError::internal)?;
+    line(&text)
+}
+
+/// Prints rows under a header, in columns.
+pub(super) fn table<const N: usize>(
+    header: [&str; N],
+    rows: &[[String; N]],
+) -> Result<(), CommandError> {
+    let widths: [usize; N] = std::array::from_fn(|column| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.chain([header[column].len()]).max().unwrap_or(0)
+    });
+    let print = |cells: [&str; N]| {
+        let padded: Vec<String> =
+            cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        line(padded.join("  ").trim_end())
+    };
+    print(header)?;
+    rows.iter().try_for_each(|row| print(std::array::from_fn(|column| row[column].as_str())))
+}
+
+/// Prints a line on standard error.
+pub(super) fn complain(text: &str) {
+    // Where even this fails, nobody is left to tell.
+    let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
 /// A duration as people say it, in its largest unit or two.

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::arguments::StartArguments;
 use super::error::CommandError;
-use super::output::{Output, human_duration};
+use super::output::{Output, human_duration, complain, line, json, table};
 use crate::guardian::client::{ClientError, Guardian};
 use crate::name::CloisterName;
 use crate::paths::Paths;
@@ -46,7 +46,7 @@ async fn start_checked(
     }
     let sandbox = session::start(request, paths).await?;
     if arguments.detach {
-        output.line(sandbox.name.as_str())?;
+        line(sandbox.name.as_str())?;
         return Ok(ExitCode::SUCCESS);
     }
     if argv.is_empty() {
@@ -68,10 +68,10 @@ async fn run(sandbox: &Sandbox, argv: Vec<String>) -> Result<ExitCode, CommandEr
 fn preview(request: StartRequest<'_>, paths: &Paths, output: &Output) -> Result<ExitCode, CommandError> {
     let (spec, command) = session::preview(request, paths)?;
     if output.is_json() {
-        output.json(&serde_json::json!([{ "spec": spec, "command": command }]))?;
+        json(&serde_json::json!([{ "spec": spec, "command": command }]))?;
     } else {
-        output.json(&spec)?;
-        output.line(&command.join(" "))?;
+        json(&spec)?;
+        line(&command.join(" "))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -147,7 +147,7 @@ fn report(stopped: Vec<Result<Stopped, StopError>>, output: &Output) -> ExitCode
                 code = ExitCode::from(1);
                 for problem in &problems {
                     let cause = problem.source().map(|cause| format!(": {cause}")).unwrap_or_default();
-                    output.complain(&format!("error: while stopping {name}: {problem}{cause}"));
+                    complain(&format!("error: while stopping {name}: {problem}{cause}"));
                 }
             }
             Err(error) => {
@@ -200,7 +200,7 @@ impl From<Running> for Row {
 pub(super) fn list(paths: &Paths, output: &Output) -> Result<ExitCode, CommandError> {
     let running = session::running(paths)?;
     if output.is_json() {
-        output.json(&running.into_iter().map(Row::from).collect::<Vec<_>>())?;
+        json(&running.into_iter().map(Row::from).collect::<Vec<_>>())?;
         return Ok(ExitCode::SUCCESS);
     }
     if running.is_empty() {
@@ -217,13 +217,13 @@ pub(super) fn list(paths: &Paths, output: &Output) -> Result<ExitCode, CommandEr
             [name, project, branch, backend, network, uptime, status.to_owned()]
         })
         .collect();
-    output.table(["NAME", "PROJECT", "BRANCH", "BACKEND", "NETWORK", "UPTIME", "STATUS"], &rows)?;
+    table(["NAME", "PROJECT", "BRANCH", "BACKEND", "NETWORK", "UPTIME", "STATUS"], &rows)?;
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn path(name: &CloisterName, paths: &Paths, output: &Output) -> Result<ExitCode, CommandError> {
+pub(super) fn path(name: &CloisterName, paths: &Paths) -> Result<ExitCode, CommandError> {
     match session::directory_of(name, paths)? {
-        Some(directory) => output.line(&directory.display().to_string()).map(|()| ExitCode::SUCCESS),
+        Some(directory) => line(&directory.display().to_string()).map(|()| ExitCode::SUCCESS),
         None => {
             Err(CommandError::user(format!("no cloister `{name}` is known")).hint("see `cloister list`"))
         }

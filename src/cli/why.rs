@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::error::CommandError;
-use super::output::Output;
+use super::output::{Output, line, json};
 use super::sandbox::own_project;
 use crate::audit::{self, Entry, Event, Filter, Reader};
 use crate::config::Config;
@@ -40,9 +40,9 @@ pub(super) fn run(
     let policy = Policy::new(Config::load_for(paths, Some(&project))?.policy_input(Vec::new()));
     let verdict = judge(&policy, &authority, &cloister, &project, paths);
     if output.is_json() {
-        output.json(&[&verdict])?;
+        json(&[&verdict])?;
     } else {
-        show(&verdict, output)?;
+        show(&verdict)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -148,21 +148,21 @@ fn last_refusal(authority: &Authority, cloister: &CloisterName, paths: &Paths) -
         .last()
 }
 
-fn show(verdict: &Verdict, output: &Output) -> Result<(), CommandError> {
+fn show(verdict: &Verdict) -> Result<(), CommandError> {
     let destination = format!("{}:{}", verdict.host, verdict.port);
     let reason = verdict.reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
-    output.line(&format!("{destination} is {} for {}{reason}", verdict.decision, verdict.cloister))?;
+    line(&format!("{destination} is {} for {}{reason}", verdict.decision, verdict.cloister))?;
     if let (Some(rule), Some(origin)) = (&verdict.rule, &verdict.origin) {
-        output.line(&format!("  rule: {rule}, from {origin}"))?;
+        line(&format!("  rule: {rule}, from {origin}"))?;
     }
     if let Some(detail) = &verdict.detail {
-        output.line(&format!("  {detail}"))?;
+        line(&format!("  {detail}"))?;
     }
     if let Some(entry) = &verdict.last_refusal {
-        output.line(&format!("  last refusal: {entry}"))?;
+        line(&format!("  last refusal: {entry}"))?;
     }
     match &verdict.next {
-        Some(next) => output.line(&format!("  next: {next}")),
+        Some(next) => line(&format!("  next: {next}")),
         None => Ok(()),
     }
 }

@@ -35,9 +35,7 @@ impl EnvName {
     /// Checks the name of a variable that gets its value from the configuration.
     pub fn parse_to_set(text: &str) -> Result<Self, RefusedVariable> {
         let mut bytes = text.bytes();
-        let starts_well = bytes
-            .next()
-            .is_some_and(|first| first.is_ascii_alphabetic() || first == b'_');
+        let starts_well = bytes.next().is_some_and(|first| first.is_ascii_alphabetic() || first == b'_');
         if !starts_well || !bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
             return Err(RefusedVariable::Invalid(text.to_owned()));
         }
@@ -55,10 +53,7 @@ impl EnvName {
             return Err(RefusedVariable::HostPath);
         }
         match way_to_host(text) {
-            Some(reason) => Err(RefusedVariable::LeadsToHost {
-                name: text.to_owned(),
-                reason,
-            }),
+            Some(reason) => Err(RefusedVariable::LeadsToHost { name: text.to_owned(), reason }),
             None => Ok(name),
         }
     }
@@ -125,14 +120,8 @@ impl Environment {
 }
 
 /// Lists what Cloister sets and programs read in upper and lower case.
-const OWN_IN_ANY_CASE: &[&str] = &[
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "ALL_PROXY",
-    "NO_PROXY",
-    "FTP_PROXY",
-    "NODE_USE_ENV_PROXY",
-];
+const OWN_IN_ANY_CASE: &[&str] =
+    &["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "FTP_PROXY", "NODE_USE_ENV_PROXY"];
 
 /// Lists what else Cloister sets, besides everything that begins with `CLOISTER_`.
 const OWN: &[&str] = &["CLOISTER", "HOME", "USER", "LOGNAME"];
@@ -186,13 +175,8 @@ const WAYS_TO_HOST: &[(&str, &str)] = &[
 ];
 
 fn way_to_host(name: &str) -> Option<&'static str> {
-    let listed = WAYS_TO_HOST
-        .iter()
-        .find(|(listed, _)| *listed == name)
-        .map(|(_, reason)| *reason);
-    let by_its_end = ["_SOCK", "SWAYSOCK", "I3SOCK", "_SOCKET"]
-        .iter()
-        .any(|end| name.ends_with(end));
+    let listed = WAYS_TO_HOST.iter().find(|(listed, _)| *listed == name).map(|(_, reason)| *reason);
+    let by_its_end = ["_SOCK", "SWAYSOCK", "I3SOCK", "_SOCKET"].iter().any(|end| name.ends_with(end));
     listed.or(by_its_end.then_some(SOCKET))
 }
 
@@ -204,30 +188,13 @@ mod tests {
     fn check(name: &str, set: Result<(), &str>, pass: Result<(), &str>) {
         let outcome =
             |parsed: Result<EnvName, RefusedVariable>| parsed.map(drop).map_err(|error| error.to_string());
-        assert_eq!(
-            outcome(EnvName::parse_to_set(name)),
-            set.map_err(str::to_owned),
-            "set {name}"
-        );
-        assert_eq!(
-            outcome(EnvName::parse_to_pass(name)),
-            pass.map_err(str::to_owned),
-            "pass {name}"
-        );
+        assert_eq!(outcome(EnvName::parse_to_set(name)), set.map_err(str::to_owned), "set {name}");
+        assert_eq!(outcome(EnvName::parse_to_pass(name)), pass.map_err(str::to_owned), "pass {name}");
     }
 
     #[test]
     fn ordinary_variables_are_free() {
-        for name in [
-            "LANG",
-            "_",
-            "a",
-            "MY_VAR2",
-            "http_proxy_extra",
-            "CLOISTERED",
-            "LC_ALL",
-            "TERM",
-        ] {
+        for name in ["LANG", "_", "a", "MY_VAR2", "http_proxy_extra", "CLOISTERED", "LC_ALL", "TERM"] {
             check(name, Ok(()), Ok(()));
         }
     }
@@ -265,25 +232,15 @@ mod tests {
     fn k5_no_way_to_the_hosts_services_is_passed() {
         for (name, reason) in [
             ("SSH_AUTH_SOCK", "leads to an agent that uses your keys"),
-            (
-                "DOCKER_HOST",
-                "leads to a container engine, which is root on the host",
-            ),
-            (
-                "XDG_RUNTIME_DIR",
-                "leads to the session's bus or manager, which starts programs on the host",
-            ),
+            ("DOCKER_HOST", "leads to a container engine, which is root on the host"),
+            ("XDG_RUNTIME_DIR", "leads to the session's bus or manager, which starts programs on the host"),
             ("WAYLAND_DISPLAY", "leads to your screen and keyboard"),
             ("WATCHMAN_SOCK", "names a socket of the host"),
         ] {
             let error = format!("`{name}` {reason}, which a sandbox must not reach; remove it here");
             check(name, Ok(()), Err(&error));
         }
-        check(
-            "PATH",
-            Ok(()),
-            Err("`PATH` of the host names directories of the host; set it with `env.set`"),
-        );
+        check("PATH", Ok(()), Err("`PATH` of the host names directories of the host; set it with `env.set`"));
     }
 
     #[test]
@@ -302,11 +259,7 @@ mod tests {
             set: [(name("B"), value("set")), (name("C"), value("set"))].into(),
         };
         let host = |name: &str| (name != "ABSENT").then(|| format!("host {name}"));
-        let expected = [
-            (name("A"), value("host A")),
-            (name("B"), value("set")),
-            (name("C"), value("set")),
-        ];
+        let expected = [(name("A"), value("host A")), (name("B"), value("set")), (name("C"), value("set"))];
         assert_eq!(environment.resolve(host), expected.into());
     }
 }

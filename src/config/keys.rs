@@ -69,11 +69,7 @@ impl Display for Kind {
 
 /// Writes words as a list in code marks.
 pub(super) fn listed(words: &[impl Display]) -> String {
-    words
-        .iter()
-        .map(|word| format!("`{word}`"))
-        .collect::<Vec<_>>()
-        .join(", ")
+    words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
 }
 
 /// Lists all keys, in the order in which they are documented.
@@ -161,10 +157,7 @@ pub(super) fn names_in(section: &str) -> Vec<&'static str> {
     for key in KEYS {
         let rest = match section {
             "" => Some(key.path),
-            _ => key
-                .path
-                .strip_prefix(section)
-                .and_then(|rest| rest.strip_prefix('.')),
+            _ => key.path.strip_prefix(section).and_then(|rest| rest.strip_prefix('.')),
         };
         let name = rest.map(|rest| rest.split_once('.').map_or(rest, |(name, _)| name));
         names.extend(name.filter(|name| !names.contains(name)));
@@ -178,9 +171,7 @@ pub(super) fn proposal(section: &str, unknown: &str) -> String {
     if let Some(name) = nearest(unknown, &names) {
         return format!("did you mean `{name}`?");
     }
-    let elsewhere = KEYS
-        .iter()
-        .find(|key| key.path.rsplit('.').next() == Some(unknown));
+    let elsewhere = KEYS.iter().find(|key| key.path.rsplit('.').next() == Some(unknown));
     elsewhere.map_or_else(
         || format!("the keys known here are {}", listed(&names)),
         |key| format!("did you mean `{}`?", key.path),
@@ -191,10 +182,7 @@ pub(super) fn proposal(section: &str, unknown: &str) -> String {
 pub(super) fn nearest<'w>(unknown: &str, words: &[&'w str]) -> Option<&'w str> {
     let unknown = unknown.to_lowercase();
     let likeness = |word: &str| strsim::jaro_winkler(&unknown, word);
-    let best = words
-        .iter()
-        .copied()
-        .max_by(|one, other| likeness(one).total_cmp(&likeness(other)))?;
+    let best = words.iter().copied().max_by(|one, other| likeness(one).total_cmp(&likeness(other)))?;
     (likeness(best) > 0.8).then_some(best)
 }
 
@@ -212,11 +200,7 @@ mod tests {
     #[test]
     fn every_key_stands_once_in_the_table() {
         for (at, key) in KEYS.iter().enumerate() {
-            assert!(
-                KEYS[at + 1..].iter().all(|other| other.path != key.path),
-                "{}",
-                key.path
-            );
+            assert!(KEYS[at + 1..].iter().all(|other| other.path != key.path), "{}", key.path);
         }
     }
 

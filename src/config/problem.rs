@@ -50,9 +50,7 @@ struct Lines<'a>(&'a [Problem]);
 
 impl Display for Lines<'_> {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
-        self.0
-            .iter()
-            .try_for_each(|problem| write!(formatter, "\n  {problem}"))
+        self.0.iter().try_for_each(|problem| write!(formatter, "\n  {problem}"))
     }
 }
 
@@ -64,10 +62,7 @@ pub(super) struct Report<'a> {
 
 impl<'a> Report<'a> {
     pub(super) const fn new(path: &'a Path) -> Self {
-        Self {
-            path,
-            problems: Vec::new(),
-        }
+        Self { path, problems: Vec::new() }
     }
 
     /// Adds a problem.
@@ -79,13 +74,7 @@ impl<'a> Report<'a> {
         repair: Option<String>,
     ) {
         let (key, what) = (key.to_owned(), what.into());
-        self.problems.push(Problem {
-            path: self.path.to_owned(),
-            line,
-            key,
-            what,
-            repair,
-        });
+        self.problems.push(Problem { path: self.path.to_owned(), line, key, what, repair });
     }
 
     /// Gives the problems in the order of their lines.

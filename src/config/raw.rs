@@ -76,10 +76,7 @@ impl RawProxy {
 
 impl RawEnv {
     fn decode(mut section: Section<'_, '_>) -> Self {
-        let raw = Self {
-            pass: section.texts("pass"),
-            set: section.texts_by_name("set"),
-        };
+        let raw = Self { pass: section.texts("pass"), set: section.texts_by_name("set") };
         section.close();
         raw
     }
@@ -100,27 +97,15 @@ impl<'p> Section<'_, 'p> {
             found => {
                 let what = format!("expected a map of keys, found {}", found.description());
                 let names = keys::listed(&keys::names_in(path));
-                report.add(
-                    node.line,
-                    path,
-                    what,
-                    Some(format!("the keys known here are {names}")),
-                );
+                report.add(node.line, path, what, Some(format!("the keys known here are {names}")));
                 Vec::new()
             }
         };
-        Section {
-            path,
-            entries,
-            report,
-        }
+        Section { path, entries, report }
     }
 
     fn section(&mut self, name: &'static str) -> Section<'_, 'p> {
-        let node = self.take(name).unwrap_or(Node {
-            line: None,
-            value: Value::Null,
-        });
+        let node = self.take(name).unwrap_or(Node { line: None, value: Value::Null });
         Section::open(node, name, self.report)
     }
 
@@ -142,8 +127,7 @@ impl<'p> Section<'_, 'p> {
     fn texts(&mut self, name: &str) -> Vec<Marked<String>> {
         let (key, kind) = self.known(name);
         let node = self.take(name);
-        node.and_then(|node| self.elements(node, &key, kind))
-            .unwrap_or_default()
+        node.and_then(|node| self.elements(node, &key, kind)).unwrap_or_default()
     }
 
     fn texts_by_name(&mut self, name: &str) -> Vec<(Marked<String>, Marked<String>)> {
@@ -169,12 +153,7 @@ impl<'p> Section<'_, 'p> {
     fn close(self) {
         for (name, _) in self.entries {
             let repair = keys::proposal(self.path, &name.text);
-            self.report.add(
-                name.line,
-                &joined(self.path, &name.text),
-                "is not a known key",
-                Some(repair),
-            );
+            self.report.add(name.line, &joined(self.path, &name.text), "is not a known key", Some(repair));
         }
     }
 
@@ -188,16 +167,9 @@ impl<'p> Section<'_, 'p> {
             Value::Map(entries) => {
                 let marked = |name: Name| {
                     let key = joined(&key, &name.text);
-                    Marked {
-                        value: name.text,
-                        key,
-                        line: name.line,
-                    }
+                    Marked { value: name.text, key, line: name.line }
                 };
-                entries
-                    .into_iter()
-                    .map(|(name, node)| (marked(name), node))
-                    .collect()
+                entries.into_iter().map(|(name, node)| (marked(name), node)).collect()
             }
             found => {
                 self.report.add(line, &key, mismatch(kind, &found), None);
@@ -227,16 +199,11 @@ impl<'p> Section<'_, 'p> {
     fn free_text(&mut self, node: Node, key: &str) -> Option<Marked<String>> {
         let Node { line, value } = node;
         match value {
-            Value::Text(value) => Some(Marked {
-                value,
-                key: key.to_owned(),
-                line,
-            }),
+            Value::Text(value) => Some(Marked { value, key: key.to_owned(), line }),
             found => {
                 let what = format!("expected text, found {}", found.description());
-                let repair = found
-                    .lacks_quotes()
-                    .then(|| "put it in quotes if it is meant as text".to_owned());
+                let repair =
+                    found.lacks_quotes().then(|| "put it in quotes if it is meant as text".to_owned());
                 self.report.add(line, key, what, repair);
                 None
             }
@@ -261,18 +228,8 @@ fn mismatch(kind: Kind, found: &Value) -> String {
 
 /// Joins a key to its section; a name with other characters than a key's is quoted.
 fn joined(section: &str, name: &str) -> String {
-    let is_plain = !name.is_empty()
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
-    let name = if is_plain {
-        name.to_owned()
-    } else {
-        format!("\"{name}\"")
-    };
-    if section.is_empty() {
-        name
-    } else {
-        format!("{section}.{name}")
-    }
+    let is_plain =
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+    let name = if is_plain { name.to_owned() } else { format!("\"{name}\"") };
+    if section.is_empty() { name } else { format!("{section}.{name}") }
 }

@@ -13,11 +13,7 @@ use crate::policy::{AddressClass, DomainName, DomainPattern, Origin, Pattern, Ru
 
 /// Adds one file's values to the configuration: lists add up, scalars and entries of maps replace.
 pub(super) fn apply(raw: Raw, source: &Source, config: &mut Config, report: &mut Report<'_>) {
-    let mut layer = Layer {
-        source,
-        config,
-        report,
-    };
+    let mut layer = Layer { source, config, report };
     if let Some(backend) = raw.backend {
         layer.backend(&backend);
     }
@@ -83,11 +79,7 @@ impl Layer<'_, '_> {
     fn rules(&mut self, patterns: &[Marked<String>], rule: fn(Pattern, Origin) -> Rule) {
         for written in patterns {
             match Pattern::parse(&written.value) {
-                Ok(pattern) => self
-                    .config
-                    .proxy
-                    .rules
-                    .push(rule(pattern, self.source.origin(written.line))),
+                Ok(pattern) => self.config.proxy.rules.push(rule(pattern, self.source.origin(written.line))),
                 Err(error) => self.refuse(written, error.to_string(), None),
             }
         }
@@ -104,25 +96,14 @@ impl Layer<'_, '_> {
                 }
             };
             if !pinned.insert(name.clone()) {
-                self.refuse(
-                    written,
-                    format!("pins `{name}` a second time"),
-                    Some("keep one of the two"),
-                );
+                self.refuse(written, format!("pins `{name}` a second time"), Some("keep one of the two"));
                 continue;
             }
             if addresses.is_empty() {
-                self.refuse(
-                    written,
-                    "pins the name to no address",
-                    Some("list one, or remove the name"),
-                );
+                self.refuse(written, "pins the name to no address", Some("list one, or remove the name"));
                 continue;
             }
-            let addresses = addresses
-                .iter()
-                .filter_map(|address| self.address(address))
-                .collect();
+            let addresses = addresses.iter().filter_map(|address| self.address(address)).collect();
             self.config.proxy.pins.insert(name, addresses);
         }
     }
@@ -131,11 +112,7 @@ impl Layer<'_, '_> {
     fn address(&mut self, written: &Marked<String>) -> Option<IpAddr> {
         let Ok(address) = written.value.parse::<IpAddr>() else {
             let what = format!("`{}` is no IP address", written.value);
-            self.refuse(
-                written,
-                what,
-                Some("write one such as `10.1.2.3` or `2001:db8::1`, without a port"),
-            );
+            self.refuse(written, what, Some("write one such as `10.1.2.3` or `2001:db8::1`, without a port"));
             return None;
         };
         let class = AddressClass::of(address);
@@ -158,11 +135,7 @@ impl Layer<'_, '_> {
             match EnvName::parse_to_set(&written.value) {
                 Ok(name) => match EnvValue::parse(&value.value) {
                     Some(value) => drop(self.config.env.set.insert(name, value)),
-                    None => self.refuse(
-                        &value,
-                        "holds a NUL, which no variable can hold",
-                        Some("remove it"),
-                    ),
+                    None => self.refuse(&value, "holds a NUL, which no variable can hold", Some("remove it")),
                 },
                 Err(error) => self.refuse(&written, error.to_string(), None),
             }
@@ -179,15 +152,10 @@ impl Layer<'_, '_> {
             Some(word) => format!("did you mean `{word}`?"),
             None => format!("write one of {}", keys::listed(words)),
         };
-        self.refuse(
-            written,
-            format!("`{}` is not one of the choices", written.value),
-            Some(&repair),
-        );
+        self.refuse(written, format!("`{}` is not one of the choices", written.value), Some(&repair));
     }
 
     fn refuse(&mut self, written: &Marked<String>, what: impl Into<String>, repair: Option<&str>) {
-        self.report
-            .add(written.line, &written.key, what, repair.map(str::to_owned));
+        self.report.add(written.line, &written.key, what, repair.map(str::to_owned));
     }
 }

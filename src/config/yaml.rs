@@ -16,28 +16,18 @@ pub(super) fn parse(text: &str, report: &mut Report<'_>) -> Option<Node> {
     if !holds_only_text(text, report) {
         return None;
     }
-    let mut builder = Builder {
-        report,
-        stack: Vec::new(),
-        documents: 0,
-        root: None,
-    };
+    let mut builder = Builder { report, stack: Vec::new(), documents: 0, root: None };
     for event in Parser::new_from_str(text) {
         match event {
             Ok((event, span)) => builder.take(event, span)?,
             Err(error) => {
                 let line = Some(error.marker().line());
-                builder
-                    .report
-                    .add(line, "", format!("is not valid YAML: {}", error.info()), None);
+                builder.report.add(line, "", format!("is not valid YAML: {}", error.info()), None);
                 return None;
             }
         }
     }
-    Some(builder.root.unwrap_or(Node {
-        line: None,
-        value: Value::Null,
-    }))
+    Some(builder.root.unwrap_or(Node { line: None, value: Value::Null }))
 }
 
 /// Refuses control characters: the parser takes a NUL for the end of the file.
@@ -47,12 +37,7 @@ fn holds_only_text(text: &str, report: &mut Report<'_>) -> bool {
         return true;
     };
     let line = text[..at].matches('\n').count() + 1;
-    report.add(
-        Some(line),
-        "",
-        format!("holds the control character U+{:04X}", u32::from(character)),
-        None,
-    );
+    report.add(Some(line), "", format!("holds the control character U+{:04X}", u32::from(character)), None);
     false
 }
 
@@ -95,50 +80,27 @@ impl Builder<'_, '_> {
             Event::DocumentStart(_) => self.begin_document(line)?,
             Event::Alias(_) => {
                 self.refuse_anchor(line);
-                self.complete(Node {
-                    line: Some(line),
-                    value: Value::Null,
-                });
+                self.complete(Node { line: Some(line), value: Value::Null });
             }
             Event::Scalar(text, style, anchor, tag) => {
                 self.check(line, anchor, tag.is_some());
-                self.complete(Node {
-                    line: Some(line),
-                    value: scalar(&text, style),
-                });
+                self.complete(Node { line: Some(line), value: scalar(&text, style) });
             }
             Event::SequenceStart(anchor, tag) => {
                 self.check(line, anchor, tag.is_some());
-                self.open(
-                    line,
-                    Frame::List {
-                        line,
-                        items: Vec::new(),
-                    },
-                )?;
+                self.open(line, Frame::List { line, items: Vec::new() })?;
             }
             Event::MappingStart(anchor, tag) => {
                 self.check(line, anchor, tag.is_some());
                 self.open(
                     line,
-                    Frame::Map {
-                        line,
-                        entries: Vec::new(),
-                        names: BTreeMap::new(),
-                        next: Next::Name,
-                    },
+                    Frame::Map { line, entries: Vec::new(), names: BTreeMap::new(), next: Next::Name },
                 )?;
             }
             Event::SequenceEnd | Event::MappingEnd => {
                 let node = match self.stack.pop()? {
-                    Frame::List { line, items } => Node {
-                        line: Some(line),
-                        value: Value::List(items),
-                    },
-                    Frame::Map { line, entries, .. } => Node {
-                        line: Some(line),
-                        value: Value::Map(entries),
-                    },
+                    Frame::List { line, items } => Node { line: Some(line), value: Value::List(items) },
+                    Frame::Map { line, entries, .. } => Node { line: Some(line), value: Value::Map(entries) },
                 };
                 self.complete(node);
             }
@@ -149,11 +111,7 @@ impl Builder<'_, '_> {
     fn begin_document(&mut self, line: usize) -> Option<()> {
         self.documents += 1;
         if self.documents > 1 {
-            self.refuse(
-                line,
-                "begins a second document",
-                Some("remove the line `---`".to_owned()),
-            );
+            self.refuse(line, "begins a second document", Some("remove the line `---`".to_owned()));
             return None;
         }
         Some(())
@@ -173,9 +131,7 @@ impl Builder<'_, '_> {
         match self.stack.last_mut() {
             None => self.root = Some(node),
             Some(Frame::List { items, .. }) => items.push(node),
-            Some(Frame::Map {
-                entries, names, next, ..
-            }) => match std::mem::replace(next, Next::Name) {
+            Some(Frame::Map { entries, names, next, .. }) => match std::mem::replace(next, Next::Name) {
                 Next::Value(name) => entries.push((name, node)),
                 Next::Refused => {}
                 Next::Name => {
@@ -203,11 +159,7 @@ impl Builder<'_, '_> {
 
     fn refuse_anchor(&mut self, line: usize) {
         let repair = "write the value out, or quote it if it is text".to_owned();
-        self.refuse(
-            line,
-            "has an anchor (`&`) or alias (`*`), which is not supported here",
-            Some(repair),
-        );
+        self.refuse(line, "has an anchor (`&`) or alias (`*`), which is not supported here", Some(repair));
     }
 
     fn refuse(&mut self, line: usize, what: impl Into<String>, repair: Option<String>) {
@@ -221,10 +173,7 @@ impl Frame {
     /// Names the entry that is being read.
     fn name(&self) -> Option<&str> {
         match self {
-            Self::Map {
-                next: Next::Value(name),
-                ..
-            } => Some(&name.text),
+            Self::Map { next: Next::Value(name), .. } => Some(&name.text),
             Self::Map { .. } | Self::List { .. } => None,
         }
     }
@@ -240,20 +189,11 @@ fn name(node: Node, names: &mut BTreeMap<String, usize>) -> Result<Name, (usize,
                 return Err((line, what, Some("keep one of the two".to_owned())));
             }
             names.insert(text.clone(), line);
-            Ok(Name {
-                text,
-                line: node.line,
-            })
+            Ok(Name { text, line: node.line })
         }
         value => {
-            let repair = value
-                .lacks_quotes()
-                .then(|| "put it in quotes if it is meant as a name".to_owned());
-            Err((
-                line,
-                format!("has {} as a key, where a name belongs", value.description()),
-                repair,
-            ))
+            let repair = value.lacks_quotes().then(|| "put it in quotes if it is meant as a name".to_owned());
+            Err((line, format!("has {} as a key, where a name belongs", value.description()), repair))
         }
     }
 }
@@ -263,11 +203,7 @@ fn scalar(text: &str, style: ScalarStyle) -> Value {
     if style != ScalarStyle::Plain {
         return Value::Text(text.to_owned());
     }
-    let is_ambiguous = || {
-        ["yes", "no", "on", "off"]
-            .iter()
-            .any(|word| text.eq_ignore_ascii_case(word))
-    };
+    let is_ambiguous = || ["yes", "no", "on", "off"].iter().any(|word| text.eq_ignore_ascii_case(word));
     match text {
         "" | "~" | "null" | "Null" | "NULL" => Value::Null,
         "true" | "True" | "TRUE" | "false" | "False" | "FALSE" => Value::Bool,
@@ -324,9 +260,9 @@ mod tests {
         for text in ["", "# nothing", "---", "~", "null", "\u{feff}"] {
             check_value(text, &Value::Null);
         }
-        for text in [
-            "1", "-1", "+1", "010", "1.5", ".5", "1e3", "0x1f", "0o17", ".inf", "-.INF", ".nan", "443",
-        ] {
+        for text in
+            ["1", "-1", "+1", "010", "1.5", ".5", "1e3", "0x1f", "0o17", ".inf", "-.INF", ".nan", "443"]
+        {
             check_value(text, &Value::Number);
         }
         for text in ["true", "False"] {
@@ -335,18 +271,7 @@ mod tests {
         for text in ["yes", "No", "ON", "off"] {
             check_value(text, &Value::Ambiguous);
         }
-        for text in [
-            "a",
-            "10.1.2.3",
-            "10m",
-            "1_0",
-            "::1",
-            "inf",
-            "nan",
-            "-",
-            "0xg",
-            "example.com:443",
-        ] {
+        for text in ["a", "10.1.2.3", "10m", "1_0", "::1", "inf", "nan", "-", "0xg", "example.com:443"] {
             let quoted = if text == "-" { "'-'" } else { text };
             check_value(quoted, &Value::Text(text.to_owned()));
         }
@@ -358,17 +283,10 @@ mod tests {
     #[test]
     fn every_node_knows_its_line() {
         let (tree, _) = read("# first\na:\n  - x\n  - y\n\nb: {c: d}\n");
-        let Value::Map(entries) = tree.unwrap().value else {
-            panic!()
-        };
-        let Value::List(items) = &entries[0].1.value else {
-            panic!()
-        };
+        let Value::Map(entries) = tree.unwrap().value else { panic!() };
+        let Value::List(items) = &entries[0].1.value else { panic!() };
         assert_eq!(entries[0].0.line, Some(2));
-        assert_eq!(
-            items.iter().map(|item| item.line).collect::<Vec<_>>(),
-            [Some(3), Some(4)]
-        );
+        assert_eq!(items.iter().map(|item| item.line).collect::<Vec<_>>(), [Some(3), Some(4)]);
         assert_eq!(entries[1].0.line, Some(6));
     }
 
@@ -382,10 +300,7 @@ mod tests {
             "p:\n  a: 1\n  a: 2\n",
             &["f:3: `p`: sets the key `a` a second time; the first time is in line 2; keep one of the two"],
         );
-        check_refused(
-            "a: b\n---\nc: d\n",
-            &["f:2: begins a second document; remove the line `---`"],
-        );
+        check_refused("a: b\n---\nc: d\n", &["f:2: begins a second document; remove the line `---`"]);
         let anchor = "has an anchor (`&`) or alias (`*`), which is not supported here; write the value out, or quote it if it is text";
         check_refused(
             "a: &x [b]\nc: *x\n",
@@ -401,10 +316,7 @@ mod tests {
                 "f:2: has an unquoted word that some readers take for a boolean as a key, where a name belongs; put it in quotes if it is meant as a name",
             ],
         );
-        check_refused(
-            "? [a]\n: b\n",
-            &["f:1: has a list as a key, where a name belongs"],
-        );
+        check_refused("? [a]\n: b\n", &["f:1: has a list as a key, where a name belongs"]);
         check_refused("a: b\nc: \0d\n", &["f:2: holds the control character U+0000"]);
         check_refused("a: b\u{1b}\n", &["f:1: holds the control character U+001B"]);
     }
@@ -412,10 +324,7 @@ mod tests {
     #[test]
     fn depth_is_bounded() {
         check_refused(&"[".repeat(100), &["f:1: is nested more than 16 levels deep"]);
-        check_refused(
-            &format!("a: {}", "[".repeat(100)),
-            &["f:1: `a`: is nested more than 16 levels deep"],
-        );
+        check_refused(&format!("a: {}", "[".repeat(100)), &["f:1: `a`: is nested more than 16 levels deep"]);
         check_refused(&"- ".repeat(100), &["f:1: is nested more than 16 levels deep"]);
         for text in ["[", "{a: ", "- ", "? "] {
             assert_eq!(read(&text.repeat(1024 * 1024 / text.len())).1.len(), 1, "{text}");
@@ -433,16 +342,7 @@ mod tests {
 
     #[test]
     fn bad_yaml_is_named_with_its_line() {
-        for text in [
-            "a: [b\n",
-            "a: b: c\n",
-            "a: 'b\n",
-            "a: b\n  c: d\n",
-            "*x",
-            "a: \"\\q\"",
-            "{",
-            "]",
-        ] {
+        for text in ["a: [b\n", "a: b: c\n", "a: 'b\n", "a: b\n  c: d\n", "*x", "a: \"\\q\"", "{", "]"] {
             let (tree, problems) = read(text);
             assert_eq!(tree, None, "{text:?}");
             assert!(

@@ -73,8 +73,8 @@ async fn authorise(
     }
 }
 
-fn failure(error: impl ToString) -> Json<Failure> {
-    Json(Failure { error: error.to_string() })
+fn failure(error: impl Into<String>) -> Json<Failure> {
+    Json(Failure { error: error.into() })
 }
 
 impl IntoResponse for RegistryError {

@@ -20,6 +20,8 @@ use crate::token::ControlKey;
 /// How often written records are brought to the disk.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
+const RESOLVER: &str = "read the settings of the resolver";
+
 /// Why the guardian did not start or ended in disorder.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
@@ -82,8 +84,8 @@ pub fn run(paths: &Paths, ready: impl FnOnce(&Path)) -> Result<(), DaemonError> 
 }
 
 async fn serve(paths: &Paths, log: Arc<AuditLog>, ready: impl FnOnce(&Path)) -> Result<(), DaemonError> {
-    let resolver: Arc<dyn Resolve> =
-        Arc::new(SystemResolver::new().map_err(|error| io_error("read the settings of the resolver")(io::Error::other(error)))?);
+    let resolver = SystemResolver::from_system().map_err(|error| io_error(RESOLVER)(io::Error::other(error)))?;
+    let resolver: Arc<dyn Resolve> = Arc::new(resolver);
     let registry = Arc::new(Registry::new(paths.clone(), Arc::clone(&log), resolver));
     log.append(Record::new(Event::GuardianStart).detail(env!("CARGO_PKG_VERSION")))?;
     registry.restore()?;

@@ -24,7 +24,7 @@ impl SandboxJournal {
             proxy::EventKind::Allowed { rule, .. } => ruled(Record::new(Event::ProxyAllow), Some(rule)),
             proxy::EventKind::Denied { reason, rule, detail } => {
                 let record = ruled(Record::new(Event::ProxyDeny).reason(reason.code()), *rule);
-                detail.iter().fold(record, |record, detail| record.detail(detail))
+                detail.iter().fold(record, Record::detail)
             }
             proxy::EventKind::Closed { reason, bytes_up, bytes_down, duration } => {
                 let record = Record::new(Event::ProxyClose).bytes(*bytes_up, *bytes_down).duration(*duration);
@@ -32,7 +32,7 @@ impl SandboxJournal {
             }
         };
         let record = record.cloister(event.cloister).project(&self.project);
-        let record = self.branch.iter().fold(record, |record, branch| record.branch(branch));
+        let record = self.branch.iter().fold(record, Record::branch);
         match event.authority {
             Some(authority) => record.host(authority.host()).port(authority.port()),
             None => record,

@@ -212,7 +212,7 @@ fn load(paths: &Paths, project: &ProjectName) -> Result<(Policy, Limits), Regist
 
 fn about(event: Event, kept: &Kept) -> Record {
     let record = Record::new(event).cloister(&kept.registration.cloister).project(&kept.registration.project);
-    kept.registration.branch.iter().fold(record, |record, branch| record.branch(branch))
+    kept.registration.branch.iter().fold(record, Record::branch)
 }
 
 fn random() -> Result<[u8; 32], RegistryError> {

@@ -111,7 +111,7 @@ async fn prepare<S: Stream>(wire: &mut Wire<S>, client: &Client, inside: &Inside
     if matches!(checked, Err(HelloError::OtherName(_) | HelloError::NoName)) {
         // The tunnel is refused whether or not the client still hears why.
         let _ = timeout(
-            limits.hello_timeout,
+            patience,
             wire.stream.write_all(&hello::UNRECOGNIZED_NAME),
         )
         .await;

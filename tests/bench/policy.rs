@@ -31,10 +31,7 @@ fn main() {
         let cost = measure(&policy(size), &asked);
         let base = *smallest.get_or_insert(cost);
         let ratio = cost.as_secs_f64() / base.as_secs_f64();
-        println!(
-            "{size:>7} rules: {:>4} ns an evaluation, ratio {ratio:.2}",
-            cost.as_nanos()
-        );
+        println!("{size:>7} rules: {:>4} ns an evaluation, ratio {ratio:.2}", cost.as_nanos());
     }
 }
 
@@ -54,10 +51,7 @@ fn policy(size: usize) -> Policy {
             Rule::allow(pattern, origin.clone())
         }
     };
-    Policy::new(PolicyInput {
-        rules: (0..size).map(rule).collect(),
-        ..PolicyInput::default()
-    })
+    Policy::new(PolicyInput { rules: (0..size).map(rule).collect(), ..PolicyInput::default() })
 }
 
 /// Gives the time of one evaluation.
@@ -67,12 +61,7 @@ fn measure(policy: &Policy, asked: &[Authority]) -> Duration {
         let start = Instant::now();
         for authority in asked.iter().cycle().take(EVALUATIONS) {
             let connection = ConnectionId::new(1);
-            let request = Request {
-                cloister: &cloister,
-                authority,
-                via: Via::Connect,
-                connection,
-            };
+            let request = Request { cloister: &cloister, authority, via: Via::Connect, connection };
             let _decision = black_box(policy.evaluate(black_box(&request)));
         }
         start.elapsed()
