@@ -1,4 +1,69 @@
-//! Cloister.
+//! Cloister puts an AI coding agent in a sandbox where it may do anything and harm nothing.
+//!
+//! This page is the architecture: the way of one start, the way of one request, who may import whom, and the
+//! invariants, each with the type or test that keeps it.
+//!
+//! # The way of one start
+//!
+//! ```text
+//! cloister start
+//!   → project            which directory, under which name; refused where it holds $HOME or what Cloister reads
+//!   → config             config.yaml, then projects/<name>.yaml: raw → validate → Config, all problems at once
+//!   → lock               one start at a time near a cloister; whoever comes second enters
+//!   → guardian           started if none runs; the control socket wants a key that no mount contains
+//!   → Spec → Plan        pure values: everything the sandbox will see, then the one command that makes it
+//!   → register           the guardian opens the sandbox's socket and gives out its token, once
+//!   → Plan::apply        bwrap makes it; the Receipt is on disk before its first process gets its settings
+//!   → init (inside)      relay on 127.0.0.1:3128, sessions, reaping; undumpable, its socket in no mount
+//!   → session            frames of bytes, both ways, checked; the exit code of the command
+//! ```
+//!
+//! # The way of one request
+//!
+//! ```text
+//! client in the sandbox
+//!   → proxy listener     who: which socket, then which token (constant time, hashed at rest)
+//!   → request head       what: one parser, one canonical form; anything ambiguous is refused
+//!   → policy (pure)      deny? allow? else not listed        ← rules: built-in + global + project
+//!   → resolve            only now; all answers are judged
+//!   → Permit             proof: authority + addresses + rule; only `policy` can make one
+//!   → audit              the record is written before the first byte flows
+//!   → dial(permit)       the one place that opens an outgoing socket
+//!   → ClientHello        CONNECT on 443: the SNI must be the authorised host
+//!   → tunnel             bytes both ways, half-close kept, idle limit, closed when its rule is withdrawn
+//!   → audit              closed, with byte counts
+//! ```
+//!
+//! # Modules
+//!
+//! | layer | modules | may use |
+//! |---|---|---|
+//! | 0 pure values | [`name`], [`token`], [`text`], [`policy`] | no I/O, no async, no clock |
+//! | 1 base | [`paths`], [`process`], [`audit`], [`config`] | 0; `config` and `audit` also `paths` |
+//! | 2 parts | [`git`], [`project`] (→ `git`), [`sandbox`], [`init`], [`proxy`] | 0–1, not each other unless named |
+//! | 3 wholes | [`guardian`], [`session`] (→ `guardian::client`, `init::wire`) | 0–2 |
+//! | 4 edge | [`cli`], `main` | all |
+//!
+//! Sole owners: [`git`] of git2; [`proxy`] of dialling, DNS and TLS hellos; [`guardian`] of axum; [`sandbox`] of
+//! bwrap and seccomp; [`process`] of starting programs; [`paths`] of the file layout; [`policy`] of allow and deny.
+//! `tests/it/architecture.rs` checks the table, the owners and the sizes.
+//!
+//! # Invariants
+//!
+//! 1. No byte leaves a sandbox without a [`policy::Permit`]: its fields are private, it can't be cloned, and dialling
+//!    consumes it.
+//! 2. Deny beats allow; an empty list allows nothing (laws in `policy`); an unknown key is an error (`config`).
+//! 3. A sandbox can't reach the control socket: it has its own network name space and mounts, and the control key
+//!    is another type than a sandbox's token ([`token::ControlKey`], [`token::PlainToken`]).
+//! 4. What lies in the project narrows only: in this version nothing in the project is read as configuration.
+//! 5. No read-write mount contains what Cloister reads, its own binary included ([`project::Project::find`]).
+//! 6. The hooks and settings of the project's git are read-only inside, as far as they exist at the start.
+//! 7. When the guardian, the settings or the audit log fail, traffic stops ([`proxy::Journal`] is asked first).
+//! 8. Secrets stand in no argument list, log or error: a token reaches the first process through a pipe, and the
+//!    disk as a hash.
+//! 9. Text from a sandbox is shown escaped ([`text::Untrusted`], [`text::Quoted`]); bytes from a first process are
+//!    frames with a largest size ([`init::wire`]).
+//! 10. Tokens and instances belong to a project's path ([`name::ProjectId`]), never to a name alone.
 
 pub mod audit;
 pub mod cli;
@@ -12,5 +77,7 @@ pub mod policy;
 pub mod process;
 pub mod project;
 pub mod proxy;
+pub mod sandbox;
+pub mod session;
 pub mod text;
 pub mod token;
