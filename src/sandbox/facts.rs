@@ -70,7 +70,8 @@ const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
 impl Facts {
     /// Looks at the host.
     pub fn gather() -> Self {
-        let (masked_directories, masked_files) = existing(&MASKED).into_iter().partition(|path| path.is_dir());
+        let (masked_directories, masked_files) =
+            existing(&MASKED).into_iter().partition(|path| path.is_dir());
         let mut facts = Self {
             etc: existing(&ETC),
             masked_files,

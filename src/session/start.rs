@@ -23,8 +23,8 @@ use crate::paths::{self, Lock, Paths, PathsError};
 use crate::process;
 use crate::project::{GitNeed, Project, ProjectError};
 use crate::sandbox::{
-    Diagnosis, Facts, Launch, LaunchError, Launched, Monitor, Plan, Receipt, ReceiptError, Spec, TeardownError, Wanted,
-    diagnose, find_bwrap,
+    Diagnosis, Facts, Launch, LaunchError, Launched, Monitor, Plan, Receipt, ReceiptError, Spec,
+    TeardownError, Wanted, diagnose, find_bwrap,
 };
 
 /// How long a new sandbox may take to answer.

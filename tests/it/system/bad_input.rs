@@ -58,7 +58,12 @@ fn no_repository() {
     let Some(host) = Host::with_bubblewrap() else { return };
     let plain = host.path("home/plain");
     host.write(&plain.join("file"), "");
-    refused(&host, &start_in(&host, &plain), 1, &["is not in a git repository", "git init", "--allow-no-git"]);
+    refused(
+        &host,
+        &start_in(&host, &plain),
+        1,
+        &["is not in a git repository", "git init", "--allow-no-git"],
+    );
     let mut command = host.cloister(&["start", "--allow-no-git", "--", "ls"]);
     command.current_dir(&plain);
     assert_eq!(finish(command).stdout, "file\n");
@@ -158,7 +163,10 @@ fn a_full_disk() {
     );
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-c", &script]).env_clear();
-    command.env("HOME", host.home()).env("PATH", "/usr/local/bin:/usr/bin:/bin").current_dir(host.repository());
+    command
+        .env("HOME", host.home())
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .current_dir(host.repository());
     let done = finish(command);
     assert_eq!(done.code, 1, "{done:?}");
     assert!(done.stderr.contains("No space left on device"), "{done:?}");
@@ -181,8 +189,7 @@ fn no_permission() {
 #[test]
 fn garbage_in_cloisters_own_files_is_reported_and_kept() {
     let Some(host) = Host::with_bubblewrap() else { return };
-    for file in
-        ["home/.local/share/cloister/projects.json", "home/.local/state/cloister/receipts/demo.json"]
+    for file in ["home/.local/share/cloister/projects.json", "home/.local/state/cloister/receipts/demo.json"]
     {
         let path = host.path(file);
         host.write(&path, "{ garbage");

@@ -92,7 +92,11 @@ fn k9_no_capability_no_new_privilege_no_name_space() {
             "CapInh:0000000000000000\nCapPrm:0000000000000000\nCapEff:0000000000000000\n\
              CapBnd:0000000000000000\nCapAmb:0000000000000000\nNoNewPrivs:1\nSeccomp:2\n",
         );
-        inside(&host, "unshare -U true 2>/dev/null; echo $?; unshare -rm true 2>/dev/null; echo $?", "1\n1\n");
+        inside(
+            &host,
+            "unshare -U true 2>/dev/null; echo $?; unshare -rm true 2>/dev/null; echo $?",
+            "1\n1\n",
+        );
     }
 }
 
@@ -263,6 +267,14 @@ fn k4_k5_k6_k8_f16_t2_dangerous_calls_are_refused_and_needed_ones_are_not() {
 #[test]
 fn names_users_and_certificates_are_known_inside() {
     let Some(host) = Host::with_bubblewrap() else { return };
-    inside(&host, "id -un; getent hosts cloister-guardian | awk '{print $1}'; hostname", "cloister\n127.0.0.1\ndemo\n");
-    inside(&host, "test -d /etc/ssl/certs && echo certificates; test ! -e /etc/ssl/private && echo no keys", "certificates\nno keys\n");
+    inside(
+        &host,
+        "id -un; getent hosts cloister-guardian | awk '{print $1}'; hostname",
+        "cloister\n127.0.0.1\ndemo\n",
+    );
+    inside(
+        &host,
+        "test -d /etc/ssl/certs && echo certificates; test ! -e /etc/ssl/private && echo no keys",
+        "certificates\nno keys\n",
+    );
 }

@@ -58,7 +58,8 @@ fn stop_ends_every_process_and_the_next_start_is_fresh() {
     let Some(host) = Host::with_bubblewrap() else { return };
     host.inside("echo mine > /tmp/scratch; echo kept > ~/kept; (trap '' TERM HUP; exec sleep 1000) & :");
     host.ok(&["stop"]);
-    let next = host.inside("cat ~/kept; cat /tmp/scratch 2>/dev/null || echo empty; pgrep sleep || echo alone");
+    let next =
+        host.inside("cat ~/kept; cat /tmp/scratch 2>/dev/null || echo empty; pgrep sleep || echo alone");
     assert_eq!(next.stdout, "kept\nempty\nalone\n");
 }
 

@@ -108,7 +108,17 @@ impl Drop for Tls {
 /// Makes a self-signed certificate for a name, which serves as its own authority.
 pub(crate) fn certificate(folder: &Path, name: &str) {
     let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
+        ])
         .args(["-subj", &format!("/CN={name}"), "-addext", &format!("subjectAltName=DNS:{name}")])
         .args(["-keyout", "key.pem", "-out", "cert.pem"])
         .current_dir(folder)

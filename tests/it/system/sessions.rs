@@ -79,7 +79,8 @@ fn much_output_arrives_whole_although_the_command_ends_at_once() {
 #[test]
 fn a_session_ends_with_its_command_and_children_live_on() {
     let Some(host) = Host::with_bubblewrap() else { return };
-    let first = host.inside("sh -c 'sleep 0.2; echo late; echo done > /tmp/late; exec sleep 1000' & echo now");
+    let first =
+        host.inside("sh -c 'sleep 0.2; echo late; echo done > /tmp/late; exec sleep 1000' & echo now");
     assert_eq!(first, done(0, "now\n"));
     let later = host.inside("until test -e /tmp/late; do sleep 0.05; done; cat /tmp/late");
     assert_eq!(later, done(0, "done\n"));
@@ -88,7 +89,13 @@ fn a_session_ends_with_its_command_and_children_live_on() {
 #[test]
 fn a_signal_reaches_the_command() {
     let Some(host) = Host::with_bubblewrap() else { return };
-    let mut command = host.cloister(&["start", "--", "sh", "-c", "trap 'echo caught; exit 9' TERM; echo ready; while :; do sleep 0.05; done"]);
+    let mut command = host.cloister(&[
+        "start",
+        "--",
+        "sh",
+        "-c",
+        "trap 'echo caught; exit 9' TERM; echo ready; while :; do sleep 0.05; done",
+    ]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut ready = [0; 6];
     child.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
@@ -111,7 +118,8 @@ fn a_command_killed_by_a_passed_signal_gives_its_number() {
 fn when_the_users_end_dies_the_command_gets_a_hang_up() {
     let Some(host) = Host::with_bubblewrap() else { return };
     let script = "trap 'echo gone > /work/gone; exit' HUP; echo ready; while :; do sleep 0.05; done";
-    let mut child = host.cloister(&["start", "--", "sh", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        host.cloister(&["start", "--", "sh", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
     child.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
     child.kill().unwrap();
     child.wait().unwrap();

@@ -59,7 +59,10 @@ fn an_unlisted_host_is_refused_with_reason_and_hint() {
     );
     assert!(body["hint"].as_str().unwrap().contains("proxy.allow"), "{body}");
     let why = host.ok(&["why", "unlisted.example"]);
-    assert!(why.contains("not_allowed") && why.contains("last refusal") && why.contains("projects/demo.yaml"), "{why}");
+    assert!(
+        why.contains("not_allowed") && why.contains("last refusal") && why.contains("projects/demo.yaml"),
+        "{why}"
+    );
 }
 
 #[test]
@@ -105,8 +108,10 @@ fn i4_a_token_opens_no_other_sandboxs_socket() {
 fn i9_a_killed_guardian_lets_nothing_through_and_the_next_request_works() {
     let Some((host, _origin)) = with_tls_origin("the page\n") else { return };
     let fetch = "curl -sS --cacert /work/ca.pem https://web.test/";
-    let endless = format!("{fetch}endless > /dev/null & echo $! > /tmp/pid; \
-        until grep -q 'web.test' /proc/$!/cmdline; do :; done; echo begun; wait $!; echo ended:$?");
+    let endless = format!(
+        "{fetch}endless > /dev/null & echo $! > /tmp/pid; \
+        until grep -q 'web.test' /proc/$!/cmdline; do :; done; echo begun; wait $!; echo ended:$?"
+    );
     let mut download = host.cloister(&["start", "--", "sh", "-c", &endless]);
     let mut download = download.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     read_line(&mut download, "begun\n");
@@ -188,14 +193,29 @@ fn i1_i2_the_control_socket_wants_its_key_and_a_token_is_none() {
     let Some(host) = Host::with_bubblewrap() else { return };
     let token = host.inside("printenv CLOISTER_TOKEN").stdout.trim().to_owned();
     let control = host.runtime().join("control.sock");
-    for route in ["GET /version", "GET /status", "POST /reload", "POST /shutdown", "POST /tokens", "DELETE /tokens/demo"] {
+    for route in [
+        "GET /version",
+        "GET /status",
+        "POST /reload",
+        "POST /shutdown",
+        "POST /tokens",
+        "DELETE /tokens/demo",
+    ] {
         for authorization in [String::new(), format!("Authorization: Bearer {token}\r\n")] {
-            let answer = ask(&control, &format!("{route} HTTP/1.1\r\nHost: guardian\r\n{authorization}Connection: close\r\n\r\n"));
+            let answer = ask(
+                &control,
+                &format!("{route} HTTP/1.1\r\nHost: guardian\r\n{authorization}Connection: close\r\n\r\n"),
+            );
             assert!(answer.starts_with("HTTP/1.1 403"), "{route}: {answer}");
         }
     }
     let key = fs::read_to_string(host.runtime().join("control.key")).unwrap();
-    let answer = ask(&control, &format!("GET /version HTTP/1.1\r\nHost: guardian\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n\r\n"));
+    let answer = ask(
+        &control,
+        &format!(
+            "GET /version HTTP/1.1\r\nHost: guardian\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n\r\n"
+        ),
+    );
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
