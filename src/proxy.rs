@@ -251,11 +251,11 @@ async fn accept_all<L: Listener>(listener: &L, client: &Arc<Client>, slots: &Arc
             continue;
         };
         let id = ConnectionId::new(CONNECTIONS.fetch_add(1, Ordering::Relaxed));
-        let connection = connection::serve(stream, Arc::clone(client), id);
+        let client = Arc::clone(client);
         tokio::spawn(
             async move {
-                connection.await;
-                drop(slot);
+                let _slot = slot;
+                connection::serve(stream, client, id).await;
             }
             .instrument(tracing::info_span!("conn", client = %id)),
         );

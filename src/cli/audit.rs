@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::arguments::{AuditArguments, AuditCommand};
 use super::error::CommandError;
-use super::output::{Output, line, json};
+use super::output::{Output, json, line};
 use crate::audit::{self, Filter, Head, Reader, parse_since};
 use crate::paths::Paths;
 
@@ -46,7 +46,9 @@ fn verify(expect: Option<Head>, paths: &Paths, output: &Output) -> Result<ExitCo
     for report in reports {
         let file = report.path.display();
         match report.outcome {
-            Ok(verified) => line(&format!("{file}: good, {} records, head {}", verified.records, verified.head))?,
+            Ok(verified) => {
+                line(&format!("{file}: good, {} records, head {}", verified.records, verified.head))?
+            }
             Err(error) => {
                 code = ExitCode::from(1);
                 output.error(&error.into());

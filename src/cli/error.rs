@@ -129,7 +129,9 @@ impl From<SessionError> for CommandError {
         match error {
             SessionError::Start(error) => error.into(),
             SessionError::Failed(reason) => Self::user(Untrusted(&reason).to_string()).never_began(),
-            SessionError::Ended => Self::user(error).hint("see `cloister list`; `cloister start` makes it anew"),
+            SessionError::Ended => {
+                Self::user(error).hint("see `cloister list`; `cloister start` makes it anew")
+            }
             error @ (SessionError::Garbage(_) | SessionError::Io { .. }) => Self::internal(error),
         }
     }
@@ -157,7 +159,9 @@ fn io_hint(error: &io::Error) -> Option<String> {
             Some("the disk is full: free some space and try again; nothing was left half-done".into())
         }
         io::ErrorKind::PermissionDenied => Some("see who owns it with `ls -ld`".into()),
-        io::ErrorKind::ReadOnlyFilesystem => Some("set `XDG_STATE_HOME` and the like to a place that can be written".into()),
+        io::ErrorKind::ReadOnlyFilesystem => {
+            Some("set `XDG_STATE_HOME` and the like to a place that can be written".into())
+        }
         _ => None,
     }
 }
@@ -168,10 +172,9 @@ fn project_hint(error: &ProjectError) -> Option<String> {
             Some("run `git init`, or go to a repository, or pass `--allow-no-git`".into())
         }
         ProjectError::Git(GitError::Bare(_)) => Some("go to one of its worktrees".into()),
-        ProjectError::Git(GitError::ForeignOwner(path)) => Some(format!(
-            "run `git config --global --add safe.directory {}` if you trust it",
-            path.display()
-        )),
+        ProjectError::Git(GitError::ForeignOwner(path)) => {
+            Some(format!("run `git config --global --add safe.directory {}` if you trust it", path.display()))
+        }
         ProjectError::Git(GitError::Read { .. }) => Some("run `git status` there".into()),
         ProjectError::Name(_) | ProjectError::NameTaken { .. } => {
             Some("choose another name: `cloister start -p NAME`".into())
@@ -191,14 +194,18 @@ fn receipt_hint(error: &ReceiptError) -> Option<String> {
     match error {
         ReceiptError::Paths(error) => paths_hint(error),
         ReceiptError::Read { source, .. } => io_hint(source),
-        ReceiptError::Parse { path, .. } => Some(format!("move `{}` away if no sandbox is running", path.display())),
+        ReceiptError::Parse { path, .. } => {
+            Some(format!("move `{}` away if no sandbox is running", path.display()))
+        }
     }
 }
 
 fn client_hint(error: &ClientError) -> Option<String> {
     match error {
         ClientError::NotRunning => Some("run `cloister guardian start`".into()),
-        ClientError::DoesNotStart(_) => Some("run `cloister guardian run` to see it in the foreground".into()),
+        ClientError::DoesNotStart(_) => {
+            Some("run `cloister guardian run` to see it in the foreground".into())
+        }
         ClientError::OtherVersion { .. } => {
             Some("run `cloister guardian stop --yes` with the other version, then try again".into())
         }
@@ -221,9 +228,9 @@ fn daemon_hint(error: &DaemonError) -> Option<String> {
 
 fn start_hint(error: &StartError) -> Option<String> {
     match error {
-        StartError::Root => {
-            Some("work as an ordinary user, or pass `--allow-root` if that is acceptable on this machine".into())
-        }
+        StartError::Root => Some(
+            "work as an ordinary user, or pass `--allow-root` if that is acceptable on this machine".into(),
+        ),
         StartError::NoDocker => Some("set `backend: bubblewrap` or `backend: auto`".into()),
         StartError::Project(error) => project_hint(error),
         StartError::Guardian(error) => client_hint(error),
@@ -232,7 +239,9 @@ fn start_hint(error: &StartError) -> Option<String> {
         StartError::Launch(error) => launch_hint(error),
         StartError::Io { source, .. } => io_hint(source),
         StartError::Forbidden { diagnosis, .. } => Some(diagnosis.fix().into()),
-        StartError::NotRunning(_) => Some("see `cloister list`, or run `cloister start` in its directory".into()),
+        StartError::NotRunning(_) => {
+            Some("see `cloister list`, or run `cloister start` in its directory".into())
+        }
         StartError::Teardown(_) => Some("run `cloister stop`, then try again".into()),
         StartError::Config(_) | StartError::Branch(_) | StartError::Boot(_) => None,
     }
@@ -240,7 +249,9 @@ fn start_hint(error: &StartError) -> Option<String> {
 
 fn launch_hint(error: &LaunchError) -> Option<String> {
     match error {
-        LaunchError::NoBwrap => Some("install it: `sudo apt-get install bubblewrap` (or your system's package)".into()),
+        LaunchError::NoBwrap => {
+            Some("install it: `sudo apt-get install bubblewrap` (or your system's package)".into())
+        }
         LaunchError::UntrustedBwrap(path) => Some(format!("run `chmod go-w {}`", path.display())),
         LaunchError::Io { source, .. } => io_hint(source),
         LaunchError::Paths(error) => paths_hint(error),

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::error::CommandError;
-use super::output::{Output, human_duration, line, json};
+use super::output::{Output, human_duration, json, line};
 use crate::guardian::client::{ClientError, Guardian, READY};
 use crate::paths::Paths;
 

@@ -45,7 +45,8 @@ impl Output {
         if error.is_quiet() {
             return;
         }
-        let (red, blue, end) = if self.is_colored { ("\x1b[31m", "\x1b[34m", "\x1b[0m") } else { ("", "", "") };
+        let (red, blue, end) =
+            if self.is_colored { ("\x1b[31m", "\x1b[34m", "\x1b[0m") } else { ("", "", "") };
         complain(&format!("{red}error:{end} {}", error.message()));
         for cause in std::iter::successors(error.cause(), |cause| cause.source()) {
             complain(&format!("  because: {cause}"));
@@ -70,10 +71,7 @@ pub(super) fn json(value: &impl Serialize) -> Result<(), CommandError> {
 }
 
 /// Prints rows under a header, in columns.
-pub(super) fn table<const N: usize>(
-    header: [&str; N],
-    rows: &[[String; N]],
-) -> Result<(), CommandError> {
+pub(super) fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> Result<(), CommandError> {
     let widths: [usize; N] = std::array::from_fn(|column| {
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.chain([header[column].len()]).max().unwrap_or(0)

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::arguments::StartArguments;
 use super::error::CommandError;
-use super::output::{Output, human_duration, complain, line, json, table};
+use super::output::{Output, complain, human_duration, json, line, table};
 use crate::guardian::client::{ClientError, Guardian};
 use crate::name::CloisterName;
 use crate::paths::Paths;
@@ -224,8 +224,6 @@ pub(super) fn list(paths: &Paths, output: &Output) -> Result<ExitCode, CommandEr
 pub(super) fn path(name: &CloisterName, paths: &Paths) -> Result<ExitCode, CommandError> {
     match session::directory_of(name, paths)? {
         Some(directory) => line(&directory.display().to_string()).map(|()| ExitCode::SUCCESS),
-        None => {
-            Err(CommandError::user(format!("no cloister `{name}` is known")).hint("see `cloister list`"))
-        }
+        None => Err(CommandError::user(format!("no cloister `{name}` is known")).hint("see `cloister list`")),
     }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::error::CommandError;
-use super::output::{Output, line, json};
+use super::output::{Output, json, line};
 use super::sandbox::own_project;
 use crate::audit::{self, Entry, Event, Filter, Reader};
 use crate::config::Config;

@@ -117,9 +117,15 @@ impl Guardian {
         Ok(token)
     }
 
+    /// Tells that a registered sandbox runs now.
+    pub async fn confirm(&self, cloister: &CloisterName) -> Result<(), ClientError> {
+        self.ask(Method::POST, &format!("/tokens/{cloister}/started"), Vec::new()).await
+    }
+
     /// Revokes a sandbox's token; false when there was none.
     pub async fn revoke(&self, cloister: &CloisterName) -> Result<bool, ClientError> {
-        let Revoked { existed } = self.ask(Method::DELETE, &format!("/tokens/{cloister}"), Vec::new()).await?;
+        let Revoked { existed } =
+            self.ask(Method::DELETE, &format!("/tokens/{cloister}"), Vec::new()).await?;
         Ok(existed)
     }
 
@@ -139,7 +145,12 @@ impl Guardian {
         Ok(audit_head)
     }
 
-    async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Vec<u8>) -> Result<T, ClientError> {
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<T, ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning,
             _ => io_error("connect to the control socket")(error),

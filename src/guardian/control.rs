@@ -48,6 +48,7 @@ pub(super) async fn serve(listener: UnixListener, control: Arc<Control>) -> std:
         .route("/shutdown", post(shutdown))
         .route("/tokens", post(register))
         .route("/tokens/{cloister}", delete(revoke))
+        .route("/tokens/{cloister}/started", post(confirm))
         .fallback(|| async { (StatusCode::NOT_FOUND, failure("there is no such request")) })
         .layer(middleware::from_fn_with_state(Arc::clone(&control), authorise))
         .with_state(Arc::clone(&control));
@@ -106,6 +107,14 @@ async fn register(
     Json(registration): Json<Registration>,
 ) -> Result<Response, RegistryError> {
     Ok((StatusCode::CREATED, Json(control.registry.register(registration)?)).into_response())
+}
+
+async fn confirm(
+    State(control): State<Arc<Control>>,
+    Path(cloister): Path<CloisterName>,
+) -> Result<Response, RegistryError> {
+    control.registry.confirm(&cloister)?;
+    Ok(Json(()).into_response())
 }
 
 async fn revoke(

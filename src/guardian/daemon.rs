@@ -84,7 +84,8 @@ pub fn run(paths: &Paths, ready: impl FnOnce(&Path)) -> Result<(), DaemonError> 
 }
 
 async fn serve(paths: &Paths, log: Arc<AuditLog>, ready: impl FnOnce(&Path)) -> Result<(), DaemonError> {
-    let resolver = SystemResolver::from_system().map_err(|error| io_error(RESOLVER)(io::Error::other(error)))?;
+    let resolver =
+        SystemResolver::from_system().map_err(|error| io_error(RESOLVER)(io::Error::other(error)))?;
     let resolver: Arc<dyn Resolve> = Arc::new(resolver);
     let registry = Arc::new(Registry::new(paths.clone(), Arc::clone(&log), resolver));
     log.append(Record::new(Event::GuardianStart).detail(env!("CARGO_PKG_VERSION")))?;

@@ -56,6 +56,8 @@ pub(super) enum RegistryError {
     },
     #[error("the cloister name `{name}` belongs to `{}`", owner.display())]
     NameTaken { name: CloisterName, owner: PathBuf },
+    #[error("the cloister `{0}` is not registered")]
+    Unknown(CloisterName),
     #[error("cannot make a random token")]
     Random(#[source] io::Error),
 }
@@ -135,6 +137,13 @@ impl Registry {
         Ok(Served { kept, client, policy })
     }
 
+    /// Records that a registered sandbox runs.
+    pub(super) fn confirm(&self, cloister: &CloisterName) -> Result<(), RegistryError> {
+        let served = self.served();
+        let served = served.get(cloister).ok_or_else(|| RegistryError::Unknown(cloister.clone()))?;
+        Ok(self.log.append(about(Event::SandboxStart, &served.kept))?)
+    }
+
     /// Ends a sandbox's way out: its tunnels close, its token is forgotten.
     pub(super) fn revoke(&self, cloister: &CloisterName) -> Result<Revoked, RegistryError> {
         let removed = self.served().remove(cloister);
@@ -144,6 +153,7 @@ impl Registry {
         let id = served.kept.id();
         let link = self.paths.by_name_link(cloister);
         let swept = [paths::remove_if_present(&link), paths::remove_directory(&self.paths.sockets_dir(&id))];
+        self.log.append(about(Event::TokenRevoke, &served.kept))?;
         self.log.append(about(Event::SandboxStop, &served.kept))?;
         swept.into_iter().collect::<Result<(), _>>()?;
         Ok(Revoked { existed: true })

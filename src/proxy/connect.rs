@@ -34,11 +34,7 @@ pub(super) enum Inside {
 
 impl Inside {
     pub(super) fn of(authority: &Authority) -> Self {
-        if authority.port() == TLS_PORT {
-            Self::Tls(authority.host().clone())
-        } else {
-            Self::Anything
-        }
+        if authority.port() == TLS_PORT { Self::Tls(authority.host().clone()) } else { Self::Anything }
     }
 }
 
@@ -56,23 +52,14 @@ pub(super) async fn establish<S: Stream>(
     inside: Inside,
     dialled: Dialled,
 ) -> Next {
-    let Dialled {
-        upstream,
-        record,
-        mut registration,
-        ..
-    } = dialled;
+    let Dialled { upstream, record, mut registration, .. } = dialled;
     let prepared = tokio::select! {
         biased;
         reason = registration.stopped() => Err(Stopped::Ended(reason)),
         prepared = prepare(wire, client, &inside) => prepared,
     };
     match prepared {
-        Ok(()) => Next::Tunnel(Box::new(Tunnel {
-            upstream,
-            record,
-            registration,
-        })),
+        Ok(()) => Next::Tunnel(Box::new(Tunnel { upstream, record, registration })),
         Err(Stopped::Ended(reason)) => {
             record.close(Some(reason));
             Next::Abort
@@ -110,11 +97,7 @@ async fn prepare<S: Stream>(wire: &mut Wire<S>, client: &Client, inside: &Inside
     let checked = hello::check(&mut wire.stream, &mut wire.buffer, host, patience).await;
     if matches!(checked, Err(HelloError::OtherName(_) | HelloError::NoName)) {
         // The tunnel is refused whether or not the client still hears why.
-        let _ = timeout(
-            patience,
-            wire.stream.write_all(&hello::UNRECOGNIZED_NAME),
-        )
-        .await;
+        let _ = timeout(patience, wire.stream.write_all(&hello::UNRECOGNIZED_NAME)).await;
     }
     checked.map_err(Stopped::Hello)
 }
@@ -122,22 +105,11 @@ async fn prepare<S: Stream>(wire: &mut Wire<S>, client: &Client, inside: &Inside
 impl Tunnel {
     /// Carries bytes until the tunnel ends, and writes how it ended.
     pub(super) async fn run<S: Stream>(self: Box<Self>, wire: Wire<S>, limit: Duration) {
-        let Self {
-            mut upstream,
-            record,
-            mut registration,
-        } = *self;
+        let Self { mut upstream, record, mut registration } = *self;
         let Wire { mut stream, buffer } = wire;
-        let early = if buffer.is_empty() {
-            Vec::new()
-        } else {
-            buffer.to_vec()
-        };
+        let early = if buffer.is_empty() { Vec::new() } else { buffer.to_vec() };
         drop(buffer);
-        let idle = Idle {
-            meter: record.meter(),
-            limit,
-        };
+        let idle = Idle { meter: record.meter(), limit };
         let end: End = tokio::select! {
             biased;
             reason = registration.stopped() => Err(reason),

@@ -42,6 +42,8 @@ pub(super) enum Next {
     Request,
     /// It ends, and the client may still read what was sent.
     Close,
+    /// It ends, and nothing is on its way to the client.
+    End,
     /// It is broken off: what the client has received is not the whole.
     Abort,
     /// As a tunnel.
@@ -50,15 +52,13 @@ pub(super) enum Next {
 
 /// Serves one connection until it ends.
 pub(super) async fn serve<S: Stream>(stream: S, client: Arc<Client>, id: ConnectionId) {
-    let mut wire = Wire {
-        stream,
-        buffer: BytesMut::new(),
-    };
+    let mut wire = Wire { stream, buffer: BytesMut::new() };
     loop {
         // In a box, so that a tunnel does not carry the state of the request that opened it.
         match Box::pin(serve_request(&mut wire, &client, id)).await {
             Next::Request => {}
             Next::Close => return wire.close().await,
+            Next::End => return,
             Next::Abort => return wire.stream.abort(),
             Next::Tunnel(tunnel) => return tunnel.run(wire, client.limits.idle).await,
         }
@@ -69,12 +69,12 @@ async fn serve_request<S: Stream>(wire: &mut Wire<S>, client: &Client, id: Conne
     let mut ending = client.tunnels.ending();
     let head = tokio::select! {
         biased;
-        _ = ending.wait_for(Option::is_some) => return Next::Close,
+        _ = ending.wait_for(Option::is_some) => return Next::End,
         head = wire.read_head(client) => head,
     };
     let head = match head {
         Ok(Some(head)) => head,
-        Ok(None) => return Next::Close,
+        Ok(None) => return Next::End,
         Err(refusal) => return wire.refuse(client, &refusal, After::Close, Show::Whole).await,
     };
     let started = Instant::now();
@@ -105,19 +105,8 @@ async fn serve_request<S: Stream>(wire: &mut Wire<S>, client: &Client, id: Conne
 
 /// The way of one request, readable from top to bottom.
 async fn open(client: &Client, connection: ConnectionId, head: &Head) -> Result<Dialled, Refusal> {
-    let accepted = Accepted {
-        client,
-        connection,
-        head,
-    };
-    accepted
-        .authenticate()?
-        .evaluate()?
-        .resolve()
-        .await?
-        .record()?
-        .dial()
-        .await
+    let accepted = Accepted { client, connection, head };
+    accepted.authenticate()?.evaluate()?.resolve().await?.record()?.dial().await
 }
 
 /// For developers: what users see of it stands in the audit log.
@@ -146,10 +135,7 @@ impl<S: Stream> Wire<S> {
         let deadline = Instant::now() + limits.head_timeout;
         let mut parser = Parser::default();
         loop {
-            if let Some(head) = parser
-                .parse(&mut self.buffer)
-                .map_err(|error| Refusal::bad_head(&error))?
-            {
+            if let Some(head) = parser.parse(&mut self.buffer).map_err(|error| Refusal::bad_head(&error))? {
                 return Ok(Some(head));
             }
             match timeout_at(deadline, self.read()).await {
@@ -175,10 +161,7 @@ impl<S: Stream> Wire<S> {
     ) -> Next {
         client.write_denial(refusal);
         let answer = refusal.render(after, show);
-        match (
-            timeout(client.limits.head_timeout, self.stream.write_all(&answer)).await,
-            after,
-        ) {
+        match (timeout(client.limits.head_timeout, self.stream.write_all(&answer)).await, after) {
             (Ok(Ok(())), After::KeepAlive) => Next::Request,
             (Ok(Ok(())), After::Close) => Next::Close,
             (Ok(Err(_)) | Err(_), _) => Next::Abort,
@@ -220,3 +203,6 @@ impl<S: Stream> Wire<S> {
         .await;
     }
 }
+
+#[cfg(test)]
+mod tests;

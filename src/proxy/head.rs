@@ -153,25 +153,17 @@ impl Parser {
         for at in self.scanned.saturating_sub(1)..seen.len() {
             match seen[at] {
                 b'\r' if seen.get(at + 1).is_some_and(|next| *next != b'\n') => {
-                    return Err(HeadError::Malformed(
-                        "a carriage return stands without a line feed",
-                    ));
+                    return Err(HeadError::Malformed("a carriage return stands without a line feed"));
                 }
                 b'\n' if at == 0 || seen[at - 1] != b'\r' => {
-                    return Err(HeadError::Malformed(
-                        "a line feed stands without a carriage return",
-                    ));
+                    return Err(HeadError::Malformed("a line feed stands without a carriage return"));
                 }
                 b'\n' if seen[..=at].ends_with(END) => return Ok(Some(at + 1)),
                 _ => {}
             }
         }
         self.scanned = seen.len();
-        if buffer.len() >= MAX_HEAD_BYTES {
-            Err(HeadError::TooLarge)
-        } else {
-            Ok(None)
-        }
+        if buffer.len() >= MAX_HEAD_BYTES { Err(HeadError::TooLarge) } else { Ok(None) }
     }
 }
 
@@ -186,9 +178,7 @@ impl<'a> RequestLine<'a> {
         let line = std::str::from_utf8(line)
             .map_err(|_| HeadError::Malformed("the request line holds bytes that are not ASCII"))?;
         if line.bytes().any(|byte| !matches!(byte, b' '..=b'~')) {
-            return Err(HeadError::Malformed(
-                "the request line holds bytes that are not printable ASCII",
-            ));
+            return Err(HeadError::Malformed("the request line holds bytes that are not printable ASCII"));
         }
         let mut parts = line.split(' ');
         let (Some(method), Some(target), Some(version), None) =
@@ -209,9 +199,7 @@ impl<'a> RequestLine<'a> {
             "HTTP/1.0" => Version::Http10,
             "HTTP/2.0" => return Err(HeadError::Malformed("HTTP/2 is not spoken here; use HTTP/1.1")),
             _ => {
-                return Err(HeadError::Malformed(
-                    "the version is neither HTTP/1.1 nor HTTP/1.0",
-                ));
+                return Err(HeadError::Malformed("the version is neither HTTP/1.1 nor HTTP/1.0"));
             }
         };
         if matches!(method, "TRACE" | "TRACK") {
@@ -219,11 +207,7 @@ impl<'a> RequestLine<'a> {
         }
         let method = Method::from_bytes(method.as_bytes())
             .map_err(|_| HeadError::Malformed("the method is not a token"))?;
-        Ok(Self {
-            method,
-            target,
-            version,
-        })
+        Ok(Self { method, target, version })
     }
 }
 
@@ -267,9 +251,7 @@ fn parse_target(method: &Method, target: &str) -> Result<(Authority, Option<Path
         return Err(HeadError::NotForAProxy);
     }
     if target == "*" {
-        return Err(HeadError::Malformed(
-            "the target `*` names no host; write an `http://` target",
-        ));
+        return Err(HeadError::Malformed("the target `*` names no host; write an `http://` target"));
     }
     let Some((scheme, rest)) = target.split_once("://") else {
         return Err(HeadError::Malformed(
@@ -306,9 +288,7 @@ fn parse_path(method: &Method, path: &str) -> Result<PathAndQuery, HeadError> {
 
 fn parse_authority(text: &str, default_port: Option<u16>) -> Result<Authority, HeadError> {
     if text.contains('@') {
-        return Err(HeadError::Malformed(
-            "a user name or `@` in the target is refused",
-        ));
+        return Err(HeadError::Malformed("a user name or `@` in the target is refused"));
     }
     let parsed = match default_port {
         Some(port) => Authority::parse_with_default(text, port),
@@ -326,11 +306,7 @@ fn check_host(host: Option<&[u8]>, target: &Authority, line: &RequestLine<'_>) -
         };
     };
     // Many clients leave the port out of a CONNECT's Host field: there it stands for the target's own.
-    let default_port = if line.method == Method::CONNECT {
-        target.port()
-    } else {
-        HTTP_PORT
-    };
+    let default_port = if line.method == Method::CONNECT { target.port() } else { HTTP_PORT };
     let named = std::str::from_utf8(host)
         .ok()
         .and_then(|host| Authority::parse_with_default(host, default_port).ok());

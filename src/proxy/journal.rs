@@ -106,10 +106,7 @@ impl Meter {
 
     /// How long nothing has moved.
     pub(super) fn idle(&self) -> Duration {
-        Duration::from_millis(
-            self.elapsed_millis()
-                .saturating_sub(self.last_millis.load(Ordering::Relaxed)),
-        )
+        Duration::from_millis(self.elapsed_millis().saturating_sub(self.last_millis.load(Ordering::Relaxed)))
     }
 
     fn elapsed_millis(&self) -> u64 {
@@ -160,11 +157,7 @@ impl OpenRecord {
 
     /// Writes that the protocol inside of the tunnel was refused.
     pub(super) fn deny(&self, reason: Reason, detail: Option<&str>) {
-        self.write(EventKind::Denied {
-            reason,
-            rule: None,
-            detail,
-        });
+        self.write(EventKind::Denied { reason, rule: None, detail });
     }
 
     /// Ends the record; without a reason it ended in order.
@@ -174,16 +167,9 @@ impl OpenRecord {
 
     /// A record that can't be written any more stops nothing: what it tells has already ended.
     fn write(&self, kind: EventKind<'_>) {
-        let event = Event {
-            cloister: &self.cloister,
-            authority: Some(&self.authority),
-            kind,
-        };
+        let event = Event { cloister: &self.cloister, authority: Some(&self.authority), kind };
         if let Err(error) = self.journal.write(&event) {
-            tracing::error!(
-                error = &error as &dyn Error,
-                "the end of a tunnel is not recorded"
-            );
+            tracing::error!(error = &error as &dyn Error, "the end of a tunnel is not recorded");
         }
     }
 }

@@ -45,23 +45,12 @@ pub(super) struct Authenticated<'a>(Accepted<'a>);
 impl<'a> Authenticated<'a> {
     /// Asks the policy for the verdict over the name.
     pub(super) fn evaluate(self) -> Result<Allowed<'a>, Refusal> {
-        let Accepted {
-            client,
-            connection,
-            head,
-        } = self.0;
+        let Accepted { client, connection, head } = self.0;
         let (authority, via) = (head.target.authority(), head.target.via());
         let policies = &client.services.policies;
-        let mut policy = policies
-            .current()
-            .ok_or_else(|| Refusal::unavailable(authority))?;
+        let mut policy = policies.current().ok_or_else(|| Refusal::unavailable(authority))?;
         loop {
-            let request = Request {
-                cloister: &client.identity.cloister,
-                authority,
-                via,
-                connection,
-            };
+            let request = Request { cloister: &client.identity.cloister, authority, via, connection };
             let allowed = match policy.evaluate(&request) {
                 Decision::Allow(allowed) => allowed,
                 Decision::Deny(denial) => {
@@ -69,25 +58,16 @@ impl<'a> Authenticated<'a> {
                 }
                 Decision::Ask(_) => return Err(Refusal::unasked(authority, via, &client.identity.project)),
             };
-            let registration = client
-                .tunnels
-                .register(connection, authority.clone(), via)
-                .map_err(|refused| match refused {
+            let registration = client.tunnels.register(connection, authority.clone(), via).map_err(
+                |refused| match refused {
                     Refused::TooMany { limit } => Refusal::too_many_tunnels(authority, limit),
                     Refused::Ended(ending) => Refusal::ended(ending.into(), authority),
-                })?;
+                },
+            )?;
             // A policy that came between the verdict and the registration has not seen this request.
-            let current = policies
-                .current()
-                .ok_or_else(|| Refusal::unavailable(authority))?;
+            let current = policies.current().ok_or_else(|| Refusal::unavailable(authority))?;
             if Arc::ptr_eq(&current, &policy) {
-                return Ok(Allowed {
-                    client,
-                    via,
-                    name: allowed,
-                    policy,
-                    registration,
-                });
+                return Ok(Allowed { client, via, name: allowed, policy, registration });
             }
             policy = current;
         }
@@ -106,13 +86,7 @@ pub(super) struct Allowed<'a> {
 impl<'a> Allowed<'a> {
     /// Finds the addresses, once, and has all of them checked (D4, D5).
     pub(super) async fn resolve(self) -> Result<Permitted<'a>, Refusal> {
-        let Self {
-            client,
-            via,
-            name: allowed,
-            policy,
-            mut registration,
-        } = self;
+        let Self { client, via, name: allowed, policy, mut registration } = self;
         let authority = allowed.authority().clone();
         let answers = match allowed.destination() {
             Destination::Known(_) => Vec::new(),
@@ -129,19 +103,10 @@ impl<'a> Allowed<'a> {
             .map_err(|denial| Refusal::denied(&denial, &authority, via, &client.identity.project))?;
         registration.permitted(permit.addresses());
         // A policy that came meanwhile has judged the name, and now judges the addresses too.
-        if !client
-            .services
-            .policies
-            .current()
-            .is_some_and(|current| Arc::ptr_eq(&current, &policy))
-        {
+        if !client.services.policies.current().is_some_and(|current| Arc::ptr_eq(&current, &policy)) {
             client.revalidate();
         }
-        Ok(Permitted {
-            client,
-            permit,
-            registration,
-        })
+        Ok(Permitted { client, permit, registration })
     }
 }
 
@@ -155,19 +120,10 @@ pub(super) struct Permitted<'a> {
 impl<'a> Permitted<'a> {
     /// Writes the record, before the first byte flows; without a record nothing flows (invariant 7).
     pub(super) fn record(self) -> Result<Recorded<'a>, Refusal> {
-        let Self {
-            client,
-            permit,
-            registration,
-        } = self;
+        let Self { client, permit, registration } = self;
         let journal = Arc::clone(&client.services.journal);
         match OpenRecord::open(journal, &permit) {
-            Ok(record) => Ok(Recorded {
-                client,
-                permit,
-                record,
-                registration,
-            }),
+            Ok(record) => Ok(Recorded { client, permit, record, registration }),
             Err(error) => {
                 tracing::error!(error = &error as &dyn Error, "nothing passes without a record");
                 Err(Refusal::unavailable(permit.authority()))
@@ -187,18 +143,10 @@ pub(super) struct Recorded<'a> {
 impl Recorded<'_> {
     /// Connects to a permitted address.
     pub(super) async fn dial(self) -> Result<Dialled, Refusal> {
-        let Self {
-            client,
-            permit,
-            record,
-            mut registration,
-        } = self;
+        let Self { client, permit, record, mut registration } = self;
         let limits = &client.limits;
         let rule = Arc::clone(permit.rule());
-        let patience = Patience {
-            attempt: limits.dial_attempt_timeout,
-            whole: limits.dial_timeout,
-        };
+        let patience = Patience { attempt: limits.dial_attempt_timeout, whole: limits.dial_timeout };
         tokio::select! {
             biased;
             reason = registration.stopped() => {

@@ -49,26 +49,11 @@ pub(super) async fn exchange<S: Stream>(
     exchange: Exchange,
     dialled: Dialled,
 ) -> Next {
-    let Dialled {
-        upstream,
-        record,
-        mut registration,
-        ..
-    } = dialled;
+    let Dialled { upstream, record, mut registration, .. } = dialled;
     let meter = Arc::clone(record.meter());
-    let show = if exchange.target.method == Method::HEAD {
-        Show::HeadOnly
-    } else {
-        Show::Whole
-    };
-    let mut progress = Progress {
-        answer_begun: false,
-        decoder: Decoder::new(exchange.framing),
-    };
-    let idle = Idle {
-        meter: &meter,
-        limit: client.limits.idle,
-    };
+    let show = if exchange.target.method == Method::HEAD { Show::HeadOnly } else { Show::Whole };
+    let mut progress = Progress { answer_begun: false, decoder: Decoder::new(exchange.framing) };
+    let idle = Idle { meter: &meter, limit: client.limits.idle };
     let ran = tokio::select! {
         biased;
         reason = registration.stopped() => Err(Failure::Ended(reason)),
@@ -79,16 +64,10 @@ pub(super) async fn exchange<S: Stream>(
         Ok(keep_alive) => {
             record.close(None);
             // What is left of the body can't be told from another request.
-            if keep_alive && progress.decoder.is_complete() {
-                Next::Request
-            } else {
-                Next::Close
-            }
+            if keep_alive && progress.decoder.is_complete() { Next::Request } else { Next::Close }
         }
         Err(failure) => {
-            let answer = (!progress.answer_begun)
-                .then(|| failure.refusal(record.authority()))
-                .flatten();
+            let answer = (!progress.answer_begun).then(|| failure.refusal(record.authority())).flatten();
             record.close(Some(failure.reason()));
             match answer {
                 Some(refusal) => wire.refuse(client, &refusal, After::Close, show).await,
@@ -154,14 +133,9 @@ async fn run<S: Stream>(
         keep_alive: exchange.keep_alive,
     };
     let (pieces, body) = Upload::new(exchange.framing);
-    let (mut sender, connection) = http1::handshake(TokioIo::new(upstream))
-        .await
-        .map_err(|_| BROKEN)?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(upstream)).await.map_err(|_| BROKEN)?;
     let request = build_request(exchange, body)?;
-    let Progress {
-        answer_begun,
-        decoder,
-    } = progress;
+    let Progress { answer_begun, decoder } = progress;
     let sending = async {
         match upload(decoder, &mut from_client, &mut wire.buffer, pieces).await {
             Ok(()) => pending().await,
@@ -197,23 +171,14 @@ async fn receive_head(
 ) -> Result<Answer, Failure> {
     let response = sender.send_request(request).await.map_err(|error| {
         tracing::debug!(error = &error as &dyn std::error::Error, "no answer");
-        if error.is_parse() {
-            Failure::Upstream("what it answers is not HTTP")
-        } else {
-            BROKEN
-        }
+        if error.is_parse() { Failure::Upstream("what it answers is not HTTP") } else { BROKEN }
     })?;
     Answer::new(response, wanted).map_err(Failure::Upstream)
 }
 
 /// The request as it goes upstream: `Host` and framing are written anew, all else is end-to-end.
 fn build_request(exchange: Exchange, body: Upload) -> Result<http::Request<Upload>, Failure> {
-    let PlainTarget {
-        authority,
-        method,
-        path,
-        fields,
-    } = exchange.target;
+    let PlainTarget { authority, method, path, fields } = exchange.target;
     let invalid = Failure::Upstream("its name does not fit into a Host field");
     let host = HeaderValue::try_from(host_field(&authority)).map_err(|_| invalid)?;
     let has_content = matches!(method, Method::POST | Method::PUT | Method::PATCH);

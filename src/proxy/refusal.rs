@@ -124,10 +124,7 @@ pub(super) enum Audit {
     /// Nothing: it is no denial, or another record tells of it.
     Silent,
     /// A denial, with what the sandbox is not told.
-    Deny {
-        rule: Option<Arc<Rule>>,
-        detail: Option<String>,
-    },
+    Deny { rule: Option<Arc<Rule>>, detail: Option<String> },
 }
 
 /// Whether the connection can serve another request after the refusal.
@@ -173,23 +170,15 @@ impl Refusal {
     pub(super) fn challenge() -> Self {
         let hint =
             "send the token of this sandbox: the proxy variables of the environment hold it".to_owned();
-        Self::silent(
-            Reason::Unauthenticated,
-            StatusCode::PROXY_AUTHENTICATION_REQUIRED,
-            hint,
-        )
+        Self::silent(Reason::Unauthenticated, StatusCode::PROXY_AUTHENTICATION_REQUIRED, hint)
     }
 
     /// The credentials are wrong.
     pub(super) fn wrong_credentials() -> Self {
         let hint =
             "the token is not the one of this sandbox; use `CLOISTER_TOKEN` of the environment".to_owned();
-        Self::silent(
-            Reason::Unauthenticated,
-            StatusCode::PROXY_AUTHENTICATION_REQUIRED,
-            hint,
-        )
-        .audited(None, None)
+        Self::silent(Reason::Unauthenticated, StatusCode::PROXY_AUTHENTICATION_REQUIRED, hint)
+            .audited(None, None)
     }
 
     /// The policy said no.
@@ -223,41 +212,30 @@ impl Refusal {
 
     /// A human would have to be asked, and none can be yet.
     pub(super) fn unasked(authority: &Authority, via: Via, project: &ProjectName) -> Self {
-        let hint = format!(
-            "{}; asking a human is not available yet",
-            not_allowed_hint(authority, via, project)
-        );
+        let hint =
+            format!("{}; asking a human is not available yet", not_allowed_hint(authority, via, project));
         Self::new(Reason::NotAllowed, StatusCode::FORBIDDEN, authority, hint).audited(None, None)
     }
 
     /// The sandbox has as many tunnels as it may have.
     pub(super) fn too_many_tunnels(authority: &Authority, limit: usize) -> Self {
         let hint = format!("{limit} tunnels are open already; close some and try again");
-        Self::new(
-            Reason::TooManyTunnels,
-            StatusCode::TOO_MANY_REQUESTS,
-            authority,
-            hint,
-        )
-        .audited(None, None)
+        Self::new(Reason::TooManyTunnels, StatusCode::TOO_MANY_REQUESTS, authority, hint).audited(None, None)
     }
 
     /// The name has no addresses.
     pub(super) fn unresolved(authority: &Authority, error: &ResolveError) -> Self {
         let host = authority.host();
         let (reason, hint) = match error {
-            ResolveError::Failed(_) => (
-                Reason::DnsFailed,
-                format!("`{host}` can't be resolved; is the name right?"),
-            ),
-            ResolveError::Timeout => (
-                Reason::DnsTimeout,
-                format!("the name servers did not answer for `{host}`; try again later"),
-            ),
-            ResolveError::Refused => (
-                Reason::DnsRefused,
-                format!("the name server refused to answer for `{host}`"),
-            ),
+            ResolveError::Failed(_) => {
+                (Reason::DnsFailed, format!("`{host}` can't be resolved; is the name right?"))
+            }
+            ResolveError::Timeout => {
+                (Reason::DnsTimeout, format!("the name servers did not answer for `{host}`; try again later"))
+            }
+            ResolveError::Refused => {
+                (Reason::DnsRefused, format!("the name server refused to answer for `{host}`"))
+            }
         };
         Self::new(reason, StatusCode::BAD_GATEWAY, authority, hint).audited(None, Some(error.detail()))
     }
@@ -275,12 +253,7 @@ impl Refusal {
     /// The policy or the audit log can't be used, so nothing passes.
     pub(super) fn unavailable(authority: &Authority) -> Self {
         let hint = "the guardian can't read its rules or write its audit log; on the host, run `cloister guardian status`";
-        Self::new(
-            Reason::PolicyUnavailable,
-            StatusCode::SERVICE_UNAVAILABLE,
-            authority,
-            hint.to_owned(),
-        )
+        Self::new(Reason::PolicyUnavailable, StatusCode::SERVICE_UNAVAILABLE, authority, hint.to_owned())
     }
 
     /// The sandbox has as many connections as it may have.
@@ -296,39 +269,19 @@ impl Refusal {
             return Self::new(Reason::NotAllowed, StatusCode::FORBIDDEN, authority, hint).audited(None, None);
         }
         let hint = "the guardian is shutting down; try again in a moment".to_owned();
-        Self::new(
-            Reason::ShuttingDown,
-            StatusCode::SERVICE_UNAVAILABLE,
-            authority,
-            hint,
-        )
+        Self::new(Reason::ShuttingDown, StatusCode::SERVICE_UNAVAILABLE, authority, hint)
     }
 
     fn new(reason: Reason, status: StatusCode, authority: &Authority, hint: String) -> Self {
-        Self {
-            reason,
-            status,
-            authority: Some(authority.clone()),
-            hint,
-            audit: Audit::Silent,
-        }
+        Self { reason, status, authority: Some(authority.clone()), hint, audit: Audit::Silent }
     }
 
     fn silent(reason: Reason, status: StatusCode, hint: String) -> Self {
-        Self {
-            reason,
-            status,
-            authority: None,
-            hint,
-            audit: Audit::Silent,
-        }
+        Self { reason, status, authority: None, hint, audit: Audit::Silent }
     }
 
     fn audited(self, rule: Option<Arc<Rule>>, detail: Option<String>) -> Self {
-        Self {
-            audit: Audit::Deny { rule, detail },
-            ..self
-        }
+        Self { audit: Audit::Deny { rule, detail }, ..self }
     }
 
     pub(super) fn reason(&self) -> Reason {
@@ -355,10 +308,7 @@ impl Refusal {
         let body = Body {
             error: self.reason.code(),
             layer: "proxy",
-            host: self
-                .authority
-                .as_ref()
-                .map(|authority| authority.host().to_string()),
+            host: self.authority.as_ref().map(|authority| authority.host().to_string()),
             port: self.authority.as_ref().map(Authority::port),
             hint: &self.hint,
         };
@@ -403,10 +353,7 @@ struct Body<'a> {
 fn not_allowed_hint(authority: &Authority, via: Via, project: &ProjectName) -> String {
     let default_port = match via {
         Via::Connect if authority.port() == 80 => {
-            return format!(
-                "CONNECT never goes to port 80: ask for `http://{}/` instead",
-                authority.host()
-            );
+            return format!("CONNECT never goes to port 80: ask for `http://{}/` instead", authority.host());
         }
         Via::Plain if authority.port() == 443 => {
             return format!(

@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
-use hickory_resolver::TokioResolver;
 use hickory_resolver::config::LookupIpStrategy;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::Name;
+use hickory_resolver::{ResolverBuilder, TokioResolver};
 
 use crate::policy::DomainName;
 
@@ -72,7 +73,10 @@ impl SystemResolver {
     /// # Errors
     /// When there is none, or it can't be read.
     pub fn from_system() -> Result<Self, NetError> {
-        let mut builder = TokioResolver::builder_tokio()?;
+        Self::build(TokioResolver::builder_tokio()?)
+    }
+
+    fn build(mut builder: ResolverBuilder<TokioRuntimeProvider>) -> Result<Self, NetError> {
         builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
         builder.build().map(Self)
     }
@@ -84,16 +88,122 @@ impl SystemResolver {
             .await
             .map_err(|_| ResolveError::Timeout)??;
         let addresses: Vec<_> = answer.iter().collect();
-        if addresses.is_empty() {
-            Err(ResolveError::Failed(None))
-        } else {
-            Ok(addresses)
-        }
+        if addresses.is_empty() { Err(ResolveError::Failed(None)) } else { Ok(addresses) }
     }
 }
 
 impl Resolve for SystemResolver {
     fn resolve<'a>(&'a self, name: &'a DomainName) -> Resolving<'a> {
         Box::pin(self.lookup(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+    use tokio::net::UdpSocket;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    const A: u8 = 1;
+    const AAAA: u8 = 28;
+
+    /// A name server on loopback that tells what it is asked.
+    async fn name_server() -> (u16, mpsc::UnboundedReceiver<(String, u8)>) {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let (asked, questions) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            let mut packet = [0; 1500];
+            while let Ok((length, client)) = socket.recv_from(&mut packet).await {
+                let (name, kind, end) = question(&packet[..length]);
+                asked.send((name.clone(), kind)).unwrap();
+                if let Some(answer) = answer(&packet[..end], &name, kind) {
+                    socket.send_to(&answer, client).await.unwrap();
+                }
+            }
+        });
+        (port, questions)
+    }
+
+    /// The name and type that a query asks for, and where its question ends.
+    fn question(query: &[u8]) -> (String, u8, usize) {
+        let (mut at, mut name) = (12, String::new());
+        while query[at] != 0 {
+            let end = at + 1 + usize::from(query[at]);
+            name += std::str::from_utf8(&query[at + 1..end]).unwrap();
+            name.push('.');
+            at = end;
+        }
+        (name, query[at + 2], at + 5)
+    }
+
+    fn answer(query: &[u8], name: &str, kind: u8) -> Option<Vec<u8>> {
+        let code = match name {
+            "silent.test." => return None,
+            "refused.test." => 5,
+            "missing.test." => 3,
+            _ => 0,
+        };
+        let mut packet = query.to_vec();
+        packet[2..12].copy_from_slice(&[0x81, 0x80 | code, 0, 1, 0, 0, 0, 0, 0, 0]);
+        let address: &[u8] = match (name, kind) {
+            ("both.test." | "four.test.", A) => &[192, 0, 2, 1],
+            ("both.test.", AAAA) => &[0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+            _ => return Some(packet),
+        };
+        packet[7] = 1;
+        packet.extend([0xc0, 12, 0, kind, 0, 1, 0, 0, 0, 60, 0, u8::try_from(address.len()).unwrap()]);
+        packet.extend(address);
+        Some(packet)
+    }
+
+    /// A resolver whose system has a search domain.
+    fn resolver(port: u16) -> SystemResolver {
+        let mut connection = ConnectionConfig::udp();
+        connection.port = port;
+        let mut server = NameServerConfig::udp([127, 0, 0, 1].into());
+        server.connections = vec![connection];
+        let search = vec![Name::from_ascii("corp.test.").unwrap()];
+        let config = ResolverConfig::from_parts(search.first().cloned(), search, vec![server]);
+        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        builder.options_mut().timeout = Duration::from_millis(100);
+        builder.options_mut().attempts = 0;
+        SystemResolver::build(builder).unwrap()
+    }
+
+    #[tokio::test]
+    async fn d5_d7_both_families_are_asked_once_and_no_search_domain_is_tried() {
+        let (port, mut questions) = name_server().await;
+        let resolver = resolver(port);
+        for (name, expected) in
+            [("both.test", &["192.0.2.1", "2001:db8::1"][..]), ("four.test", &["192.0.2.1"])]
+        {
+            let addresses = resolver.resolve(&DomainName::parse(name).unwrap()).await.unwrap();
+            let expected: Vec<IpAddr> = expected.iter().map(|text| text.parse().unwrap()).collect();
+            assert_eq!(addresses, expected);
+            let mut asked = Vec::new();
+            while let Ok(question) = questions.try_recv() {
+                asked.push(question);
+            }
+            asked.sort();
+            assert_eq!(asked, [(format!("{name}."), A), (format!("{name}."), AAAA)]);
+        }
+    }
+
+    #[tokio::test]
+    async fn failures_are_told_apart() {
+        let (port, _questions) = name_server().await;
+        let resolver = resolver(port);
+        for (name, expected) in [
+            ("missing.test", "cannot resolve the name"),
+            ("empty.test", "cannot resolve the name"),
+            ("refused.test", "the name server refused to answer"),
+            ("silent.test", "the name servers did not answer in time"),
+        ] {
+            let error = resolver.resolve(&DomainName::parse(name).unwrap()).await.unwrap_err();
+            assert_eq!(error.to_string(), expected, "{name}: {error:?}");
+        }
     }
 }

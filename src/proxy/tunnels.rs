@@ -56,11 +56,7 @@ pub(super) enum Refused {
 
 impl Tunnels {
     pub(super) fn new(max: usize) -> Self {
-        Self {
-            open: Mutex::default(),
-            ending: watch::Sender::new(None),
-            max,
-        }
+        Self { open: Mutex::default(), ending: watch::Sender::new(None), max }
     }
 
     /// Enters what `connection` is about to open; dropping the registration takes it out again.
@@ -79,20 +75,8 @@ impl Tunnels {
         if open.len() >= self.max {
             return Err(Refused::TooMany { limit: self.max });
         }
-        open.insert(
-            connection,
-            Entry {
-                authority,
-                via,
-                addresses: Vec::new(),
-                stop,
-            },
-        );
-        Ok(Registration {
-            tunnels: Arc::clone(self),
-            connection,
-            stopped,
-        })
+        open.insert(connection, Entry { authority, via, addresses: Vec::new(), stop });
+        Ok(Registration { tunnels: Arc::clone(self), connection, stopped })
     }
 
     /// Stops all that `policy` does not allow any more, and says how many these were.
@@ -115,8 +99,7 @@ impl Tunnels {
 
     /// Stops all, and lets nothing in from now on.
     pub(super) fn end(&self, ending: Ending) {
-        self.ending
-            .send_if_modified(|current| current.is_none() && current.replace(ending).is_none());
+        self.ending.send_if_modified(|current| current.is_none() && current.replace(ending).is_none());
         for (_, entry) in self.lock().drain() {
             stop(Some(entry), ending.into());
         }
@@ -147,20 +130,13 @@ fn stop(entry: Option<Entry>, reason: Reason) {
 
 impl Entry {
     fn is_allowed(&self, connection: ConnectionId, cloister: &CloisterName, policy: &Policy) -> bool {
-        let request = Request {
-            cloister,
-            authority: &self.authority,
-            via: self.via,
-            connection,
-        };
+        let request = Request { cloister, authority: &self.authority, via: self.via, connection };
         match policy.evaluate(&request) {
             Decision::Allow(_) if self.addresses.is_empty() => true,
             Decision::Allow(allowed) => {
                 let dialled: Vec<IpAddr> = self.addresses.iter().map(SocketAddr::ip).collect();
                 allowed.permit(&dialled).is_ok_and(|permit| {
-                    self.addresses
-                        .iter()
-                        .all(|address| permit.addresses().contains(address))
+                    self.addresses.iter().all(|address| permit.addresses().contains(address))
                 })
             }
             Decision::Deny(_) | Decision::Ask(_) => false,

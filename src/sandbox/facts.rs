@@ -12,8 +12,10 @@ pub struct Facts {
     pub links: Vec<(PathBuf, PathBuf)>,
     /// Files and directories of `/etc` that exist and hold no secret.
     pub etc: Vec<PathBuf>,
-    /// Sensitive paths below `/proc` that exist and have to be hidden.
-    pub masked: Vec<PathBuf>,
+    /// Sensitive files below `/proc` that exist and have to be hidden.
+    pub masked_files: Vec<PathBuf>,
+    /// Sensitive directories below `/proc` that exist and have to be hidden.
+    pub masked_directories: Vec<PathBuf>,
     /// Paths below `/proc` that exist and must not be written.
     pub read_only: Vec<PathBuf>,
 }
@@ -68,8 +70,15 @@ const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
 impl Facts {
     /// Looks at the host.
     pub fn gather() -> Self {
-        let mut facts = Self { etc: existing(&ETC), masked: existing(&MASKED), ..Self::default() };
-        facts.read_only = existing(&READ_ONLY);
+        let (masked_directories, masked_files) =
+            existing(&MASKED).into_iter().partition(|path| path.is_dir());
+        let mut facts = Self {
+            etc: existing(&ETC),
+            masked_files,
+            masked_directories,
+            read_only: existing(&READ_ONLY),
+            ..Self::default()
+        };
         for path in SYSTEM.map(PathBuf::from) {
             match fs::read_link(&path) {
                 Ok(target) => facts.links.push((path, target)),

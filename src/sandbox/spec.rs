@@ -186,12 +186,14 @@ fn system(facts: &Facts) -> impl Iterator<Item = Mount> {
 
 /// Processes and devices: of the sandbox's own, without the paths through which a kernel is changed or read.
 fn kernel(facts: &Facts) -> impl Iterator<Item = Mount> {
-    let hidden =
-        facts.masked.iter().map(|path| Mount::Hidden { target: path.clone(), is_directory: path.is_dir() });
+    let hidden = |paths: &[PathBuf], is_directory| -> Vec<Mount> {
+        paths.iter().map(|target| Mount::Hidden { target: target.clone(), is_directory }).collect()
+    };
     [Mount::Processes { target: "/proc".into() }]
         .into_iter()
         .chain(facts.read_only.iter().map(|path| same(path)))
-        .chain(hidden)
+        .chain(hidden(&facts.masked_files, false))
+        .chain(hidden(&facts.masked_directories, true))
         .chain([Mount::Devices { target: "/dev".into() }])
 }
 
@@ -279,7 +281,8 @@ mod tests {
             directories: vec!["/usr".into()],
             links: vec![("/bin".into(), "usr/bin".into())],
             etc: vec!["/etc/ssl/certs".into()],
-            masked: vec!["/proc/kcore".into()],
+            masked_files: vec!["/proc/kcore".into()],
+            masked_directories: vec!["/proc/acpi".into()],
             read_only: vec!["/proc/sys".into()],
         }
     }

@@ -13,8 +13,7 @@ const GUARDIAN: &str = "cloister-guardian";
 /// The proxy's port inside a sandbox.
 const PROXY_PORT: u16 = 3128;
 /// Where programs are looked for: the user's own first, which only this sandbox can write.
-const SEARCH_PATH: &str =
-    "/home/cloister/.local/bin:/run/cloister/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const SEARCH_PATH: &str = "/home/cloister/.local/bin:/run/cloister/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// What describes the user's terminal and language; passed on when set.
 const FROM_HOST: [&str; 6] = ["TERM", "COLORTERM", "LANG", "LC_ALL", "LC_CTYPE", "TZ"];
 
@@ -63,6 +62,7 @@ pub(super) fn session(config: &Config, host: impl Fn(&str) -> Option<OsString>) 
     let mut variables: BTreeMap<String, String> = described.collect();
     variables.insert("SHELL".to_owned(), config.shell.display().to_string());
     let configured = config.env.resolve(from_host);
-    variables.extend(configured.iter().map(|(name, value)| (name.as_str().to_owned(), value.expose().to_owned())));
+    variables
+        .extend(configured.iter().map(|(name, value)| (name.as_str().to_owned(), value.expose().to_owned())));
     variables
 }

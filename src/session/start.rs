@@ -3,7 +3,9 @@
 //! Everything that can be checked is checked before the first change. What is then done in order (registration,
 //! sandbox, receipt) is undone when a later part fails, under a lock that lets one start at a time near a cloister.
 
+use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -21,8 +23,8 @@ use crate::paths::{self, Lock, Paths, PathsError};
 use crate::process;
 use crate::project::{GitNeed, Project, ProjectError};
 use crate::sandbox::{
-    Diagnosis, Facts, Launch, LaunchError, Launched, Monitor, Plan, Receipt, ReceiptError, Spec, TeardownError, Wanted,
-    diagnose, find_bwrap,
+    Diagnosis, Facts, Launch, LaunchError, Launched, Monitor, Plan, Receipt, ReceiptError, Spec,
+    TeardownError, Wanted, diagnose, find_bwrap,
 };
 
 /// How long a new sandbox may take to answer.
@@ -212,7 +214,7 @@ impl<'a> Prepared<'a> {
 
     /// Registers, makes and probes the sandbox; when one part fails, the earlier ones are undone.
     async fn launch(&self, guardian: &Guardian) -> Result<PathBuf, StartError> {
-        paths::ensure_private_dir(&self.paths.instance_dir(&self.project.name).join("home"))?;
+        self.prepare_home()?;
         let branch = self.project.repository.as_ref().and_then(|repository| repository.branch.as_deref());
         let registration = Registration {
             cloister: self.name.clone(),
@@ -222,7 +224,7 @@ impl<'a> Prepared<'a> {
         };
         let token = guardian.register(&registration).await?;
         let boot = environment::boot(&self.spec, &self.project.name, &token);
-        match self.make(&boot, branch).await {
+        match self.make(&boot, branch, guardian).await {
             Ok(socket) => Ok(socket),
             Err(error) => {
                 self.undo(guardian).await;
@@ -231,7 +233,25 @@ impl<'a> Prepared<'a> {
         }
     }
 
-    async fn make(&self, boot: &Boot, branch: Option<&str>) -> Result<PathBuf, StartError> {
+    /// Makes the persistent home. A sandbox may have opened it to others by `chmod`; that is taken back.
+    fn prepare_home(&self) -> Result<(), StartError> {
+        let instance = self.paths.instance_dir(&self.project.name);
+        paths::ensure_private_dir(&instance)?;
+        let home = instance.join("home");
+        let made = fs::create_dir(&home).or_else(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => Ok(()),
+            _ => Err(error),
+        });
+        made.and_then(|()| fs::set_permissions(&home, fs::Permissions::from_mode(0o700)))
+            .map_err(io_error("make the sandbox's home"))
+    }
+
+    async fn make(
+        &self,
+        boot: &Boot,
+        branch: Option<&str>,
+        guardian: &Guardian,
+    ) -> Result<PathBuf, StartError> {
         let boot = serde_json::to_vec(boot).map_err(StartError::Boot)?;
         let socket = self.paths.init_socket(&self.id);
         let launch = Launch { socket: &socket, boot: &boot };
@@ -239,6 +259,7 @@ impl<'a> Prepared<'a> {
             self.receipt(launched, &socket, branch).keep(&self.paths.receipt_file(&self.name))
         })?;
         probe(&socket, monitor).await?;
+        guardian.confirm(&self.name).await?;
         Ok(socket)
     }
 

@@ -8,8 +8,8 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::guardian;
-use crate::guardian::client::{ClientError, Guardian};
 use crate::guardian::TokenError;
+use crate::guardian::client::{ClientError, Guardian};
 use crate::init::wire::FromHost;
 use crate::name::CloisterName;
 use crate::paths::{self, Lock, Paths, PathsError};

@@ -99,7 +99,8 @@ impl Host {
 
     /// Writes a file of the user's, with its directories.
     pub(crate) fn write(&self, path: &Path, content: impl AsRef<[u8]>) {
-        let mut missing: Vec<&Path> = path.ancestors().skip(1).take_while(|parent| !parent.exists()).collect();
+        let mut missing: Vec<&Path> =
+            path.ancestors().skip(1).take_while(|parent| !parent.exists()).collect();
         while let Some(directory) = missing.pop() {
             fs::create_dir(directory).unwrap();
             fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();

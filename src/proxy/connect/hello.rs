@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use rustls::server::{Accepted, Acceptor};
-use rustls::{Error as TlsError, PeerMisbehaved};
+use rustls::{Error as TlsError, InvalidMessage, PeerMisbehaved};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::time::timeout;
 
@@ -76,9 +76,7 @@ where
         }
         fed = buffer.len();
         if fed > MAX_HELLO_BYTES {
-            return Err(HelloError::NotTls(
-                "the ClientHello has more than 64 KiB".to_owned(),
-            ));
+            return Err(HelloError::NotTls("the ClientHello has more than 64 KiB".to_owned()));
         }
         match client.read_buf(buffer).await {
             Ok(0) | Err(_) => return Err(HelloError::Gone),
@@ -89,16 +87,18 @@ where
 
 fn feed(acceptor: &mut Acceptor, mut bytes: &[u8]) -> Result<Option<Accepted>, HelloError> {
     while !bytes.is_empty() {
-        let taken = acceptor
-            .read_tls(&mut bytes)
-            .map_err(|error| HelloError::NotTls(error.to_string()))?;
+        let taken = acceptor.read_tls(&mut bytes).map_err(|error| HelloError::NotTls(error.to_string()))?;
         if taken == 0 {
             return Err(HelloError::NotTls("TLS ended before its ClientHello".to_owned()));
         }
         match acceptor.accept() {
             Ok(None) => {}
             Ok(Some(hello)) => return Ok(Some(hello)),
-            Err((TlsError::PeerMisbehaved(PeerMisbehaved::ServerNameMustContainOneHostName), _)) => {
+            Err((
+                TlsError::PeerMisbehaved(PeerMisbehaved::ServerNameMustContainOneHostName)
+                | TlsError::InvalidMessage(InvalidMessage::InvalidServerName),
+                _,
+            )) => {
                 return Err(HelloError::OtherName("not one valid host name".to_owned()));
             }
             Err((error, _)) => return Err(HelloError::NotTls(error.to_string())),
@@ -113,5 +113,30 @@ fn compare(named: Option<&str>, host: &Host) -> Result<(), HelloError> {
         (None, Host::Name(_)) => Err(HelloError::NoName),
         (Some(named), Host::Name(_)) if Host::parse(named).is_ok_and(|named| named == *host) => Ok(()),
         (Some(named), Host::Name(_) | Host::Ip(_)) => Err(HelloError::OtherName(named.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(named: Option<&str>, host: &str, expected: &Result<(), HelloError>) {
+        assert_eq!(&compare(named, &Host::parse(host).unwrap()), expected, "{named:?} for {host}");
+    }
+
+    #[test]
+    fn n10_name_is_the_authority_and_an_address_has_none() {
+        let other = |name: &str| Err(HelloError::OtherName(name.to_owned()));
+        check(Some("a.test"), "a.test", &Ok(()));
+        check(Some("A.Test."), "a.test", &Ok(()));
+        check(Some("b.a.test"), "a.test", &other("b.a.test"));
+        check(Some("xa.test"), "a.test", &other("xa.test"));
+        check(Some(""), "a.test", &other(""));
+        check(None, "a.test", &Err(HelloError::NoName));
+        check(None, "192.0.2.1", &Ok(()));
+        check(None, "2001:db8::1", &Ok(()));
+        check(Some("a.test"), "192.0.2.1", &other("a.test"));
+        check(Some("192.0.2.1"), "192.0.2.1", &other("192.0.2.1"));
     }
 }

@@ -31,16 +31,8 @@ where
     U: AsyncRead + AsyncWrite + Unpin,
 {
     let meter = idle.meter;
-    let mut up = Direction {
-        rest: early,
-        sent: 0,
-        state: State::Open,
-    };
-    let mut down = Direction {
-        rest: Vec::new(),
-        sent: 0,
-        state: State::Open,
-    };
+    let mut up = Direction { rest: early, sent: 0, state: State::Open };
+    let mut down = Direction { rest: Vec::new(), sent: 0, state: State::Open };
     let mut timer = pin!(sleep(idle.limit));
     poll_fn(|cx| {
         let poll_up = up.poll_copy(cx, client, upstream, |bytes| meter.add_up(bytes));

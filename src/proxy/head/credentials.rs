@@ -76,11 +76,7 @@ mod tests {
     #[track_caller]
     fn check(value: &str, expected: Option<&str>) {
         let token = token(value.as_bytes());
-        assert_eq!(
-            token.as_ref().map(secrecy::ExposeSecret::expose_secret),
-            expected,
-            "{value}"
-        );
+        assert_eq!(token.as_ref().map(secrecy::ExposeSecret::expose_secret), expected, "{value}");
     }
 
     #[test]

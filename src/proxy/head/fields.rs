@@ -7,16 +7,9 @@ use super::credentials::Credentials;
 use super::{Framing, HeadError, MAX_FIELDS, Version};
 
 /// Fields that concern one connection only (RFC 9110, 7.6.1), besides those with a slot in [`Fields`].
-const HOP_BY_HOP: [&str; 8] = [
-    "keep-alive",
-    "proxy-connection",
-    "proxy-authenticate",
-    "proxy-authentication-info",
-    "te",
-    "trailer",
-    "upgrade",
-    "http2-settings",
-];
+const HOP_BY_HOP: [&str; 5] = ["keep-alive", "te", "trailer", "upgrade", "http2-settings"];
+/// Fields of this kind are between a client and its proxy.
+const PROXY_PREFIX: &str = "proxy-";
 
 /// The fields of one head.
 #[derive(Debug, Default)]
@@ -59,13 +52,8 @@ fn split(line: &[u8]) -> Result<(&[u8], &[u8]), HeadError> {
     if !name.iter().copied().all(is_token_byte) {
         return Err(HeadError::Malformed("a header field's name is not a token"));
     }
-    if value
-        .iter()
-        .any(|byte| *byte != b'\t' && (*byte < b' ' || *byte == 0x7f))
-    {
-        return Err(HeadError::Malformed(
-            "a header field's value holds control characters",
-        ));
+    if value.iter().any(|byte| *byte != b'\t' && (*byte < b' ' || *byte == 0x7f)) {
+        return Err(HeadError::Malformed("a header field's value holds control characters"));
     }
     Ok((name, value.trim_ascii()))
 }
@@ -76,16 +64,12 @@ impl Fields {
             .map_err(|_| HeadError::Malformed("a header field's name is not a token"))?;
         match name.as_str() {
             "host" => once(&mut self.host, value, "there is more than one Host field"),
-            "content-length" => once(
-                &mut self.content_length,
-                value,
-                "there is more than one Content-Length field",
-            ),
-            "transfer-encoding" => once(
-                &mut self.transfer_encoding,
-                value,
-                "there is more than one Transfer-Encoding field",
-            ),
+            "content-length" => {
+                once(&mut self.content_length, value, "there is more than one Content-Length field")
+            }
+            "transfer-encoding" => {
+                once(&mut self.transfer_encoding, value, "there is more than one Transfer-Encoding field")
+            }
             "expect" => once(&mut self.expect, value, "there is more than one Expect field"),
             "proxy-authorization" => self.credentials.present(&value).map_err(HeadError::Malformed),
             "connection" => {
@@ -104,16 +88,14 @@ impl Fields {
     /// How the body is delimited; every doubt is an error (H1).
     pub(super) fn framing(&self, version: Version) -> Result<Framing, HeadError> {
         match (&self.content_length, &self.transfer_encoding) {
-            (Some(_), Some(_)) => Err(HeadError::Malformed(
-                "Content-Length and Transfer-Encoding stand together",
-            )),
+            (Some(_), Some(_)) => {
+                Err(HeadError::Malformed("Content-Length and Transfer-Encoding stand together"))
+            }
             (None, Some(_)) if version == Version::Http10 => {
                 Err(HeadError::Malformed("HTTP/1.0 has no Transfer-Encoding"))
             }
             (None, Some(coding)) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Framing::Chunked),
-            (None, Some(_)) => Err(HeadError::Malformed(
-                "the only Transfer-Encoding taken is `chunked`",
-            )),
+            (None, Some(_)) => Err(HeadError::Malformed("the only Transfer-Encoding taken is `chunked`")),
             (Some(length), None) => parse_length(length),
             (None, None) => Ok(Framing::None),
         }
@@ -129,9 +111,7 @@ impl Fields {
             ));
         }
         if has("upgrade") {
-            return Err(HeadError::Malformed(
-                "Upgrade is refused; open a tunnel with CONNECT instead",
-            ));
+            return Err(HeadError::Malformed("Upgrade is refused; open a tunnel with CONNECT instead"));
         }
         Ok(())
     }
@@ -140,9 +120,7 @@ impl Fields {
         match &self.expect {
             None => Ok(false),
             Some(value) if value.eq_ignore_ascii_case(b"100-continue") => Ok(true),
-            Some(_) => Err(HeadError::Malformed(
-                "the only expectation known is `100-continue`",
-            )),
+            Some(_) => Err(HeadError::Malformed("the only expectation known is `100-continue`")),
         }
     }
 
@@ -156,7 +134,7 @@ impl Fields {
 
 /// Whether a field concerns one connection only, whatever the `Connection` field says.
 pub(in crate::proxy) fn is_hop_by_hop(name: &HeaderName) -> bool {
-    HOP_BY_HOP.contains(&name.as_str())
+    HOP_BY_HOP.contains(&name.as_str()) || name.as_str().starts_with(PROXY_PREFIX)
 }
 
 /// What the `Connection` field says.
@@ -171,9 +149,9 @@ impl Connection {
     pub(super) fn parse(fields: &Fields) -> Result<Self, HeadError> {
         let mut connection = Self::default();
         for value in &fields.connection {
-            connection.add(value).ok_or(HeadError::Malformed(
-                "the Connection field does not list field names",
-            ))?;
+            connection
+                .add(value)
+                .ok_or(HeadError::Malformed("the Connection field does not list field names"))?;
         }
         // Never standardised, but what older clients send to a proxy instead of `Connection`.
         connection.close |= fields.rest.iter().any(|(name, value)| {
@@ -184,10 +162,8 @@ impl Connection {
 
     /// Adds one line of the field; `None` when it is no list of tokens.
     pub(in crate::proxy) fn add(&mut self, value: &[u8]) -> Option<()> {
-        for option in value
-            .split(|byte| *byte == b',')
-            .map(<[u8]>::trim_ascii)
-            .filter(|option| !option.is_empty())
+        for option in
+            value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|option| !option.is_empty())
         {
             if option.eq_ignore_ascii_case(b"close") {
                 self.close = true;
@@ -208,9 +184,7 @@ fn once(slot: &mut Option<Bytes>, value: Bytes, twice: &'static str) -> Result<(
 
 /// Digits only: no sign, no list, no white space.
 fn parse_length(text: &[u8]) -> Result<Framing, HeadError> {
-    let digits = std::str::from_utf8(text)
-        .ok()
-        .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let digits = std::str::from_utf8(text).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
     match digits.map(str::parse) {
         Some(Ok(0)) => Ok(Framing::None),
         Some(Ok(length)) => Ok(Framing::Length(length)),

@@ -1,3 +1,5 @@
+use std::fmt::Write as _;
+
 use bytes::BytesMut;
 
 use super::*;
@@ -5,9 +7,7 @@ use super::*;
 /// Parses `text` at once, which must take all of it.
 fn parse(text: &str) -> Result<Head, HeadError> {
     let mut buffer = BytesMut::from(text);
-    let head = Parser::default()
-        .parse(&mut buffer)?
-        .expect("the head is complete");
+    let head = Parser::default().parse(&mut buffer)?.expect("the head is complete");
     assert_eq!(buffer, "", "bytes are left over");
     Ok(head)
 }
@@ -22,17 +22,11 @@ fn render(head: &Head) -> String {
                 .iter()
                 .map(|(name, value)| format!("{name}={}", value.to_str().unwrap()))
                 .collect();
-            format!(
-                "{} {} {} [{}]",
-                plain.method,
-                plain.authority,
-                plain.path,
-                fields.join(" ")
-            )
+            format!("{} {} {} [{}]", plain.method, plain.authority, plain.path, fields.join(" "))
         }
     };
     if head.framing != Framing::None {
-        out += &format!(" {:?}", head.framing);
+        write!(out, " {:?}", head.framing).unwrap();
     }
     if head.version == Version::Http10 {
         out += " 1.0";
@@ -48,11 +42,7 @@ fn render(head: &Head) -> String {
 
 #[track_caller]
 fn accepts(text: &str, expected: &str) {
-    assert_eq!(
-        parse(text).map(|head| render(&head)).as_deref(),
-        Ok(expected),
-        "{text:?}"
-    );
+    assert_eq!(parse(text).map(|head| render(&head)).as_deref(), Ok(expected), "{text:?}");
 }
 
 #[track_caller]
@@ -69,22 +59,10 @@ fn get(fields: &str) -> String {
 
 #[test]
 fn accepted_heads_have_one_canonical_form() {
-    accepts(
-        "CONNECT a.test:443 HTTP/1.1\r\nHost: a.test:443\r\n\r\n",
-        "CONNECT a.test:443",
-    );
-    accepts(
-        "CONNECT A.Test.:443 HTTP/1.1\r\nhost: a.TEST\r\n\r\n",
-        "CONNECT a.test:443",
-    );
-    accepts(
-        "CONNECT a.test:8443 HTTP/1.0\r\n\r\n",
-        "CONNECT a.test:8443 1.0 close",
-    );
-    accepts(
-        "CONNECT 192.0.2.1:443 HTTP/1.1\r\nHost: 192.0.2.1:443\r\n\r\n",
-        "CONNECT 192.0.2.1:443",
-    );
+    accepts("CONNECT a.test:443 HTTP/1.1\r\nHost: a.test:443\r\n\r\n", "CONNECT a.test:443");
+    accepts("CONNECT A.Test.:443 HTTP/1.1\r\nhost: a.TEST\r\n\r\n", "CONNECT a.test:443");
+    accepts("CONNECT a.test:8443 HTTP/1.0\r\n\r\n", "CONNECT a.test:8443 1.0 close");
+    accepts("CONNECT 192.0.2.1:443 HTTP/1.1\r\nHost: 192.0.2.1:443\r\n\r\n", "CONNECT 192.0.2.1:443");
     accepts(
         "CONNECT [2001:DB8::1]:443 HTTP/1.1\r\nHost: [2001:db8:0::1]:443\r\n\r\n",
         "CONNECT [2001:db8::1]:443",
@@ -93,44 +71,17 @@ fn accepted_heads_have_one_canonical_form() {
         "CONNECT a.test:443 HTTP/1.1\r\nHost: a.test:443\r\nContent-Length: 0\r\n\r\n",
         "CONNECT a.test:443",
     );
-    accepts(
-        "GET http://a.test HTTP/1.1\r\nHost: a.test\r\n\r\n",
-        "GET a.test:80 / []",
-    );
-    accepts(
-        "GET http://a.test?q=1 HTTP/1.1\r\nHost: a.test\r\n\r\n",
-        "GET a.test:80 /?q=1 []",
-    );
-    accepts(
-        "GET HTTP://A.test:80/P?Q HTTP/1.1\r\nHost: a.test\r\n\r\n",
-        "GET a.test:80 /P?Q []",
-    );
-    accepts(
-        "GET http://a.test:8080/ HTTP/1.1\r\nHost: a.test:8080\r\n\r\n",
-        "GET a.test:8080 / []",
-    );
-    accepts(
-        "OPTIONS http://a.test HTTP/1.1\r\nHost: a.test\r\n\r\n",
-        "OPTIONS a.test:80 * []",
-    );
-    accepts(
-        "M-SEARCH http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n",
-        "M-SEARCH a.test:80 / []",
-    );
-    accepts(
-        "GET http://a.test/ HTTP/1.0\r\n\r\n",
-        "GET a.test:80 / [] 1.0 close",
-    );
+    accepts("GET http://a.test HTTP/1.1\r\nHost: a.test\r\n\r\n", "GET a.test:80 / []");
+    accepts("GET http://a.test?q=1 HTTP/1.1\r\nHost: a.test\r\n\r\n", "GET a.test:80 /?q=1 []");
+    accepts("GET HTTP://A.test:80/P?Q HTTP/1.1\r\nHost: a.test\r\n\r\n", "GET a.test:80 /P?Q []");
+    accepts("GET http://a.test:8080/ HTTP/1.1\r\nHost: a.test:8080\r\n\r\n", "GET a.test:8080 / []");
+    accepts("OPTIONS http://a.test HTTP/1.1\r\nHost: a.test\r\n\r\n", "OPTIONS a.test:80 * []");
+    accepts("M-SEARCH http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n", "M-SEARCH a.test:80 / []");
+    accepts("GET http://a.test/ HTTP/1.0\r\n\r\n", "GET a.test:80 / [] 1.0 close");
     accepts(&get("X-A:\t1 2 \r\nx-a: \r\n"), "GET a.test:80 / [x-a=1 2 x-a=]");
     accepts(&get("Content-Length: 12\r\n"), "GET a.test:80 / [] Length(12)");
-    accepts(
-        &get("Transfer-Encoding: Chunked\r\n"),
-        "GET a.test:80 / [] Chunked",
-    );
-    accepts(
-        &get("Expect: 100-Continue\r\nContent-Length: 1\r\n"),
-        "GET a.test:80 / [] Length(1) expects",
-    );
+    accepts(&get("Transfer-Encoding: Chunked\r\n"), "GET a.test:80 / [] Chunked");
+    accepts(&get("Expect: 100-Continue\r\nContent-Length: 1\r\n"), "GET a.test:80 / [] Length(1) expects");
     accepts(&get("Connection: close\r\n"), "GET a.test:80 / [] close");
     accepts(&get("Proxy-Connection: close\r\n"), "GET a.test:80 / [] close");
 }
@@ -140,60 +91,30 @@ fn h11_hop_by_hop_fields_and_credentials_never_go_upstream() {
     accepts(
         &get(
             "Proxy-Authorization: Basic eDp5\r\nAuthorization: kept\r\nConnection: keep-alive, X-Drop\r\nX-Drop: 1\r\n\
-              Connection: x-also\r\nX-Also: 1\r\nKeep-Alive: 5\r\nTE: trailers\r\nTrailer: X\r\nProxy-Foo: kept\r\n\
+              Connection: x-also\r\nX-Also: 1\r\nKeep-Alive: 5\r\nTE: trailers\r\nTrailer: X\r\nProxy-Foo: 1\r\n\
               Proxy-Connection: keep-alive\r\nAccept: */*\r\n",
         ),
-        "GET a.test:80 / [authorization=kept proxy-foo=kept accept=*/*]",
+        "GET a.test:80 / [authorization=kept accept=*/*]",
     );
 }
 
 #[test]
 fn h2_broken_lines_are_refused() {
-    refuses(
-        "GET http://a.test/ HTTP/1.1\nHost: a.test\n\n",
-        "a line feed stands without a carriage return",
-    );
-    refuses(
-        &get("X: 1\nY: 2\r\n"),
-        "a line feed stands without a carriage return",
-    );
-    refuses(
-        &get("X: 1\rY: 2\r\n"),
-        "a carriage return stands without a line feed",
-    );
+    refuses("GET http://a.test/ HTTP/1.1\nHost: a.test\n\n", "a line feed stands without a carriage return");
+    refuses(&get("X: 1\nY: 2\r\n"), "a line feed stands without a carriage return");
+    refuses(&get("X: 1\rY: 2\r\n"), "a carriage return stands without a line feed");
     refuses(&get("X: 1\r\r\n"), "a carriage return stands without a line feed");
-    refuses(
-        &get("X: 1\r\n folded\r\n"),
-        "a header field is folded over two lines",
-    );
-    refuses(
-        &get("X: 1\r\n\tfolded\r\n"),
-        "a header field is folded over two lines",
-    );
+    refuses(&get("X: 1\r\n folded\r\n"), "a header field is folded over two lines");
+    refuses(&get("X: 1\r\n\tfolded\r\n"), "a header field is folded over two lines");
     refuses(&get("X : 1\r\n"), "a header field's name is not a token");
     refuses(&get("X\u{e9}: 1\r\n"), "a header field's name is not a token");
     refuses(&get(": 1\r\n"), "a header field has no name");
     refuses(&get("X\r\n"), "a header field has no colon");
-    refuses(
-        &get("X: a\0b\r\n"),
-        "a header field's value holds control characters",
-    );
-    refuses(
-        &get("X: \x0ba\r\n"),
-        "a header field's value holds control characters",
-    );
-    refuses(
-        &get("X:\x0c\r\n"),
-        "a header field's value holds control characters",
-    );
-    refuses(
-        &get("X: a\x7f\r\n"),
-        "a header field's value holds control characters",
-    );
-    refuses(
-        "\r\nGET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n",
-        "a request begins with a method",
-    );
+    refuses(&get("X: a\0b\r\n"), "a header field's value holds control characters");
+    refuses(&get("X: \x0ba\r\n"), "a header field's value holds control characters");
+    refuses(&get("X:\x0c\r\n"), "a header field's value holds control characters");
+    refuses(&get("X: a\x7f\r\n"), "a header field's value holds control characters");
+    refuses("\r\nGET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n", "a request begins with a method");
     refuses("\x16\x03\x01", "a request begins with a method");
 }
 
@@ -231,16 +152,10 @@ fn targets_that_name_no_upstream_are_refused() {
         "the target `*` names no host; write an `http://` target",
     );
     refuses("GET https://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n", https);
-    refuses(
-        "GET ftp://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n",
-        "only `http://` targets are forwarded",
-    );
+    refuses("GET ftp://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n", "only `http://` targets are forwarded");
     refuses("GET a.test:80 HTTP/1.1\r\nHost: a.test\r\n\r\n", neither);
     refuses("connect a.test:443 HTTP/1.1\r\nHost: a.test\r\n\r\n", neither);
-    refuses(
-        "GET http://a.test/#x HTTP/1.1\r\nHost: a.test\r\n\r\n",
-        "the target holds a fragment (`#`)",
-    );
+    refuses("GET http://a.test/#x HTTP/1.1\r\nHost: a.test\r\n\r\n", "the target holds a fragment (`#`)");
     refuses("GET http://a.test/<> HTTP/1.1\r\nHost: a.test\r\n\r\n", encoding);
 }
 
@@ -276,18 +191,9 @@ fn n3_n7_hosts_that_are_none_are_refused() {
 #[test]
 fn n4_user_information_is_refused() {
     let message = "a user name or `@` in the target is refused";
-    refuses(
-        "GET http://allowed.test@evil.test/ HTTP/1.1\r\nHost: evil.test\r\n\r\n",
-        message,
-    );
-    refuses(
-        "CONNECT allowed.test@evil.test:443 HTTP/1.1\r\nHost: evil.test\r\n\r\n",
-        message,
-    );
-    accepts(
-        "GET http://a.test/@x HTTP/1.1\r\nHost: a.test\r\n\r\n",
-        "GET a.test:80 /@x []",
-    );
+    refuses("GET http://allowed.test@evil.test/ HTTP/1.1\r\nHost: evil.test\r\n\r\n", message);
+    refuses("CONNECT allowed.test@evil.test:443 HTTP/1.1\r\nHost: evil.test\r\n\r\n", message);
+    accepts("GET http://a.test/@x HTTP/1.1\r\nHost: a.test\r\n\r\n", "GET a.test:80 /@x []");
 }
 
 #[test]
@@ -301,17 +207,7 @@ fn h1_ambiguous_framing_is_refused() {
     );
     refuses(&get("Content-Length: 1\r\nContent-Length: 1\r\n"), lengths);
     refuses(&get("Content-Length: 1\r\nContent-Length: 2\r\n"), lengths);
-    for length in [
-        "1, 1",
-        "+1",
-        "-1",
-        "1 ",
-        "0x1",
-        "",
-        "1_0",
-        "18446744073709551616",
-        "\u{661}",
-    ] {
+    for length in ["1, 1", "+1", "-1", "1 ", "0x1", "", "1_0", "18446744073709551616", "\u{661}"] {
         let text = get(&format!("Content-Length:{length}\r\n"));
         if length == "1 " {
             accepts(&text, "GET a.test:80 / [] Length(1)");
@@ -319,15 +215,9 @@ fn h1_ambiguous_framing_is_refused() {
             refuses(&text, number);
         }
     }
-    for coding in [
-        "gzip, chunked",
-        "chunked, chunked",
-        "identity",
-        "chunked;q=1",
-        "xchunked",
-        "",
-        "\"chunked\"",
-    ] {
+    for coding in
+        ["gzip, chunked", "chunked, chunked", "identity", "chunked;q=1", "xchunked", "", "\"chunked\""]
+    {
         refuses(&get(&format!("Transfer-Encoding: {coding}\r\n")), chunked);
     }
     refuses(
@@ -352,51 +242,33 @@ fn h1_ambiguous_framing_is_refused() {
 fn h3_h4_host_field_must_be_the_target() {
     let message = "the Host field differs from the target";
     refuses("GET http://a.test/ HTTP/1.1\r\nHost: b.test\r\n\r\n", message);
-    refuses(
-        "GET http://a.test/ HTTP/1.1\r\nHost: a.test:8080\r\n\r\n",
-        message,
-    );
-    refuses(
-        "GET http://a.test:8080/ HTTP/1.1\r\nHost: a.test\r\n\r\n",
-        message,
-    );
+    refuses("GET http://a.test/ HTTP/1.1\r\nHost: a.test:8080\r\n\r\n", message);
+    refuses("GET http://a.test:8080/ HTTP/1.1\r\nHost: a.test\r\n\r\n", message);
     refuses("GET http://a.test/ HTTP/1.0\r\nHost: b.test\r\n\r\n", message);
     refuses("CONNECT a.test:443 HTTP/1.1\r\nHost: b.test:443\r\n\r\n", message);
     refuses("CONNECT a.test:443 HTTP/1.1\r\nHost: a.test:80\r\n\r\n", message);
-    refuses(
-        "CONNECT a.test:443 HTTP/1.1\r\nHost: x@a.test:443\r\n\r\n",
-        message,
-    );
+    refuses("CONNECT a.test:443 HTTP/1.1\r\nHost: x@a.test:443\r\n\r\n", message);
 }
 
 #[test]
 fn h5_host_field_stands_exactly_once() {
     refuses(&get("Host: a.test\r\n"), "there is more than one Host field");
     refuses("GET http://a.test/ HTTP/1.1\r\n\r\n", "the Host field is missing");
-    refuses(
-        "GET http://a.test/ HTTP/1.1\r\nHost:\r\n\r\n",
-        "the Host field differs from the target",
-    );
+    refuses("GET http://a.test/ HTTP/1.1\r\nHost:\r\n\r\n", "the Host field differs from the target");
     refuses("CONNECT a.test:443 HTTP/1.1\r\n\r\n", "the Host field is missing");
 }
 
 #[test]
 fn h9_trace_is_refused() {
     for method in ["TRACE", "TRACK"] {
-        let error = parse(&format!(
-            "{method} http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n"
-        ))
-        .unwrap_err();
+        let error = parse(&format!("{method} http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n")).unwrap_err();
         assert_eq!(error, HeadError::MethodRefused);
     }
 }
 
 #[test]
 fn t7_http2_is_refused_in_every_disguise() {
-    refuses(
-        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        "HTTP/2 is not spoken here; use HTTP/1.1",
-    );
+    refuses("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/2 is not spoken here; use HTTP/1.1");
     let upgrade = "Upgrade is refused; open a tunnel with CONNECT instead";
     let settings = "HTTP2-Settings is refused; HTTP/2 is spoken only inside of TLS";
     refuses(&get("Connection: Upgrade\r\nUpgrade: h2c\r\n"), upgrade);
@@ -405,10 +277,7 @@ fn t7_http2_is_refused_in_every_disguise() {
         &get("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"),
         settings,
     );
-    refuses(
-        "CONNECT a.test:443 HTTP/1.1\r\nHost: a.test:443\r\nUpgrade: h2c\r\n\r\n",
-        upgrade,
-    );
+    refuses("CONNECT a.test:443 HTTP/1.1\r\nHost: a.test:443\r\nUpgrade: h2c\r\n\r\n", upgrade);
 }
 
 #[test]
@@ -421,14 +290,8 @@ fn i4_credentials_stand_at_most_once() {
 
 #[test]
 fn other_doubtful_fields_are_refused() {
-    refuses(
-        &get("Expect: 200-ok\r\n"),
-        "the only expectation known is `100-continue`",
-    );
-    refuses(
-        &get("Connection: a b\r\n"),
-        "the Connection field does not list field names",
-    );
+    refuses(&get("Expect: 200-ok\r\n"), "the only expectation known is `100-continue`");
+    refuses(&get("Connection: a b\r\n"), "the Connection field does not list field names");
 }
 
 #[test]
@@ -444,10 +307,7 @@ fn h15_large_heads_are_refused() {
         HeadError::TooLarge
     );
     // Also without an end.
-    assert_eq!(
-        parse(&"a".repeat(MAX_HEAD_BYTES)).unwrap_err(),
-        HeadError::TooLarge
-    );
+    assert_eq!(parse(&"a".repeat(MAX_HEAD_BYTES)).unwrap_err(), HeadError::TooLarge);
 }
 
 #[test]
@@ -460,10 +320,7 @@ fn heads_come_in_any_pieces_and_leave_what_follows() {
         assert!(parser.parse(&mut buffer).unwrap().is_none());
     }
     buffer.extend_from_slice(&whole.as_bytes()[text.len() - 1..]);
-    assert_eq!(
-        render(&parser.parse(&mut buffer).unwrap().unwrap()),
-        "GET a.test:80 / [x=1]"
-    );
+    assert_eq!(render(&parser.parse(&mut buffer).unwrap().unwrap()), "GET a.test:80 / [x=1]");
     assert_eq!(buffer, "rest");
 }
 
@@ -472,5 +329,37 @@ fn h2_broken_lines_are_refused_before_the_head_is_complete() {
     for text in ["GET http://a.test/ HTTP/1.1\n", "GET\rX", "G\r\r", "\n", " GET"] {
         let mut buffer = BytesMut::from(text);
         assert!(Parser::default().parse(&mut buffer).is_err(), "{text:?}");
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn heads_are_understood_the_same_however_they_are_split(
+        lines in proptest::collection::vec("[ -~\t]{0,20}|(Host: a.test)|(Content-Length: [0-9]{1,3})|(Transfer-Encoding: chunked)", 0..5),
+        line in "(GET|POST|CONNECT|M) (http://a.test/[a-z?#]{0,3}|a.test:443|/|\\*) HTTP/1.[012]",
+        end in "\r\n|\n|\r",
+        step in 1_usize..50,
+    ) {
+        let text = format!("{line}{end}{}{end}{end}", lines.join(&end));
+        let summary = |parsed: Result<Option<Head>, HeadError>| parsed.map(|head| head.map(|head| render(&head)));
+        let whole = summary(Parser::default().parse(&mut BytesMut::from(&text[..])));
+        let (mut buffer, mut parser, mut split) = (BytesMut::new(), Parser::default(), Ok(None));
+        for piece in text.as_bytes().chunks(step) {
+            buffer.extend_from_slice(piece);
+            split = summary(parser.parse(&mut buffer));
+            if !matches!(split, Ok(None)) {
+                break;
+            }
+        }
+        // Which flaw is found first may depend on the pieces; whether there is one may not.
+        proptest::prop_assert_eq!(split.as_ref().ok(), whole.as_ref().ok());
+    }
+
+    #[test]
+    fn no_bytes_make_the_parser_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+        let mut head = b"GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n".to_vec();
+        head.extend(bytes);
+        head.extend(b"\r\n\r\n");
+        let _ = Parser::default().parse(&mut BytesMut::from(&head[..]));
     }
 }

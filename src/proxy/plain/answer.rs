@@ -60,21 +60,14 @@ impl Answer {
         }
         let codings: Vec<_> = parts.headers.get_all(TRANSFER_ENCODING).iter().collect();
         if codings.len() > 1
-            || codings
-                .iter()
-                .any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+            || codings.iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
         {
             return Err("it uses a transfer coding other than `chunked`");
         }
         let delimiter = delimit(&parts, &body, wanted);
         let keep_alive = wanted.keep_alive && delimiter != Delimiter::Close;
         let head = write_head(&parts, delimiter, keep_alive);
-        Ok(Self {
-            head,
-            delimiter,
-            body,
-            keep_alive,
-        })
+        Ok(Self { head, delimiter, body, keep_alive })
     }
 
     /// Writes the answer to the client, every piece as soon as it is there.

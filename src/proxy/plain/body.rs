@@ -107,11 +107,7 @@ impl Chunked {
                         return Ok(Step::More);
                     };
                     let size = self.parse_size(&line)?;
-                    self.state = if size == 0 {
-                        State::Trailers
-                    } else {
-                        State::Data(size)
-                    };
+                    self.state = if size == 0 { State::Trailers } else { State::Data(size) };
                 }
                 State::Data(0) => self.state = State::DataEnd,
                 State::Data(left) => return Ok(take(left, buffer)),
@@ -148,14 +144,11 @@ impl Chunked {
         if self.extension_bytes > MAX_EXTENSION_BYTES {
             return Err(BodyError::Malformed("the chunk extensions are too long"));
         }
-        let digits = std::str::from_utf8(digits)
-            .ok()
-            .filter(|text| text.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        let digits =
+            std::str::from_utf8(digits).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_hexdigit()));
         digits
             .and_then(|digits| u64::from_str_radix(digits, 16).ok())
-            .ok_or(BodyError::Malformed(
-                "the size of a chunk is not a hexadecimal number",
-            ))
+            .ok_or(BodyError::Malformed("the size of a chunk is not a hexadecimal number"))
     }
 }
 
@@ -169,15 +162,11 @@ fn take_line(buffer: &mut BytesMut, max: usize) -> Result<Option<BytesMut>, Body
     let mut line = buffer.split_to(end);
     buffer.advance(1);
     if line.last() != Some(&b'\r') {
-        return Err(BodyError::Malformed(
-            "a line of the chunked body ends without a carriage return",
-        ));
+        return Err(BodyError::Malformed("a line of the chunked body ends without a carriage return"));
     }
     line.truncate(end - 1);
     if line.iter().any(|byte| *byte < b' ' && *byte != b'\t') {
-        return Err(BodyError::Malformed(
-            "a line of the chunked body holds control characters",
-        ));
+        return Err(BodyError::Malformed("a line of the chunked body holds control characters"));
     }
     Ok(Some(line))
 }
@@ -241,14 +230,7 @@ impl Upload {
             Framing::Length(length) => SizeHint::with_exact(length),
             Framing::Chunked => SizeHint::new(),
         };
-        (
-            sender,
-            Self {
-                pieces,
-                size,
-                ended: framing == Framing::None,
-            },
-        )
+        (sender, Self { pieces, size, ended: framing == Framing::None })
     }
 }
 

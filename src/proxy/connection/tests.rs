@@ -1,0 +1,8 @@
+//! The pipeline from a client's socket to an origin on loopback.
+
+mod decisions;
+mod harness;
+mod limits;
+mod plain;
+mod tls;
+mod tunnel;

@@ -1,0 +1,8 @@
+//! The real binary on real input: sandboxes, the guardian, the proxy, bad input.
+
+mod bad_input;
+mod containment;
+mod lifecycle;
+mod origin;
+mod sessions;
+mod way_out;

@@ -1,0 +1,280 @@
+//! What a sandbox can't see, change or call.
+
+use std::fs;
+use std::path::Path;
+
+use crate::harness::{Host, User};
+
+/// Both users whose sandboxes have to hold.
+fn hosts() -> Vec<Host> {
+    let Some(ordinary) = Host::with_bubblewrap() else { return Vec::new() };
+    let mut hosts = vec![ordinary];
+    if rustix::process::geteuid().is_root() {
+        hosts.push(Host::new(User::Same));
+    }
+    hosts
+}
+
+#[track_caller]
+fn inside(host: &Host, script: &str, expected: &str) {
+    let done = host.inside(script);
+    assert_eq!(done.stdout, expected, "{script}: {done:?}");
+}
+
+#[test]
+fn a_key_in_the_hosts_home_cannot_be_found() {
+    for host in hosts() {
+        host.write(&host.path("home/.ssh/id_ed25519"), "CANARY-PRIVATE-KEY");
+        host.write(&host.path("home/other/.env"), "CANARY-PRIVATE-KEY");
+        let search = "find / -xdev -name id_ed25519 2>/dev/null; \
+                      find / -name '.ssh' 2>/dev/null; \
+                      grep -rl CANARY-PRIVATE-KEY /home /work /tmp /run /var /etc /dev/shm 2>/dev/null; \
+                      ls /root 2>/dev/null; ls /home";
+        inside(&host, search, "cloister\n");
+    }
+}
+
+#[test]
+fn the_environment_starts_empty() {
+    for host in hosts() {
+        let mut command = host.cloister(&["start", "--", "env"]);
+        command.env("SECRET_OF_THE_HOST", "CANARY").env("AWS_SECRET_ACCESS_KEY", "CANARY");
+        let done = crate::harness::finish(command);
+        assert!(!done.stdout.contains("CANARY"), "{done:?}");
+        let mut names: Vec<_> =
+            done.stdout.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
+        names.sort_unstable();
+        let expected = [
+            "ALL_PROXY",
+            "CLOISTER",
+            "CLOISTER_GUARDIAN_HOST",
+            "CLOISTER_NAME",
+            "CLOISTER_PROJECT",
+            "CLOISTER_TOKEN",
+            "HOME",
+            "HTTPS_PROXY",
+            "HTTP_PROXY",
+            "LANG",
+            "LOGNAME",
+            "NODE_USE_ENV_PROXY",
+            "NO_PROXY",
+            "PATH",
+            "PWD",
+            "SHELL",
+            "TERM",
+            "TMPDIR",
+            "USER",
+            "all_proxy",
+            "http_proxy",
+            "https_proxy",
+            "no_proxy",
+        ];
+        let unexpected: Vec<_> = names.iter().filter(|name| !expected.contains(name)).collect();
+        assert!(unexpected.is_empty(), "{unexpected:?}");
+    }
+}
+
+#[test]
+fn configured_variables_are_passed_and_set() {
+    let Some(host) = Host::with_bubblewrap() else { return };
+    host.configure("env:\n  pass: [EDITOR]\n  set: {GREETING: hello}\n");
+    let mut command = host.cloister(&["start", "--", "sh", "-c", "echo $EDITOR $GREETING"]);
+    command.env("EDITOR", "vi");
+    assert_eq!(crate::harness::finish(command).stdout, "vi hello\n");
+}
+
+#[test]
+fn k9_no_capability_no_new_privilege_no_name_space() {
+    for host in hosts() {
+        inside(
+            &host,
+            "grep -E '^(CapInh|CapPrm|CapEff|CapBnd|CapAmb|NoNewPrivs|Seccomp):' /proc/self/status | tr -d '\\t'",
+            "CapInh:0000000000000000\nCapPrm:0000000000000000\nCapEff:0000000000000000\n\
+             CapBnd:0000000000000000\nCapAmb:0000000000000000\nNoNewPrivs:1\nSeccomp:2\n",
+        );
+        inside(
+            &host,
+            "unshare -U true 2>/dev/null; echo $?; unshare -rm true 2>/dev/null; echo $?",
+            "1\n1\n",
+        );
+    }
+}
+
+#[test]
+fn every_name_space_is_its_own() {
+    for host in hosts() {
+        for kind in ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"] {
+            let link = format!("/proc/self/ns/{kind}");
+            let outside = fs::read_link(&link).unwrap();
+            let done = host.inside(&format!("readlink {link}"));
+            assert!(done.stdout.starts_with(kind), "{done:?}");
+            assert_ne!(done.stdout.trim(), outside.to_str().unwrap());
+        }
+    }
+}
+
+#[test]
+fn k7_kernel_settings_cannot_be_written_and_sensitive_files_not_read() {
+    for host in hosts() {
+        // The value that is there already: a hole would change nothing.
+        let value = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+        host.write(&host.repository().join("value"), value);
+        inside(
+            &host,
+            "for file in /proc/sys/kernel/core_pattern /proc/sysrq-trigger; do \
+               test -e $file || continue; (cat /work/value > $file) 2>/dev/null && echo written $file; done; \
+             for file in /proc/kcore /proc/keys /proc/timer_list /proc/sched_debug; do \
+               test -s $file && cat $file >/dev/null 2>&1 && echo read $file; done; echo done",
+            "done\n",
+        );
+    }
+}
+
+#[test]
+fn the_system_is_read_only_and_scratch_is_private() {
+    for host in hosts() {
+        inside(
+            &host,
+            "for place in / /usr /usr/bin /etc /run /run/cloister /run/cloister/bin /proc/sys/kernel; do \
+               touch $place/canary 2>/dev/null && echo wrote $place; done; \
+             for place in /tmp /var/tmp /work ~ /dev/shm; do touch $place/canary || echo refused $place; done",
+            "",
+        );
+        assert!(!Path::new("/tmp/canary").exists() && !Path::new("/var/tmp/canary").exists());
+        assert!(host.repository().join("canary").exists());
+    }
+}
+
+#[test]
+fn f1_f2_the_repositorys_hooks_and_settings_are_read_only() {
+    for host in hosts() {
+        inside(
+            &host,
+            "git config core.pager evil 2>/dev/null && echo config; \
+             (echo evil > .git/hooks/pre-commit) 2>/dev/null && echo hook; \
+             mv .git/hooks .git/other 2>/dev/null && echo moved; \
+             git -c user.name=n -c user.email=e@example.com commit --quiet --allow-empty -m works && git log --format=%s",
+            "works\n",
+        );
+    }
+}
+
+#[test]
+fn i3_the_first_process_shows_nothing() {
+    for host in hosts() {
+        inside(
+            &host,
+            "cat /proc/1/environ 2>/dev/null && echo environ; ls /proc/1/fd 2>/dev/null && echo fd; \
+             cat /proc/1/maps 2>/dev/null && echo maps; grep -a -c TOKEN /proc/1/cmdline",
+            "0\n",
+        );
+        let token = host.inside("echo $CLOISTER_TOKEN").stdout.trim().to_owned();
+        assert_eq!(token.len(), 64);
+        assert_token_is_hidden(&host, &token);
+    }
+}
+
+/// Looks for a token in every process's argument list and in every file of the host's.
+fn assert_token_is_hidden(host: &Host, token: &str) {
+    for entry in fs::read_dir("/proc").unwrap() {
+        let arguments = fs::read(entry.unwrap().path().join("cmdline")).unwrap_or_default();
+        assert!(!String::from_utf8_lossy(&arguments).contains(token), "a token in an argument list");
+    }
+    let mut grep = std::process::Command::new("grep");
+    grep.args(["-r", "-l", token]).arg(host.home());
+    assert_eq!(crate::harness::finish(grep).stdout, "", "a token on the disk");
+}
+
+#[test]
+fn i1_the_control_plane_is_out_of_reach() {
+    for host in hosts() {
+        host.ok(&["start", "-d"]);
+        let runtime = host.runtime();
+        inside(
+            &host,
+            &format!(
+                "ls {} 2>/dev/null; find / -name 'control.*' -o -name 'executor.sock' 2>/dev/null | grep -v /proc/; \
+                 find / -type s 2>/dev/null",
+                runtime.display()
+            ),
+            "/run/cloister/proxy.sock\n",
+        );
+    }
+}
+
+/// Calls the kernel from inside; the answer is the error's number, or 0.
+const PROBE: &str = r"
+sub probe { my ($name, @call) = @_; $! = 0; my $result = syscall(@call); printf qq(%s %d\n), $name, $result < 0 ? $! + 0 : 0; }
+my $buffer = chr(0) x 256;
+probe('keyctl', 250, 0, -3, 0); probe('add_key', 248, $buffer, $buffer, 0, 0, 0);
+probe('io_uring_setup', 425, 1, $buffer); probe('bpf', 321, 0, $buffer, 0);
+probe('perf_event_open', 298, $buffer, 0, -1, -1, 0); probe('userfaultfd', 323, 0);
+probe('open_by_handle_at', 304, -1, $buffer, 0); probe('setns', 308, -1, 0);
+probe('mount', 165, $buffer, $buffer, $buffer, 0, 0); probe('umount2', 166, $buffer, 0);
+probe('unshare', 272, 0x10000000); probe('clone3', 435, $buffer, 0);
+probe('process_vm_readv', 310, 1, 0, 0, 0, 0, 0); probe('pidfd_getfd', 438, -1, 0, 0);
+probe('init_module', 175, $buffer, 0, $buffer);
+probe('packet', 41, 17, 3, 0); probe('vsock', 41, 40, 1, 0); probe('raw', 41, 2, 3, 1);
+probe('netlink_audit', 41, 16, 3, 9); probe('alg', 41, 38, 5, 0);
+probe('tiocsti', 16, 0, 0x5412, $buffer); probe('tiocsti_high', 16, 0, 0x100005412, $buffer);
+probe('tioclinux', 16, 0, 0x541C, $buffer); probe('x32_getpid', 0x40000000 + 39);
+probe('inet', 41, 2, 1, 0); probe('unix', 41, 1, 1, 0); probe('netlink_route', 41, 16, 3, 0);
+";
+
+#[test]
+fn k4_k5_k6_k8_f16_t2_dangerous_calls_are_refused_and_needed_ones_are_not() {
+    if !cfg!(target_arch = "x86_64") {
+        return;
+    }
+    const EPERM: i32 = 1;
+    const ENOSYS: i32 = 38;
+    let refused = [
+        "keyctl",
+        "add_key",
+        "io_uring_setup",
+        "bpf",
+        "perf_event_open",
+        "userfaultfd",
+        "open_by_handle_at",
+        "setns",
+        "mount",
+        "umount2",
+        "unshare",
+        "process_vm_readv",
+        "pidfd_getfd",
+        "init_module",
+        "packet",
+        "vsock",
+        "raw",
+        "netlink_audit",
+        "alg",
+        "tiocsti",
+        "tiocsti_high",
+        "tioclinux",
+    ];
+    for host in hosts() {
+        let done = host.run(&["start", "--", "perl", "-e", PROBE]);
+        let mut expected: Vec<String> = refused.iter().map(|name| format!("{name} {EPERM}")).collect();
+        expected.extend(["clone3", "x32_getpid"].map(|name| format!("{name} {ENOSYS}")));
+        expected.extend(["inet", "unix", "netlink_route"].map(|name| format!("{name} 0")));
+        let mut seen: Vec<String> = done.stdout.lines().map(str::to_owned).collect();
+        expected.sort();
+        seen.sort();
+        assert_eq!(seen, expected, "{done:?}");
+    }
+}
+
+#[test]
+fn names_users_and_certificates_are_known_inside() {
+    let Some(host) = Host::with_bubblewrap() else { return };
+    inside(
+        &host,
+        "id -un; getent hosts cloister-guardian | awk '{print $1}'; hostname",
+        "cloister\n127.0.0.1\ndemo\n",
+    );
+    inside(
+        &host,
+        "test -d /etc/ssl/certs && echo certificates; test ! -e /etc/ssl/private && echo no keys",
+        "certificates\nno keys\n",
+    );
+}
