@@ -1,6 +1,6 @@
 //! The audit log: JSON lines, each chained to the one before by its SHA-256 (A15, A17; INTERFACES 6).
 //!
-//! The unified file and each cloister's file are chains of their own. [`AuditLog`] is the one writer; [`verify`]
+//! The unified file and each cloister's file are chains of their own. [`AuditLog`] is the one writer; [`verify`](fn@verify)
 //! recomputes a chain and names the first bad line; [`Reader`] gives the entries back, also while they are written.
 //! A chain shows every change in its middle by itself; only a [`Head`] that was noted elsewhere shows that its end
 //! was cut off or rewritten.

@@ -13,6 +13,4 @@ mod policies;
 mod registry;
 mod tokens;
 
-pub use api::{API_VERSION, CloisterStatus, Registration, Reloaded, Status};
 pub use daemon::{DaemonError, run};
-pub use tokens::{TokenError, forget as forget_token};

@@ -111,19 +111,22 @@ impl Policy {
         }
     }
 
-    /// Tells why a permit that was given no longer holds, if so: its tunnel has to be closed (T10).
-    pub fn withdraws(&self, permit: &Permit) -> Option<Denial> {
-        let allowed = match self.evaluate(&permit.request()) {
+    /// Tells why what was permitted no longer is, if so: the tunnel has to be closed (T10). `addresses` are those of
+    /// the permit; none as long as the name is not resolved.
+    pub fn withdraws(&self, request: &Request<'_>, addresses: &[SocketAddr]) -> Option<Denial> {
+        let allowed = match self.evaluate(request) {
             Decision::Allow(allowed) => allowed,
             Decision::Deny(denial) => return Some(denial),
             Decision::Ask(_) => return Some(Denial::new(Reason::NotAllowed)),
         };
-        let addresses: Vec<_> = permit.addresses().iter().map(SocketAddr::ip).collect();
-        match allowed.permit(&addresses) {
+        if addresses.is_empty() {
+            return None;
+        }
+        let answers: Vec<_> = addresses.iter().map(SocketAddr::ip).collect();
+        match allowed.permit(&answers) {
             Err(denial) => Some(denial),
             Ok(renewed) => {
-                let lost =
-                    permit.addresses().iter().find(|address| !renewed.addresses().contains(address))?;
+                let lost = addresses.iter().find(|address| !renewed.addresses().contains(address))?;
                 let denial = Denial::new(Reason::AddressForbidden).with_rule(renewed.rule());
                 Some(denial.with_detail(format!("the name no longer stands for `{}`", lost.ip())))
             }

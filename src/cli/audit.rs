@@ -47,7 +47,7 @@ fn verify(expect: Option<Head>, paths: &Paths, output: &Output) -> Result<ExitCo
         let file = report.path.display();
         match report.outcome {
             Ok(verified) => {
-                line(&format!("{file}: good, {} records, head {}", verified.records, verified.head))?
+                line(&format!("{file}: good, {} records, head {}", verified.records, verified.head))?;
             }
             Err(error) => {
                 code = ExitCode::from(1);

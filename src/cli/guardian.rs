@@ -55,7 +55,7 @@ pub(super) async fn stop(yes: bool, paths: &Paths, output: &Output) -> Result<Ex
         return Err(CommandError::user(message)
             .hint("run `cloister guardian stop --yes`, or `cloister shutdown` to stop them too"));
     }
-    let head = guardian.shut_down().await?;
+    let head = guardian.shut_down(paths).await?;
     output.note(&format!("stopped the guardian; the audit log ends at {head}"));
     Ok(ExitCode::SUCCESS)
 }

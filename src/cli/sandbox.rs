@@ -164,7 +164,7 @@ pub(super) async fn shutdown(paths: &Paths, output: &Output) -> Result<ExitCode,
     match Guardian::connect(paths).await {
         Err(ClientError::NotRunning) => output.note("the guardian is not running"),
         guardian => {
-            let head = guardian?.shut_down().await?;
+            let head = guardian?.shut_down(paths).await?;
             output.note(&format!("stopped the guardian; the audit log ends at {head}"));
         }
     }

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{ChildStdout, Stdio};
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -12,10 +13,12 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep};
 
-use super::api::{
-    API_VERSION, Failure, Registered, Registration, Reloaded, Revoked, Status, StopReceipt, Version,
-};
+pub use super::api::{API_VERSION, CloisterStatus, Registration, Reloaded, Status};
+pub use super::tokens::{TokenError, forget as forget_token};
+
+use super::api::{Failure, Registered, Revoked, StopReceipt, Version};
 use crate::name::CloisterName;
 use crate::paths::{Lock, Paths, PathsError};
 use crate::process;
@@ -23,6 +26,10 @@ use crate::process;
 /// What the variables of a guardian's environment are taken from; everything else stays outside.
 const ENVIRONMENT: [&str; 6] =
     ["HOME", "PATH", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"];
+/// How long a guardian that was told to stop may take.
+const END_PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is looked whether it has.
+const LOOK: Duration = Duration::from_millis(5);
 /// The first word that a guardian says when it serves.
 pub const READY: &str = "ready";
 
@@ -97,17 +104,23 @@ impl Guardian {
 
     /// Finds the running guardian or starts one.
     pub async fn ensure(paths: &Paths) -> Result<Self, ClientError> {
-        match Self::connect(paths).await {
-            Err(ClientError::NotRunning) => {}
-            other => return other,
+        if let Some(found) = Self::find(paths).await {
+            return found;
         }
         let _lock = Lock::acquire(&paths.guardian_start_lock())?;
-        match Self::connect(paths).await {
-            Err(ClientError::NotRunning) => {}
-            other => return other,
+        if let Some(found) = Self::find(paths).await {
+            return found;
         }
         spawn(paths)?;
         Self::connect(paths).await
+    }
+
+    /// What connecting came to, unless there is none or one that breaks off because it is about to end.
+    async fn find(paths: &Paths) -> Option<Result<Self, ClientError>> {
+        match Self::connect(paths).await {
+            Err(ClientError::NotRunning | ClientError::Http(_)) => None,
+            other => Some(other),
+        }
     }
 
     /// Registers a sandbox; the answer is its token.
@@ -139,9 +152,14 @@ impl Guardian {
         self.ask(Method::GET, "/status", Vec::new()).await
     }
 
-    /// Stops it; the answer is the head of the audit log.
-    pub async fn shut_down(&self) -> Result<String, ClientError> {
+    /// Stops it and waits until it is gone; the answer is the head of the audit log.
+    pub async fn shut_down(&self, paths: &Paths) -> Result<String, ClientError> {
         let StopReceipt { audit_head } = self.ask(Method::POST, "/shutdown", Vec::new()).await?;
+        let end = Instant::now() + END_PATIENCE;
+        // Its lock is free as soon as its process has ended.
+        while Lock::try_acquire(&paths.guardian_lock())?.is_none() && Instant::now() < end {
+            sleep(LOOK).await;
+        }
         Ok(audit_head)
     }
 

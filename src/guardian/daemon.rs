@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::Mode;
 use tokio::net::UnixListener;
@@ -20,6 +20,10 @@ use crate::token::ControlKey;
 /// How often written records are brought to the disk.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long a guardian waits for an earlier one to end.
+const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(3);
+/// How often it looks whether it has.
+const LOOK: Duration = Duration::from_millis(5);
 const RESOLVER: &str = "read the settings of the resolver";
 
 /// Why the guardian did not start or ended in disorder.
@@ -71,7 +75,7 @@ pub fn run(paths: &Paths, ready: impl FnOnce(&Path)) -> Result<(), DaemonError> 
     // In the foreground it heads its session already, and stays in it.
     let _ = rustix::process::setsid();
     rustix::process::umask(Mode::from_raw_mode(0o077));
-    let Some(_lock) = Lock::try_acquire(&paths.guardian_lock())? else { return Err(DaemonError::Running) };
+    let Some(_lock) = lock(paths)? else { return Err(DaemonError::Running) };
     Config::load_for(paths, None)?;
     let log = Arc::new(AuditLog::open(&paths.audit_dir(), true)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -81,6 +85,18 @@ pub fn run(paths: &Paths, ready: impl FnOnce(&Path)) -> Result<(), DaemonError> 
     let result = runtime.block_on(serve(paths, log, ready));
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
+}
+
+/// Takes the lock of the one guardian, with patience for one that is about to end.
+fn lock(paths: &Paths) -> Result<Option<Lock>, PathsError> {
+    let end = Instant::now() + PREDECESSOR_PATIENCE;
+    loop {
+        let lock = Lock::try_acquire(&paths.guardian_lock())?;
+        if lock.is_some() || Instant::now() > end {
+            return Ok(lock);
+        }
+        std::thread::sleep(LOOK);
+    }
 }
 
 async fn serve(paths: &Paths, log: Arc<AuditLog>, ready: impl FnOnce(&Path)) -> Result<(), DaemonError> {

@@ -133,10 +133,12 @@ fn hang_up(pid: Pid) {
     signal(pid, Signal::HUP);
 }
 
-/// Signals the command and what it started in its process group.
+/// Passes a signal on: what a terminal sends to a whole process group goes to the group, the others to the command.
 fn signal(pid: Pid, signal: Signal) {
+    let is_terminals = matches!(signal, Signal::HUP | Signal::INT | Signal::QUIT);
     // The group exists as soon as the command heads its session; before that there is only the process.
-    if kill_process_group(pid, signal).is_err() {
+    if !is_terminals || kill_process_group(pid, signal).is_err() {
+        // It may have ended in between.
         let _ = kill_process(pid, signal);
     }
 }

@@ -302,6 +302,6 @@ proptest! {
         // All answers were checked: none of the forbidden ones is merely left out.
         let source = known.unwrap_or(answers);
         prop_assert!(source.iter().all(|ip| permit.addresses().iter().any(|address| address.ip() == ip.to_canonical())));
-        prop_assert_eq!(policy.withdraws(&permit), None);
+        prop_assert_eq!(policy.withdraws(&permit.request(), permit.addresses()), None);
     }
 }

@@ -1,13 +1,13 @@
 //! What is open right now, so that a withdrawn rule or a revoked token ends it (T10).
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{oneshot, watch};
 
 use crate::name::CloisterName;
-use crate::policy::{Authority, ConnectionId, Decision, Policy, Request, Via};
+use crate::policy::{Authority, ConnectionId, Policy, Request, Via};
 
 use super::refusal::Reason;
 
@@ -131,16 +131,7 @@ fn stop(entry: Option<Entry>, reason: Reason) {
 impl Entry {
     fn is_allowed(&self, connection: ConnectionId, cloister: &CloisterName, policy: &Policy) -> bool {
         let request = Request { cloister, authority: &self.authority, via: self.via, connection };
-        match policy.evaluate(&request) {
-            Decision::Allow(_) if self.addresses.is_empty() => true,
-            Decision::Allow(allowed) => {
-                let dialled: Vec<IpAddr> = self.addresses.iter().map(SocketAddr::ip).collect();
-                allowed.permit(&dialled).is_ok_and(|permit| {
-                    self.addresses.iter().all(|address| permit.addresses().contains(address))
-                })
-            }
-            Decision::Deny(_) | Decision::Ask(_) => false,
-        }
+        policy.withdraws(&request, &self.addresses).is_none()
     }
 }
 

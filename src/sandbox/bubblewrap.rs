@@ -330,3 +330,47 @@ fn complaint(child: &mut Child) -> Option<String> {
     let text = text.trim().trim_start_matches("bwrap: ").trim_start_matches("error: ").to_owned();
     (!text.is_empty()).then_some(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::spec::tests::spec;
+
+    #[test]
+    fn the_whole_command_line() {
+        let plan = Bubblewrap { program: "/usr/bin/bwrap".into() }.plan(&spec()).unwrap();
+        let instructions: Vec<String> = filter()
+            .unwrap()
+            .iter()
+            .map(|program| format!("<filter of {} instructions>", program.len() / 8))
+            .collect();
+        let expected = format!(
+            "/usr/bin/bwrap --unshare-user --unshare-ipc --unshare-pid --unshare-net --unshare-uts --unshare-cgroup \
+             --disable-userns --new-session --as-pid-1 --clearenv --cap-drop ALL --uid 1000 --gid 1000 \
+             --hostname demo --add-seccomp-fd {} --add-seccomp-fd {} --info-fd <report> \
+             --ro-bind /usr /usr --symlink usr/bin /bin \
+             --proc /proc --ro-bind /proc/sys /proc/sys --ro-bind /dev/null /proc/kcore \
+             --perms 0000 --tmpfs /proc/acpi --remount-ro /proc/acpi --dev /dev \
+             --perms 1777 --tmpfs /tmp --perms 1777 --tmpfs /var/tmp --perms 0755 --tmpfs /run \
+             --symlink /run /var/run --dir /etc --ro-bind /etc/ssl/certs /etc/ssl/certs \
+             --perms 0444 --ro-bind-data <154 bytes> /etc/passwd --perms 0444 --ro-bind-data <44 bytes> /etc/group \
+             --perms 0444 --ro-bind-data <84 bytes> /etc/hosts --perms 0444 --ro-bind-data <5 bytes> /etc/hostname \
+             --perms 0444 --ro-bind-data <73 bytes> /etc/nsswitch.conf \
+             --perms 0444 --ro-bind-data <80 bytes> /etc/resolv.conf \
+             --perms 0444 --ro-bind-data <18 bytes> /etc/shells \
+             --ro-bind /run/s/1 /run/cloister --perms 0755 --tmpfs /run/cloister/bin \
+             --ro-bind /opt/cloister /run/cloister/bin/cloister --remount-ro /run/cloister/bin \
+             --bind /data/home /home/cloister --bind /src/demo /work \
+             --ro-bind /src/demo/.git/hooks /work/.git/hooks --remount-ro /run --remount-ro / \
+             --chdir / -- /run/cloister/bin/cloister sandbox-init first",
+            instructions[0], instructions[1]
+        );
+        assert_eq!(plan.display().join(" "), expected);
+    }
+
+    #[test]
+    fn i3_nothing_secret_stands_in_the_command_line() {
+        let plan = Bubblewrap { program: "/usr/bin/bwrap".into() }.plan(&spec()).unwrap();
+        assert!(!plan.display().iter().any(|word| word.contains("--setenv")));
+    }
+}

@@ -273,10 +273,10 @@ fn project(wanted: &Wanted<'_>) -> Vec<Mount> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    pub(crate) fn facts() -> Facts {
+    fn facts() -> Facts {
         Facts {
             directories: vec!["/usr".into()],
             links: vec![("/bin".into(), "usr/bin".into())],
@@ -287,7 +287,8 @@ mod tests {
         }
     }
 
-    fn spec() -> Spec {
+    /// A small sandbox on a small host.
+    pub(in crate::sandbox) fn spec() -> Spec {
         let name = CloisterName::parse("demo").unwrap();
         let id = CloisterId::of(&name, "/src/demo");
         Spec::new(

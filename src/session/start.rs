@@ -14,8 +14,7 @@ use tokio::time::timeout;
 
 use super::environment;
 use crate::config::{Backend, Config, ConfigError};
-use crate::guardian::client::{ClientError, Guardian};
-use crate::guardian::{self, Registration};
+use crate::guardian::client::{self, ClientError, Guardian, Registration};
 use crate::init::Boot;
 use crate::init::wire::{FromHost, FromSandbox, Start};
 use crate::name::{BranchName, CloisterId, CloisterName, ProjectName};
@@ -289,7 +288,7 @@ impl<'a> Prepared<'a> {
         }
         let _ = paths::remove_if_present(&receipt);
         if guardian.revoke(&self.name).await.is_err() {
-            let _ = guardian::forget_token(self.paths, &self.name);
+            let _ = client::forget_token(self.paths, &self.name);
         }
     }
 }

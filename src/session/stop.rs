@@ -7,9 +7,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use crate::guardian;
-use crate::guardian::TokenError;
-use crate::guardian::client::{ClientError, Guardian};
+use crate::guardian::client::{self, ClientError, Guardian, TokenError};
 use crate::init::wire::FromHost;
 use crate::name::CloisterName;
 use crate::paths::{self, Lock, Paths, PathsError};
@@ -107,7 +105,7 @@ async fn revoke(name: &CloisterName, receipt: Option<&Receipt>, paths: &Paths) -
     match Guardian::connect(paths).await {
         Ok(guardian) => Ok(guardian.revoke(name).await?),
         Err(ClientError::NotRunning) => {
-            guardian::forget_token(paths, name)?;
+            client::forget_token(paths, name)?;
             if let Some(receipt) = receipt {
                 paths::remove_directory(&paths.sockets_dir(&receipt.id))?;
                 paths::remove_if_present(&paths.by_name_link(name))?;

@@ -13,6 +13,9 @@ use crate::requirement;
 /// Whom the tests run Cloister as when they are root themselves; no account is needed.
 const ORDINARY: u32 = 12_345;
 
+/// Where the tests look for programs.
+const SEARCH_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
 /// Which user runs Cloister.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum User {
@@ -117,8 +120,8 @@ impl Host {
 
     /// A program run as the user, in the repository, with an environment of four names.
     pub(crate) fn program(&self, program: impl Into<OsString>) -> Command {
-        let mut command = Command::new(program.into());
-        command.env_clear().env("HOME", self.home()).env("PATH", "/usr/local/bin:/usr/bin:/bin");
+        let mut command = plain(program);
+        command.env("HOME", self.home()).env("PATH", SEARCH_PATH);
         command.env("TERM", "xterm-256color").env("LANG", "C.UTF-8");
         let repository = self.repository();
         command.current_dir(if repository.exists() { repository } else { self.home() });
@@ -164,6 +167,14 @@ impl Drop for Host {
         // A test that failed early may have started nothing.
         let _ = self.cloister(&["shutdown"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
     }
+}
+
+/// A program run as the tests' own user, with an empty environment.
+#[expect(clippy::disallowed_methods, reason = "the tests start programs of the host")]
+pub(crate) fn plain(program: impl Into<OsString>) -> Command {
+    let mut command = Command::new(program.into());
+    command.env_clear().env("PATH", SEARCH_PATH);
+    command
 }
 
 /// Runs a program to its end.

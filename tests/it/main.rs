@@ -3,6 +3,7 @@
 
 mod architecture;
 mod harness;
+mod help;
 mod manifest;
 mod nix;
 mod readme;

@@ -206,8 +206,8 @@ fn a_permit_carries_what_was_asked_and_checked() {
 fn t10_a_permit_is_withdrawn_with_what_allowed_it() {
     let withdrawn = |before: Case, after: Case, authority: &str, answers: &[&str]| {
         let permit = permit(&before.build(), authority, answers).unwrap();
-        assert_eq!(before.build().withdraws(&permit), None);
-        after.build().withdraws(&permit).map(|denial| denial.reason())
+        assert_eq!(before.build().withdraws(&permit.request(), permit.addresses()), None);
+        after.build().withdraws(&permit.request(), permit.addresses()).map(|denial| denial.reason())
     };
     let listed = || Case::new().allow(&["example.com"]);
     assert_eq!(withdrawn(listed(), listed().allow(&["a.com"]), "example.com:443", &["1.1.1.1"]), None);

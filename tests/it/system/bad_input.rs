@@ -1,11 +1,12 @@
 //! Bad input and hosts in a bad state: one clear error, the next step, and nothing left behind.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
-use std::process::Command;
+use std::process::Stdio;
 
-use crate::harness::{Done, Host, User, finish};
+use crate::harness::{Done, Host, User, collect, finish, plain};
 
 /// Checks that a start fails with this code, says these things, and leaves no sandbox, token, socket or receipt.
 #[track_caller]
@@ -16,11 +17,11 @@ fn refused(host: &Host, done: &Done, code: i32, said: &[&str]) {
         assert!(done.stderr.contains(text), "`{text}` is not said: {done:?}");
     }
     for left in ["home/.local/state/cloister/receipts", "home/.config/cloister/tokens"] {
-        let entries = fs::read_dir(host.path(left)).map(|entries| entries.count()).unwrap_or(0);
+        let entries = fs::read_dir(host.path(left)).map_or(0, Iterator::count);
         assert_eq!(entries, 0, "{left}");
     }
     for left in ["i", "s"] {
-        let entries = fs::read_dir(host.runtime().join(left)).map(|entries| entries.count()).unwrap_or(0);
+        let entries = fs::read_dir(host.runtime().join(left)).map_or(0, Iterator::count);
         assert_eq!(entries, 0, "{left}");
     }
 }
@@ -49,6 +50,7 @@ fn a_name_that_is_none() {
     assert_eq!(wrong.code, 2, "{wrong:?}");
     let reserved = host.path("home/guardian");
     fs::create_dir(&reserved).unwrap();
+    host.own(&reserved);
     fs::rename(host.repository().join(".git"), reserved.join(".git")).unwrap();
     refused(&host, &start_in(&host, &reserved), 1, &["guardian", "-p NAME"]);
 }
@@ -135,15 +137,29 @@ fn a_bwrap_that_fails_is_quoted() {
 
 #[test]
 fn user_namespaces_forbidden_names_the_cause() {
-    let Some(host) = Host::with_bubblewrap() else { return };
-    // A name space of the test's own, in which no further ones may be made.
+    if !rustix::process::geteuid().is_root() {
+        return crate::requirement::skip("bubblewrap", "only root can map all users");
+    }
+    if Host::with_bubblewrap().is_none() {
+        return;
+    }
+    let host = Host::new(User::Same);
+    // A user name space of the test's own with the same users, in which no further ones may be made.
     let script = format!(
-        "echo 0 > /proc/sys/user/max_user_namespaces && exec {} start -d --allow-root",
+        "echo; read go; exec sh -c 'echo 0 > /proc/sys/user/max_user_namespaces && exec {} start -d --allow-root'",
         host.binary().display()
     );
-    let mut command = host.program("unshare");
-    command.args(["--user", "--map-root-user", "sh", "-c", &script]);
-    refused(&host, &finish(command), 1, &["user.max_user_namespaces", "hint: run `sudo sysctl"]);
+    let mut command = plain("unshare");
+    command.args(["--user", "sh", "-c", &script]).current_dir(host.repository());
+    command.env("HOME", host.home());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    for map in ["uid_map", "gid_map"] {
+        fs::write(format!("/proc/{}/{map}", child.id()), "0 0 4294967295").unwrap();
+    }
+    child.stdin.take().unwrap().write_all(b"\n").unwrap();
+    refused(&host, &collect(child), 1, &["user.max_user_namespaces", "hint: run `sudo sysctl"]);
 }
 
 #[test]
@@ -161,8 +177,8 @@ fn a_full_disk() {
         state.display(),
         host.binary().display()
     );
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-c", &script]).env_clear();
+    let mut command = plain("unshare");
+    command.args(["--mount", "sh", "-c", &script]);
     command
         .env("HOME", host.home())
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")

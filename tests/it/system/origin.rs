@@ -4,11 +4,11 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::harness::Host;
+use crate::harness::{Host, plain};
 
 /// A loopback address that no other test of this run uses.
 pub(crate) fn address() -> Ipv4Addr {
@@ -82,7 +82,7 @@ impl Tls {
     pub(crate) fn spawn(script: &str, folder: &Path, arguments: &[&str]) -> Self {
         let address = address();
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/system").join(script);
-        let mut server = Command::new("python3")
+        let mut server = plain("python3")
             .arg(script)
             .args(["--bind", &address.to_string(), "--port", "443"])
             .args(["--cert", "cert.pem", "--key", "key.pem"])
@@ -107,7 +107,7 @@ impl Drop for Tls {
 
 /// Makes a self-signed certificate for a name, which serves as its own authority.
 pub(crate) fn certificate(folder: &Path, name: &str) {
-    let made = Command::new("openssl")
+    let made = plain("openssl")
         .args([
             "req",
             "-x509",

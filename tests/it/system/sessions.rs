@@ -173,20 +173,22 @@ fn a_shell_in_a_real_terminal() {
     let mut child = command.stdin(stdio()).stdout(stdio()).stderr(stdio()).spawn().unwrap();
     drop((command, slave));
     terminal.sees("started demo");
-    terminal.types("PS1=; stty -echo\n");
+    // What is typed is shown too, so nothing that is waited for is typed as it will be printed.
+    terminal.types("PS1=\\<p\\>\n");
+    terminal.sees("<p>");
     terminal.types("echo tty:$(tty) size:$(stty size)\n");
     terminal.sees("tty:/dev/pts/0 size:24 80");
     terminal.resize(40, 100);
     kill_process(Pid::from_child(&child), Signal::WINCH).unwrap();
-    terminal.types("until test \"$(stty size)\" = '40 100'; do sleep 0.05; done; echo resized\n");
+    terminal.types("until test \"$(stty size)\" = '40 100'; do sleep 0.05; done; echo res''ized\n");
     terminal.sees("resized");
-    // Interrupt: the shell survives, the command does not.
-    terminal.types("echo begun; sleep 1000; echo after:$?\n");
+    // An interrupt ends the command, not the shell.
+    terminal.types("echo be''gun; sleep 1000\n");
     terminal.sees("begun");
     terminal.types("\x03");
-    terminal.types("echo still:here\n");
-    terminal.sees("still:here");
-    terminal.types("exit 5\n");
+    terminal.sees("<p>");
+    terminal.types("echo still''here; exit 5\n");
+    terminal.sees("stillhere");
     assert_eq!(child.wait().unwrap().code(), Some(5));
 }
 

@@ -277,7 +277,9 @@ fn claude_code() -> Option<std::ffi::OsString> {
     let modules = folder.join("node_modules");
     if !modules.join(".bin/claude").exists() {
         fs::create_dir_all(&folder).unwrap();
-        let mut install = std::process::Command::new("npm");
+        // npm wants its user's settings.
+        let mut install = crate::harness::plain("npm");
+        install.envs(std::env::vars_os());
         install.args(["install", "--no-audit", "--no-fund", "--prefix"]).arg(&folder);
         install.arg("@anthropic-ai/claude-code@2.1.328").stdout(Stdio::null());
         if !install.status().is_ok_and(|status| status.success()) {
