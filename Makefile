@@ -7,10 +7,10 @@ FUZZ_SECONDS ?= 30
 # What a goal needs, as `probe:Debian package`; a probe is a program, a file (`/…`) or a static library (`….a`).
 START_NEEDS = bwrap:bubblewrap cc:gcc libc.a:libc6-dev git:git curl:curl /etc/ssl/certs/*:ca-certificates
 LINT_NEEDS = $(START_NEEDS) shellcheck:shellcheck
-TEST_NEEDS = $(LINT_NEEDS) nix:nix-bin openssl:openssl python3:python3 tmux:tmux
+TEST_NEEDS = $(LINT_NEEDS) nix:nix-bin node:nodejs npm:npm openssl:openssl perl:perl python3:python3
 
 # A missing one of these fails its tests instead of skipping them.
-export CLOISTER_TEST_REQUIRE ?= bubblewrap,nix
+export CLOISTER_TEST_REQUIRE ?= bubblewrap,nix,npm
 
 # Where rustup and `cargo install` put programs.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -50,7 +50,6 @@ install: build ## install the binary to PREFIX/bin (PREFIX is ~/.local)
 
 test: needs-test lint ## run the lints and all tests, skipping none
 	cargo test --locked --release --doc
-	$(MAKE) --no-print-directory fuzz
 	cargo nextest run --locked --release
 
 lint: needs-lint doc ## check formatting, lints, dependencies and scripts
