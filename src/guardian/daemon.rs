@@ -24,7 +24,6 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(3);
 /// How often it looks whether it has.
 const LOOK: Duration = Duration::from_millis(5);
-const RESOLVER: &str = "read the settings of the resolver";
 
 /// Why the guardian did not start or ended in disorder.
 #[derive(Debug, thiserror::Error)]
@@ -100,9 +99,7 @@ fn lock(paths: &Paths) -> Result<Option<Lock>, PathsError> {
 }
 
 async fn serve(paths: &Paths, log: Arc<AuditLog>, ready: impl FnOnce(&Path)) -> Result<(), DaemonError> {
-    let resolver =
-        SystemResolver::from_system().map_err(|error| io_error(RESOLVER)(io::Error::other(error)))?;
-    let resolver: Arc<dyn Resolve> = Arc::new(resolver);
+    let resolver: Arc<dyn Resolve> = Arc::new(SystemResolver::default());
     let registry = Arc::new(Registry::new(paths.clone(), Arc::clone(&log), resolver));
     log.append(Record::new(Event::GuardianStart).detail(env!("CARGO_PKG_VERSION")))?;
     registry.restore()?;

@@ -2,8 +2,10 @@
 
 use std::future::Future;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
 use std::pin::Pin;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use hickory_resolver::config::LookupIpStrategy;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
@@ -64,18 +66,46 @@ impl From<NetError> for ResolveError {
     }
 }
 
-/// The name servers of this machine.
-pub struct SystemResolver(TokioResolver);
+/// Where the system keeps its name servers.
+const SETTINGS: &str = "/etc/resolv.conf";
+
+/// The name servers of this machine, as its settings name them now: a machine moves from network to network, and
+/// a guardian runs on.
+#[derive(Default)]
+pub struct SystemResolver {
+    current: Mutex<Option<(Stamp, Arc<Servers>)>>,
+}
+
+/// Tells one content of the settings from another; `None` while there are no settings.
+type Stamp = Option<(u64, u64, SystemTime)>;
 
 impl SystemResolver {
-    /// Reads the system's configuration of name servers.
-    ///
-    /// # Errors
-    /// When there is none, or it can't be read.
-    pub fn from_system() -> Result<Self, NetError> {
-        Self::build(TokioResolver::builder_tokio()?)
+    /// The servers that the settings name; they are read again when they have changed.
+    fn servers(&self) -> Result<Arc<Servers>, NetError> {
+        let metadata = std::fs::metadata(SETTINGS).ok();
+        let stamp = metadata.and_then(|found| Some((found.dev(), found.ino(), found.modified().ok()?)));
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, servers)) = &*current
+            && *known == stamp
+        {
+            return Ok(Arc::clone(servers));
+        }
+        let servers = Arc::new(Servers::build(TokioResolver::builder_tokio()?)?);
+        *current = Some((stamp, Arc::clone(&servers)));
+        Ok(servers)
     }
+}
 
+impl Resolve for SystemResolver {
+    fn resolve<'a>(&'a self, name: &'a DomainName) -> Resolving<'a> {
+        Box::pin(async move { self.servers()?.lookup(name).await })
+    }
+}
+
+/// Some name servers, with a cache.
+struct Servers(TokioResolver);
+
+impl Servers {
     fn build(mut builder: ResolverBuilder<TokioRuntimeProvider>) -> Result<Self, NetError> {
         builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
         builder.build().map(Self)
@@ -89,12 +119,6 @@ impl SystemResolver {
             .map_err(|_| ResolveError::Timeout)??;
         let addresses: Vec<_> = answer.iter().collect();
         if addresses.is_empty() { Err(ResolveError::Failed(None)) } else { Ok(addresses) }
-    }
-}
-
-impl Resolve for SystemResolver {
-    fn resolve<'a>(&'a self, name: &'a DomainName) -> Resolving<'a> {
-        Box::pin(self.lookup(name))
     }
 }
 
@@ -160,7 +184,7 @@ mod tests {
     }
 
     /// A resolver whose system has a search domain.
-    fn resolver(port: u16) -> SystemResolver {
+    fn resolver(port: u16) -> Servers {
         let mut connection = ConnectionConfig::udp();
         connection.port = port;
         let mut server = NameServerConfig::udp([127, 0, 0, 1].into());
@@ -170,7 +194,7 @@ mod tests {
         let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
         builder.options_mut().timeout = Duration::from_millis(100);
         builder.options_mut().attempts = 0;
-        SystemResolver::build(builder).unwrap()
+        Servers::build(builder).unwrap()
     }
 
     #[tokio::test]
@@ -180,7 +204,7 @@ mod tests {
         for (name, expected) in
             [("both.test", &["192.0.2.1", "2001:db8::1"][..]), ("four.test", &["192.0.2.1"])]
         {
-            let addresses = resolver.resolve(&DomainName::parse(name).unwrap()).await.unwrap();
+            let addresses = resolver.lookup(&DomainName::parse(name).unwrap()).await.unwrap();
             let expected: Vec<IpAddr> = expected.iter().map(|text| text.parse().unwrap()).collect();
             assert_eq!(addresses, expected);
             let mut asked = Vec::new();
@@ -202,7 +226,7 @@ mod tests {
             ("refused.test", "the name server refused to answer"),
             ("silent.test", "the name servers did not answer in time"),
         ] {
-            let error = resolver.resolve(&DomainName::parse(name).unwrap()).await.unwrap_err();
+            let error = resolver.lookup(&DomainName::parse(name).unwrap()).await.unwrap_err();
             assert_eq!(error.to_string(), expected, "{name}: {error:?}");
         }
     }

@@ -3,6 +3,7 @@
 mod bad_input;
 mod containment;
 mod lifecycle;
+mod names;
 mod origin;
 mod sessions;
 mod way_out;
