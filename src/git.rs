@@ -2,6 +2,7 @@
 //!
 //! libgit2 reads files and runs nothing: no hook, filter, pager or `fsmonitor` of the repository is started.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A repository as it was found.
@@ -24,6 +25,15 @@ pub enum GitError {
     /// There is one without a working tree.
     #[error("the repository `{0}` has no working tree")]
     Bare(PathBuf),
+    /// There is one whose parts do not belong together. What a sandbox can write (`.git`, `commondir`,
+    /// `core.worktree`) must not choose what the next sandbox sees (F3).
+    #[error("`{git_dir}` and the working tree `{root}` do not name each other")]
+    Redirected {
+        /// Where the repository's data lie.
+        git_dir: PathBuf,
+        /// Where its working tree is said to lie.
+        root: PathBuf,
+    },
     /// There is one that belongs to somebody else.
     #[error("the repository around `{0}` belongs to another user")]
     ForeignOwner(PathBuf),
@@ -47,11 +57,30 @@ impl Repository {
             _ => GitError::Read { path: directory.to_owned(), source },
         })?;
         let root = repository.workdir().ok_or_else(|| GitError::Bare(repository.path().to_owned()))?;
-        Ok(Self {
+        let found = Self {
             root: without_trailing_slash(root),
             common_dir: without_trailing_slash(repository.commondir()),
             branch: branch(&repository),
-        })
+        };
+        let git_dir = without_trailing_slash(repository.path());
+        if found.holds_together(&git_dir) && directory.starts_with(&found.root) {
+            Ok(found)
+        } else {
+            Err(GitError::Redirected { git_dir, root: found.root })
+        }
+    }
+
+    /// Tells whether this is a repository with its data in `.git`, or a worktree that its repository knows.
+    fn holds_together(&self, git_dir: &Path) -> bool {
+        let own = self.root.join(".git");
+        let Ok(kind) = fs::symlink_metadata(&own) else { return false };
+        if kind.is_dir() {
+            return git_dir == own && self.common_dir == own;
+        }
+        // A linked worktree: written by the repository, out of reach for a sandbox of the worktree alone.
+        let back = fs::read_to_string(git_dir.join("gitdir")).unwrap_or_default();
+        let names_it = fs::canonicalize(git_dir.join(back.trim_end())).is_ok_and(|named| named == own);
+        kind.is_file() && git_dir.parent() == Some(&self.common_dir.join("worktrees")) && names_it
     }
 
     /// The files and directories of the repository that git on the host would execute or obey, as far as they
@@ -60,7 +89,8 @@ impl Repository {
         ["hooks", "config", "config.worktree"]
             .iter()
             .map(|name| self.common_dir.join(name))
-            .filter(|path| path.exists())
+            // A link is left alone: mounting it would open what it leads to.
+            .filter(|path| fs::symlink_metadata(path).is_ok_and(|found| !found.is_symlink()))
             .collect()
     }
 }
@@ -79,7 +109,7 @@ fn branch(repository: &git2::Repository) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
+    use std::os::unix::fs::symlink;
 
     fn repository() -> (tempfile::TempDir, PathBuf) {
         let directory = tempfile::tempdir().unwrap();
@@ -108,6 +138,53 @@ mod tests {
         assert!(matches!(Repository::find(directory.path()), Err(GitError::NoRepository(_))));
         git2::Repository::init_bare(directory.path().join("bare.git")).unwrap();
         assert!(matches!(Repository::find(&directory.path().join("bare.git")), Err(GitError::Bare(_))));
+    }
+
+    #[test]
+    fn a_linked_worktree_is_found_with_its_repository() {
+        let (_keep, root) = repository();
+        let repository = git2::Repository::open(&root).unwrap();
+        let author = git2::Signature::now("n", "e@example.com").unwrap();
+        let tree = repository.find_tree(repository.treebuilder(None).unwrap().write().unwrap()).unwrap();
+        repository.commit(Some("HEAD"), &author, &author, "first", &tree, &[]).unwrap();
+        let linked = root.parent().unwrap().join("linked");
+        repository.worktree("linked", &linked, None).unwrap();
+        let found = Repository::find(&linked).unwrap();
+        assert_eq!((found.root, found.common_dir), (linked, root.join(".git")));
+    }
+
+    #[test]
+    fn f3_a_repository_that_points_elsewhere_is_refused() {
+        let (_keep, victim) = repository();
+        let project = victim.parent().unwrap().join("project");
+        let refused = |what: &str| {
+            let found = Repository::find(&project);
+            assert!(matches!(found, Err(GitError::Redirected { .. })), "{what}: {found:?}");
+        };
+        fs::create_dir(&project).unwrap();
+        fs::write(project.join(".git"), format!("gitdir: {}/.git\n", victim.display())).unwrap();
+        refused("a gitfile");
+        fs::remove_file(project.join(".git")).unwrap();
+        symlink(victim.join(".git"), project.join(".git")).unwrap();
+        refused("a link");
+        fs::remove_file(project.join(".git")).unwrap();
+        git2::Repository::init(&project).unwrap();
+        fs::write(project.join(".git/commondir"), format!("{}/.git\n", victim.display())).unwrap();
+        refused("a commondir");
+        fs::remove_file(project.join(".git/commondir")).unwrap();
+        let mut settings = git2::Config::open(&project.join(".git/config")).unwrap();
+        settings.set_str("core.worktree", victim.to_str().unwrap()).unwrap();
+        refused("a working tree elsewhere");
+        settings.set_str("core.worktree", "../..").unwrap();
+        refused("a working tree above");
+    }
+
+    #[test]
+    fn f10_a_link_in_place_of_hooks_is_not_mounted() {
+        let (_keep, root) = repository();
+        fs::remove_dir_all(root.join(".git/hooks")).unwrap();
+        symlink("/etc", root.join(".git/hooks")).unwrap();
+        assert_eq!(Repository::find(&root).unwrap().executable_state(), [root.join(".git/config")]);
     }
 
     #[test]

@@ -175,6 +175,9 @@ fn project_hint(error: &ProjectError) -> Option<String> {
         ProjectError::Git(GitError::ForeignOwner(path)) => {
             Some(format!("run `git config --global --add safe.directory {}` if you trust it", path.display()))
         }
+        ProjectError::Git(GitError::Redirected { .. }) => {
+            Some("see who wrote its `.git`; in a submodule, go to the repository around it".into())
+        }
         ProjectError::Git(GitError::Read { .. }) => Some("run `git status` there".into()),
         ProjectError::Name(_) | ProjectError::NameTaken { .. } => {
             Some("choose another name: `cloister start -p NAME`".into())
