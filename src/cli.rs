@@ -22,6 +22,7 @@ use output::{Output, complain};
 
 /// Runs the command of this process and gives its exit code.
 pub fn main() -> ExitCode {
+    process::keep_descriptors();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error),

@@ -5,6 +5,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// The largest file that is read of a repository, in bytes.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
+
 /// A repository as it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repository {
@@ -12,6 +15,8 @@ pub struct Repository {
     pub root: PathBuf,
     /// The directory that all worktrees share (`.git` of the main one).
     pub common_dir: PathBuf,
+    /// The directory of this worktree's own data: the shared one, or a part of it.
+    pub git_dir: PathBuf,
     /// The branch that is checked out; `None` while detached.
     pub branch: Option<String>,
 }
@@ -34,6 +39,12 @@ pub enum GitError {
         /// Where its working tree is said to lie.
         root: PathBuf,
     },
+    /// A part of it that is guarded is a link.
+    #[error("`{0}` is a link: what it leads to would be opened to the sandbox")]
+    Link(PathBuf),
+    /// A part of it is no ordinary file.
+    #[error("`{0}` is not an ordinary small file")]
+    Odd(PathBuf),
     /// There is one that belongs to somebody else.
     #[error("the repository around `{0}` belongs to another user")]
     ForeignOwner(PathBuf),
@@ -51,6 +62,7 @@ pub enum GitError {
 impl Repository {
     /// Finds the repository around a directory.
     pub fn find(directory: &Path) -> Result<Self, GitError> {
+        check_small_files(directory)?;
         let repository = git2::Repository::discover(directory).map_err(|source| match source.code() {
             git2::ErrorCode::NotFound => GitError::NoRepository(directory.to_owned()),
             git2::ErrorCode::Owner => GitError::ForeignOwner(directory.to_owned()),
@@ -60,22 +72,23 @@ impl Repository {
         let found = Self {
             root: without_trailing_slash(root),
             common_dir: without_trailing_slash(repository.commondir()),
+            git_dir: without_trailing_slash(repository.path()),
             branch: branch(&repository),
         };
-        let git_dir = without_trailing_slash(repository.path());
-        if found.holds_together(&git_dir) && directory.starts_with(&found.root) {
+        if found.holds_together() && directory.starts_with(&found.root) {
             Ok(found)
         } else {
-            Err(GitError::Redirected { git_dir, root: found.root })
+            Err(GitError::Redirected { git_dir: found.git_dir, root: found.root })
         }
     }
 
     /// Tells whether this is a repository with its data in `.git`, or a worktree that its repository knows.
-    fn holds_together(&self, git_dir: &Path) -> bool {
+    fn holds_together(&self) -> bool {
+        let git_dir = &self.git_dir;
         let own = self.root.join(".git");
         let Ok(kind) = fs::symlink_metadata(&own) else { return false };
         if kind.is_dir() {
-            return git_dir == own && self.common_dir == own;
+            return *git_dir == own && self.common_dir == own;
         }
         // A linked worktree: written by the repository, out of reach for a sandbox of the worktree alone.
         let back = fs::read_to_string(git_dir.join("gitdir")).unwrap_or_default();
@@ -83,15 +96,80 @@ impl Repository {
         kind.is_file() && git_dir.parent() == Some(&self.common_dir.join("worktrees")) && names_it
     }
 
-    /// The files and directories of the repository that git on the host would execute or obey, as far as they
-    /// exist: hooks and settings of the shared directory and of this worktree.
-    pub fn executable_state(&self) -> Vec<PathBuf> {
-        ["hooks", "config", "config.worktree"]
-            .iter()
-            .map(|name| self.common_dir.join(name))
-            // A link is left alone: mounting it would open what it leads to.
-            .filter(|path| fs::symlink_metadata(path).is_ok_and(|found| !found.is_symlink()))
-            .collect()
+    /// What git on the host would execute or obey, and what names the repository's parts to each other: a sandbox
+    /// must not write it, whether it exists or not (F1, F2, F3).
+    ///
+    /// # Errors
+    /// [`GitError::Link`] when one of them is a link: mounting it would open what it leads to.
+    pub fn guarded(&self) -> Result<Vec<Guarded>, GitError> {
+        let mut guarded = vec![
+            Guarded::directory(self.common_dir.join("hooks")),
+            Guarded::file(self.common_dir.join("config"), ""),
+            Guarded::file(self.common_dir.join("config.worktree"), ""),
+            // Git and libgit2 take `./` for the directory itself; without the file, a sandbox could name another one.
+            Guarded::file(self.common_dir.join("commondir"), "./\n"),
+        ];
+        if self.git_dir != self.common_dir {
+            guarded.extend([
+                Guarded::file(self.root.join(".git"), ""),
+                Guarded::file(self.git_dir.join("commondir"), ""),
+                Guarded::file(self.git_dir.join("gitdir"), ""),
+                Guarded::file(self.git_dir.join("config.worktree"), ""),
+            ]);
+        }
+        match guarded.iter().find(|one| fs::symlink_metadata(&one.path).is_ok_and(|found| found.is_symlink()))
+        {
+            Some(link) => Err(GitError::Link(link.path.clone())),
+            None => Ok(guarded),
+        }
+    }
+}
+
+impl Repository {
+    /// The directories that hold what is guarded and that lie in the project or the shared directory.
+    pub fn pinned(&self) -> Vec<PathBuf> {
+        if self.git_dir == self.common_dir {
+            vec![self.common_dir.clone()]
+        } else {
+            vec![self.common_dir.join("worktrees"), self.git_dir.clone()]
+        }
+    }
+}
+
+/// A file or directory of a repository that a sandbox may read and not write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guarded {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// What it holds when it has to be made first: text, or nothing for a directory.
+    pub placeholder: Option<&'static str>,
+}
+
+impl Guarded {
+    fn directory(path: PathBuf) -> Self {
+        Self { path, placeholder: None }
+    }
+
+    fn file(path: PathBuf, placeholder: &'static str) -> Self {
+        Self { path, placeholder: Some(placeholder) }
+    }
+}
+
+/// The files that libgit2 reads whole: what a sandbox can put in their place must not hang or exhaust a command.
+fn check_small_files(directory: &Path) -> Result<(), GitError> {
+    let Some(own) =
+        directory.ancestors().map(|above| above.join(".git")).find(|own| own.symlink_metadata().is_ok())
+    else {
+        return Ok(());
+    };
+    let inside = ["HEAD", "config", "config.worktree", "commondir", "gitdir"].map(|name| own.join(name));
+    let odd = |path: &&PathBuf| {
+        fs::metadata(path)
+            .is_ok_and(|found| !found.is_dir() && (!found.is_file() || found.len() > MAX_FILE_BYTES))
+    };
+    match [own].iter().chain(&inside).find(odd) {
+        Some(path) => Err(GitError::Odd(path.clone())),
+        None => Ok(()),
     }
 }
 
@@ -127,6 +205,7 @@ mod tests {
         let expected = Repository {
             root: root.clone(),
             common_dir: root.join(".git"),
+            git_dir: root.join(".git"),
             branch: Some("trunk".to_owned()),
         };
         assert_eq!(found, expected);
@@ -180,11 +259,31 @@ mod tests {
     }
 
     #[test]
-    fn f10_a_link_in_place_of_hooks_is_not_mounted() {
+    fn f10_a_link_in_place_of_a_guarded_file_is_refused() {
         let (_keep, root) = repository();
         fs::remove_dir_all(root.join(".git/hooks")).unwrap();
         symlink("/etc", root.join(".git/hooks")).unwrap();
-        assert_eq!(Repository::find(&root).unwrap().executable_state(), [root.join(".git/config")]);
+        let guarded = Repository::find(&root).unwrap().guarded();
+        assert!(matches!(guarded, Err(GitError::Link(path)) if path == root.join(".git/hooks")));
+    }
+
+    #[test]
+    fn a_pipe_or_a_huge_file_does_not_hang_the_search() {
+        let (_keep, root) = repository();
+        let config = root.join(".git/config.worktree");
+        rustix::fs::mknodat(rustix::fs::CWD, &config, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        assert!(matches!(Repository::find(&root), Err(GitError::Odd(path)) if path == config));
+        fs::remove_file(&config).unwrap();
+        fs::File::create(&config).unwrap().set_len(MAX_FILE_BYTES + 1).unwrap();
+        assert!(matches!(Repository::find(&root), Err(GitError::Odd(_))));
+    }
+
+    #[test]
+    fn f3_a_commondir_that_names_itself_changes_nothing() {
+        let (_keep, root) = repository();
+        let before = Repository::find(&root).unwrap();
+        fs::write(root.join(".git/commondir"), "./\n").unwrap();
+        assert_eq!(Repository::find(&root).unwrap(), before);
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod session;
 mod stream;
 pub mod wire;
 
-pub use boot::{Boot, Relay};
+pub use boot::{Anchor, Boot, Relay};
 
 use std::io;
 
@@ -26,6 +26,9 @@ pub enum InitError {
     /// The settings are not what this version writes.
     #[error("cannot understand the settings of the first process")]
     Settings(#[source] serde_json::Error),
+    /// A path led elsewhere when it was mounted than when it was checked.
+    #[error("`{0}` is not what was checked before the start: somebody exchanged it")]
+    Exchanged(String),
     /// Something that the first process needs could not be set up.
     #[error("cannot {action}")]
     Setup {

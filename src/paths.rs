@@ -207,9 +207,9 @@ impl Paths {
         self.runtime.join("i").join(format!("{id}.sock"))
     }
 
-    /// The lock that serialises what happens to one cloister.
-    pub fn cloister_lock(&self, id: &CloisterId) -> PathBuf {
-        self.runtime.join("lock").join(format!("{id}.lock"))
+    /// The lock that serialises what happens under one cloister's name.
+    pub fn cloister_lock(&self, name: &CloisterName) -> PathBuf {
+        self.runtime.join("lock").join(format!("{name}.lock"))
     }
 
     /// The lock that is held by the running guardian.

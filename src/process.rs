@@ -8,7 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -29,6 +29,12 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// Keeps every descriptor that this process was started with from the programs that it starts (K4): a shell's open
+/// file would be open in the sandbox too.
+pub fn keep_descriptors() {
+    close_fds::set_fds_cloexec(3, &[]);
+}
+
 /// Lets the next program that is started inherit `descriptor` under its present number.
 ///
 /// Only sound while no other thread starts programs: all callers are single-threaded.
@@ -36,15 +42,13 @@ pub fn make_inheritable(descriptor: impl AsFd) -> io::Result<()> {
     Ok(fcntl_setfd(descriptor, FdFlags::empty())?)
 }
 
-/// Finds an executable file by name along a `PATH` value; empty and relative entries are passed over.
-pub fn find_program(name: &str, search_path: &OsStr) -> Option<PathBuf> {
-    std::env::split_paths(search_path)
-        .filter(|directory| directory.is_absolute())
-        .map(|directory| directory.join(name))
-        .find(|candidate| {
-            fs::metadata(candidate)
-                .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
-        })
+/// Finds the executable files of a name along a `PATH` value; empty and relative entries are passed over.
+pub fn find_programs(name: &str, search_path: &OsStr) -> Vec<PathBuf> {
+    let is_program = |path: &PathBuf| {
+        fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    };
+    let directories = std::env::split_paths(search_path).filter(|directory| directory.is_absolute());
+    directories.map(|directory| directory.join(name)).filter(is_program).collect()
 }
 
 /// The environment of this process, read by name.
@@ -151,12 +155,21 @@ pub fn own_binary() -> io::Result<PathBuf> {
     fs::canonicalize("/proc/self/exe").or_else(|_| std::env::current_exe())
 }
 
-/// Tells whether a file can be changed by nobody but root and the current user.
+/// Tells whether nobody but root can change a program or put another in its place.
+///
+/// Not even the user: what runs in a sandbox writes files that belong to the user. A directory that all may write
+/// will do with the sticky bit, as in `/nix/store` and `/tmp`.
 pub fn is_trusted_program(path: &Path) -> io::Result<bool> {
-    use std::os::unix::fs::MetadataExt;
-    let metadata = fs::metadata(path)?;
-    let own = rustix::process::geteuid().as_raw();
-    Ok((metadata.uid() == 0 || metadata.uid() == own) && metadata.mode() & 0o022 == 0)
+    const STICKY: u32 = 0o1000;
+    const WRITABLE_BY_OTHERS: u32 = 0o022;
+    for part in path.ancestors() {
+        let metadata = fs::metadata(part)?;
+        let is_closed = metadata.mode() & WRITABLE_BY_OTHERS == 0;
+        if metadata.uid() != 0 || !(is_closed || metadata.is_dir() && metadata.mode() & STICKY != 0) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 #[cfg(test)]
@@ -192,9 +205,19 @@ mod tests {
 
     #[test]
     fn programs_are_found_along_absolute_entries_only() {
-        assert_eq!(find_program("sh", OsStr::new(":.:/bin")), Some(PathBuf::from("/bin/sh")));
-        assert_eq!(find_program("sh", OsStr::new(".:relative")), None);
-        assert_eq!(find_program("no-such-program", OsStr::new("/bin:/usr/bin")), None);
+        assert_eq!(find_programs("sh", OsStr::new(":.:/bin")), [PathBuf::from("/bin/sh")]);
+        assert_eq!(find_programs("sh", OsStr::new(".:relative")), [] as [PathBuf; 0]);
+        assert_eq!(find_programs("no-such-program", OsStr::new("/bin:/usr/bin")), [] as [PathBuf; 0]);
+    }
+
+    #[test]
+    fn only_what_root_alone_can_change_is_trusted() {
+        assert!(is_trusted_program(&fs::canonicalize("/bin/sh").unwrap()).unwrap());
+        let directory = tempfile::tempdir().unwrap();
+        let planted = directory.path().join("bwrap");
+        fs::write(&planted, "").unwrap();
+        fs::set_permissions(&planted, fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(!is_trusted_program(&planted).unwrap());
     }
 
     #[test]

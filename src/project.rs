@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::git::{GitError, Repository};
+use crate::git::{GitError, Guarded, Repository};
 use crate::name::{CloisterId, CloisterName, InvalidName, ProjectId, ProjectName};
 use crate::paths::{self, Lock, Paths, PathsError};
 
@@ -63,6 +63,16 @@ pub enum ProjectError {
         /// The directory.
         directory: PathBuf,
     },
+    /// The project in which the user stands has lost its repository, and one around it was found.
+    #[error(
+        "the project `{inner}` has no repository any more; the one around it, `{outer}`, is not opened in its place"
+    )]
+    Widened {
+        /// The project that is known.
+        inner: PathBuf,
+        /// What was found instead.
+        outer: PathBuf,
+    },
     /// Cloister reads files there.
     #[error("`{directory}` and Cloister's own `{own}` overlap: a sandbox could change what guards it")]
     HoldsOwnFiles {
@@ -110,9 +120,11 @@ impl Project {
             (Err(GitError::NoRepository(_)), GitNeed::Optional) => None,
             (Err(error), _) => return Err(error.into()),
         };
-        let directory = repository.as_ref().map_or(resolved, |repository| repository.root.clone());
+        let directory =
+            repository.as_ref().map_or_else(|| resolved.clone(), |repository| repository.root.clone());
         let text = directory.to_str().ok_or_else(|| ProjectError::NotText(directory.clone()))?;
         let id = ProjectId::of(text);
+        check_not_widened(&resolved, &directory, paths)?;
         check_place(&directory, paths, binary)?;
         if let Some(outside) = repository.as_ref().and_then(|repository| outside(&directory, repository)) {
             check_place(outside, paths, binary)?;
@@ -127,9 +139,14 @@ impl Project {
         outside(&self.directory, self.repository.as_ref()?)
     }
 
-    /// What the host's git would execute or obey.
-    pub fn protected(&self) -> Vec<PathBuf> {
-        self.repository.as_ref().map(Repository::executable_state).unwrap_or_default()
+    /// The directories of the repository that a sandbox must not rename.
+    pub fn pinned(&self) -> Vec<PathBuf> {
+        self.repository.as_ref().map(Repository::pinned).unwrap_or_default()
+    }
+
+    /// What a sandbox may read of the repository and not write.
+    pub fn guarded(&self) -> Result<Vec<Guarded>, ProjectError> {
+        Ok(self.repository.as_ref().map(Repository::guarded).transpose()?.unwrap_or_default())
     }
 
     /// The cloister of this directory.
@@ -167,6 +184,20 @@ impl Project {
 /// The directory that is registered under a name, if any.
 pub fn registered(name: &ProjectName, paths: &Paths) -> Result<Option<PathBuf>, ProjectError> {
     Ok(Registry::load(&paths.projects_file())?.projects.remove(name).map(|entry| entry.path))
+}
+
+/// Refuses a project that contains a known one in which the user stands: its sandbox may have removed its `.git`
+/// to have the next start open more.
+fn check_not_widened(standing: &Path, directory: &Path, paths: &Paths) -> Result<(), ProjectError> {
+    let known = Registry::load(&paths.projects_file())?.projects;
+    let inner = known.into_values().map(|entry| entry.path);
+    match inner
+        .into_iter()
+        .find(|inner| inner != directory && inner.starts_with(directory) && standing.starts_with(inner))
+    {
+        Some(inner) => Err(ProjectError::Widened { inner, outer: directory.to_owned() }),
+        None => Ok(()),
+    }
 }
 
 fn outside<'a>(directory: &Path, repository: &'a Repository) -> Option<&'a Path> {
@@ -298,13 +329,24 @@ mod tests {
     }
 
     #[test]
+    fn a_project_that_lost_its_repository_is_not_widened_to_the_one_around_it() {
+        let host = host();
+        let (outer, inner) = (host.root.join("mono"), host.root.join("mono/sub"));
+        repository(&outer);
+        repository(&inner);
+        find(&host, &inner).unwrap().register(&host.paths).unwrap();
+        fs::rename(inner.join(".git"), inner.join(".x")).unwrap();
+        assert!(matches!(find(&host, &inner), Err(ProjectError::Widened { .. })));
+        assert_eq!(find(&host, &outer).unwrap().directory, outer);
+    }
+
+    #[test]
     fn a_registry_that_is_garbage_is_not_overwritten() {
         let host = host();
         let directory = host.root.join("demo");
         repository(&directory);
         paths::write_atomic(&host.paths.projects_file(), b"{ no").unwrap();
-        let refused = find(&host, &directory).unwrap().register(&host.paths);
-        assert!(matches!(refused, Err(ProjectError::Registry { .. })));
+        assert!(matches!(find(&host, &directory), Err(ProjectError::Registry { .. })));
         assert_eq!(fs::read(host.paths.projects_file()).unwrap(), b"{ no");
     }
 }

@@ -1,6 +1,8 @@
 //! What people do with sandboxes: start, enter, stop, list. Each use case is a function over the parts.
 
+mod anchors;
 mod environment;
+mod launch;
 mod list;
 mod start;
 mod stop;

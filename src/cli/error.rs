@@ -129,6 +129,9 @@ impl From<SessionError> for CommandError {
         match error {
             SessionError::Start(error) => error.into(),
             SessionError::Failed(reason) => Self::user(Untrusted(&reason).to_string()).never_began(),
+            SessionError::Silent => {
+                Self::user(error).hint("`cloister stop`, then `cloister start`, makes it anew")
+            }
             SessionError::Ended => {
                 Self::user(error).hint("see `cloister list`; `cloister start` makes it anew")
             }
@@ -177,6 +180,13 @@ fn project_hint(error: &ProjectError) -> Option<String> {
         }
         ProjectError::Git(GitError::Redirected { .. }) => {
             Some("see who wrote its `.git`; in a submodule, go to the repository around it".into())
+        }
+        ProjectError::Git(GitError::Link(_)) => Some("replace the link by a copy of what it leads to".into()),
+        ProjectError::Git(GitError::Odd(path)) => {
+            Some(format!("look at `{}`: a sandbox may have made it", path.display()))
+        }
+        ProjectError::Widened { .. } => {
+            Some("put its `.git` back, or start in the other project's own directory".into())
         }
         ProjectError::Git(GitError::Read { .. }) => Some("run `git status` there".into()),
         ProjectError::Name(_) | ProjectError::NameTaken { .. } => {
@@ -242,6 +252,9 @@ fn start_hint(error: &StartError) -> Option<String> {
         StartError::Launch(error) => launch_hint(error),
         StartError::Io { source, .. } => io_hint(source),
         StartError::Forbidden { diagnosis, .. } => Some(diagnosis.fix().into()),
+        StartError::OtherDirectory { name, .. } => {
+            Some(format!("run `cloister stop {name}`, or choose another name: `cloister start -p NAME`"))
+        }
         StartError::NotRunning(_) => {
             Some("see `cloister list`, or run `cloister start` in its directory".into())
         }
@@ -255,7 +268,9 @@ fn launch_hint(error: &LaunchError) -> Option<String> {
         LaunchError::NoBwrap => {
             Some("install it: `sudo apt-get install bubblewrap` (or your system's package)".into())
         }
-        LaunchError::UntrustedBwrap(path) => Some(format!("run `chmod go-w {}`", path.display())),
+        LaunchError::UntrustedBwrap(_) => {
+            Some("install your system's: `sudo apt-get install bubblewrap`".into())
+        }
         LaunchError::Io { source, .. } => io_hint(source),
         LaunchError::Paths(error) => paths_hint(error),
         LaunchError::Receipt(error) => receipt_hint(error),

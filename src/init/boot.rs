@@ -1,9 +1,10 @@
 //! What the first process is told at its start, and how it takes over its descriptors.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
@@ -30,6 +31,28 @@ pub struct Boot {
     pub environment: BTreeMap<String, String>,
     /// The ways to the guardian.
     pub relays: Vec<Relay>,
+    /// What must be found mounted.
+    pub anchors: Vec<Anchor>,
+}
+
+/// A directory or file that was checked on the host, and where it is seen inside. Between check and mount a path can
+/// be made to lead elsewhere (F10); the thing itself can't be exchanged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Anchor {
+    /// Where it is seen.
+    pub target: String,
+    /// The number of its file system.
+    pub device: u64,
+    /// Its number there.
+    pub inode: u64,
+}
+
+impl Anchor {
+    fn holds(&self) -> bool {
+        fs::symlink_metadata(&self.target)
+            .is_ok_and(|found| (found.dev(), found.ino()) == (self.device, self.inode))
+    }
 }
 
 /// Becomes undumpable, reads the settings, and lets go of the inherited descriptors.
@@ -41,7 +64,10 @@ pub(super) fn take_over() -> Result<(UnixListener, Boot), InitError> {
     let mut text = Vec::new();
     let pipe = own(&io::stdout()).map_err(InitError::Boot)?;
     File::from(pipe).read_to_end(&mut text).map_err(InitError::Boot)?;
-    let boot = serde_json::from_slice(&text).map_err(InitError::Settings)?;
+    let boot: Boot = serde_json::from_slice(&text).map_err(InitError::Settings)?;
+    if let Some(lost) = boot.anchors.iter().find(|anchor| !anchor.holds()) {
+        return Err(InitError::Exchanged(lost.target.clone()));
+    }
     silence().map_err(InitError::setup("close the inherited descriptors"))?;
     Ok((UnixListener::from(listener), boot))
 }

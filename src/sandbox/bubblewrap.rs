@@ -77,7 +77,7 @@ pub enum LaunchError {
     #[error("cannot find `bwrap` in `PATH`")]
     NoBwrap,
     /// Somebody else could change the program that is trusted to contain the sandbox.
-    #[error("`{0}` can be changed by other users")]
+    #[error("`{0}` can be changed by others than root")]
     UntrustedBwrap(PathBuf),
     /// The filter could not be built.
     #[error(transparent)]
@@ -106,14 +106,17 @@ fn io_error(action: &'static str) -> impl FnOnce(io::Error) -> LaunchError {
     move |source| LaunchError::Io { action, source }
 }
 
-/// Finds `bwrap` along a `PATH` value and checks that nobody else can change it.
+/// Finds `bwrap` along a `PATH` value; one that anybody but root could change is passed over.
 pub fn find_bwrap(search_path: &OsStr) -> Result<Bubblewrap, LaunchError> {
-    let found = process::find_program("bwrap", search_path).ok_or(LaunchError::NoBwrap)?;
-    let program = std::fs::canonicalize(&found).map_err(io_error("resolve the path of `bwrap`"))?;
-    if !process::is_trusted_program(&program).map_err(io_error("inspect `bwrap`"))? {
-        return Err(LaunchError::UntrustedBwrap(program));
+    let mut refused = None;
+    for found in process::find_programs("bwrap", search_path) {
+        let program = std::fs::canonicalize(&found).map_err(io_error("resolve the path of `bwrap`"))?;
+        if process::is_trusted_program(&program).map_err(io_error("inspect `bwrap`"))? {
+            return Ok(Bubblewrap { program });
+        }
+        refused.get_or_insert(program);
     }
-    Ok(Bubblewrap { program })
+    Err(refused.map_or(LaunchError::NoBwrap, LaunchError::UntrustedBwrap))
 }
 
 impl Bubblewrap {
@@ -360,7 +363,7 @@ mod tests {
              --perms 0444 --ro-bind-data <18 bytes> /etc/shells \
              --ro-bind /run/s/1 /run/cloister --perms 0755 --tmpfs /run/cloister/bin \
              --ro-bind /opt/cloister /run/cloister/bin/cloister --remount-ro /run/cloister/bin \
-             --bind /data/home /home/cloister --bind /src/demo /work \
+             --bind /data/home /home/cloister --bind /src/demo /work --bind /src/demo/.git /work/.git \
              --ro-bind /src/demo/.git/hooks /work/.git/hooks --remount-ro /run --remount-ro / \
              --chdir / -- /run/cloister/bin/cloister sandbox-init first",
             instructions[0], instructions[1]

@@ -51,17 +51,26 @@ const ETC: [&str; 24] = [
     "/etc/timezone",
 ];
 
-/// What OCI runtimes hide below `/proc` (runtime-spec, `maskedPaths` of the common default).
-const MASKED: [&str; 9] = [
+/// What OCI runtimes hide below `/proc` (runtime-spec, `maskedPaths` of the common default), and what shows the
+/// kernel's memory to a sandbox that root started.
+const MASKED: [&str; 17] = [
     "/proc/acpi",
     "/proc/asound",
     "/proc/interrupts",
     "/proc/kcore",
     "/proc/keys",
+    "/proc/kmsg",
+    "/proc/kpagecgroup",
+    "/proc/kpagecount",
+    "/proc/kpageflags",
     "/proc/latency_stats",
+    "/proc/pagetypeinfo",
+    "/proc/pressure",
     "/proc/sched_debug",
     "/proc/scsi",
+    "/proc/slabinfo",
     "/proc/timer_list",
+    "/proc/vmallocinfo",
 ];
 
 /// What OCI runtimes make read-only below `/proc` (`readonlyPaths`).

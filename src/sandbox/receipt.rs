@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::placeholder::Placeholder;
 use crate::name::{CloisterId, CloisterName, ProjectId, ProjectName};
 use crate::paths::{self, PathsError};
 use crate::process::Identity;
@@ -41,6 +42,8 @@ pub struct Receipt {
     pub first: Option<Identity>,
     /// The inode of its process name space.
     pub pid_namespace: Option<u64>,
+    /// What was made to be mounted over.
+    pub placeholders: Vec<Placeholder>,
 }
 
 /// Why a receipt could not be read or kept.
@@ -151,7 +154,9 @@ impl Receipt {
                 Err(source) => errors.push(TeardownError::Signal { pid, source }),
             }
         }
-        errors.extend(paths::remove_if_present(&self.socket).err().map(TeardownError::Paths));
+        let removed = self.placeholders.iter().map(Placeholder::remove);
+        let removed = removed.chain([paths::remove_if_present(&self.socket)]);
+        errors.extend(removed.filter_map(Result::err).map(TeardownError::Paths));
         errors
     }
 }
@@ -177,6 +182,7 @@ mod tests {
             monitor: None,
             first,
             pid_namespace: None,
+            placeholders: Vec::new(),
         }
     }
 

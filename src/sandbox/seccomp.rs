@@ -41,6 +41,8 @@ pub enum When {
     Equals(u8, u32),
     /// When one of these bits of the argument is set.
     AnyBit(u8, &'static [u64]),
+    /// When the argument is not zero.
+    NotZero(u8),
     /// When it asks for a socket outside the families and types that are listed in the code.
     Socket,
 }
@@ -88,6 +90,23 @@ macro_rules! call {
 
 /// Every refused call with its reason.
 pub const RULES: &[Rule] = &[
+    Rule {
+        reason: "changes the limits of other processes, the first one's among them (K6)",
+        answer: Answer::NotPermitted,
+        calls: &[call!(SYS_prlimit64, When::NotZero(0))],
+    },
+    Rule {
+        reason: "watches or lists mounts and quotas beyond the sandbox's own (K7)",
+        answer: Answer::NotPermitted,
+        calls: &[
+            call!(SYS_fanotify_init),
+            call!(SYS_quotactl_fd),
+            // Newer than the C library's headers; the numbers are the same on every processor.
+            Call { name: "SYS_statmount", number: 457, when: When::Always },
+            Call { name: "SYS_listmount", number: 458, when: When::Always },
+            Call { name: "SYS_open_tree_attr", number: 467, when: When::Always },
+        ],
+    },
     Rule {
         reason: "types into the terminal that started the sandbox (F16)",
         answer: Answer::NotPermitted,
@@ -229,6 +248,7 @@ fn alternatives(when: When) -> Result<Vec<SeccompRule>, BackendError> {
     match when {
         When::Always => Ok(Vec::new()),
         When::Equals(argument, value) => Ok(vec![all(vec![condition(argument, Op::Eq, u64::from(value))?])?]),
+        When::NotZero(argument) => Ok(vec![all(vec![condition(argument, Op::Ne, 0)?])?]),
         When::AnyBit(argument, bits) => {
             bits.iter().map(|bit| all(vec![condition(argument, Op::MaskedEq(*bit), *bit)?])).collect()
         }

@@ -120,7 +120,9 @@ pub struct Wanted<'a> {
     pub work: &'a Path,
     /// Further directories of the repository that lie outside `work` (a linked worktree's common directory).
     pub repository: Option<&'a Path>,
-    /// Existing files and directories inside the writable ones that the host's git would execute or obey.
+    /// Directories inside the writable ones that must not be renamed, for what is protected lies in them.
+    pub pinned: &'a [PathBuf],
+    /// Files and directories inside the pinned ones that the host's git would execute or obey.
     pub protected: &'a [PathBuf],
     /// The persistent home on the host.
     pub home: &'a Path,
@@ -155,6 +157,24 @@ pub const SOCKETS: &str = "/run/cloister";
 pub const BINARY: &str = "/run/cloister/bin/cloister";
 
 impl Spec {
+    /// The mounts whose sources lie below these directories, as (source, target).
+    pub fn mounts_from<'a>(&'a self, roots: &'a [&Path]) -> impl Iterator<Item = (&'a Path, &'a Path)> {
+        self.mounts.iter().filter_map(|mount| match mount {
+            Mount::ReadOnly { source, target } | Mount::ReadWrite { source, target } => roots
+                .iter()
+                .any(|root| source.starts_with(root))
+                .then_some((source.as_path(), target.as_path())),
+            Mount::Memory { .. }
+            | Mount::Directory { .. }
+            | Mount::Link { .. }
+            | Mount::File { .. }
+            | Mount::Processes { .. }
+            | Mount::Devices { .. }
+            | Mount::Hidden { .. }
+            | Mount::Sealed { .. } => None,
+        })
+    }
+
     /// Describes the sandbox that is wanted, on a host that offers `facts`.
     pub fn new(wanted: &Wanted<'_>, facts: &Facts) -> Self {
         let user = User::default();
@@ -256,6 +276,9 @@ fn guardian(wanted: &Wanted<'_>) -> [Mount; 4] {
 
 /// What may be written: the home and the project, less what the host's git would execute or obey.
 fn project(wanted: &Wanted<'_>) -> Vec<Mount> {
+    let inside = |path: &Path| {
+        path.strip_prefix(wanted.work).map_or_else(|_| path.to_owned(), |below| Path::new(WORK).join(below))
+    };
     let mut mounts = vec![
         Mount::ReadWrite { source: wanted.home.to_owned(), target: HOME.into() },
         Mount::ReadWrite { source: wanted.work.to_owned(), target: WORK.into() },
@@ -263,12 +286,13 @@ fn project(wanted: &Wanted<'_>) -> Vec<Mount> {
     if let Some(common) = wanted.repository {
         mounts.push(Mount::ReadWrite { source: common.to_owned(), target: common.to_owned() });
     }
-    mounts.extend(wanted.protected.iter().map(|path| {
-        let target = path
-            .strip_prefix(wanted.work)
-            .map_or_else(|_| path.clone(), |inside| Path::new(WORK).join(inside));
-        Mount::ReadOnly { source: path.clone(), target }
-    }));
+    // A mount point can't be renamed; its parents can, and what is protected would go with them.
+    mounts.extend(
+        wanted.pinned.iter().map(|path| Mount::ReadWrite { source: path.clone(), target: inside(path) }),
+    );
+    mounts.extend(
+        wanted.protected.iter().map(|path| Mount::ReadOnly { source: path.clone(), target: inside(path) }),
+    );
     mounts
 }
 
@@ -297,6 +321,7 @@ pub(super) mod tests {
                 id: &id,
                 work: Path::new("/src/demo"),
                 repository: None,
+                pinned: &["/src/demo/.git".into()],
                 protected: &["/src/demo/.git/hooks".into()],
                 home: Path::new("/data/home"),
                 sockets: Path::new("/run/s/1"),
@@ -323,7 +348,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn only_home_and_work_can_be_written() {
+    fn only_home_and_the_project_can_be_written() {
         let writable: Vec<_> = spec()
             .mounts
             .into_iter()
@@ -332,7 +357,7 @@ pub(super) mod tests {
                 _ => None,
             })
             .collect();
-        assert_eq!(writable, [PathBuf::from(HOME), PathBuf::from(WORK)]);
+        assert_eq!(writable, [HOME, WORK, "/work/.git"].map(PathBuf::from));
     }
 
     #[test]
@@ -348,7 +373,8 @@ pub(super) mod tests {
         let hooks =
             Mount::ReadOnly { source: "/src/demo/.git/hooks".into(), target: "/work/.git/hooks".into() };
         assert_eq!(spec.mounts[position(&spec, "/work/.git/hooks")], hooks);
-        assert!(position(&spec, WORK) < position(&spec, "/work/.git/hooks"));
+        assert!(position(&spec, WORK) < position(&spec, "/work/.git"));
+        assert!(position(&spec, "/work/.git") < position(&spec, "/work/.git/hooks"));
     }
 
     #[test]

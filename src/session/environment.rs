@@ -33,7 +33,7 @@ pub(super) fn boot(spec: &Spec, project: &ProjectName, token: &str) -> Boot {
     environment.extend(identity(&spec.name, project, token));
     environment.extend(proxy(token));
     let relays = vec![Relay { port: PROXY_PORT, socket: format!("{SOCKETS}/proxy.sock") }];
-    Boot { environment, relays }
+    Boot { environment, relays, anchors: Vec::new() }
 }
 
 fn identity(name: &CloisterName, project: &ProjectName, token: &str) -> [(String, String); 4] {

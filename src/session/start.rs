@@ -3,31 +3,23 @@
 //! Everything that can be checked is checked before the first change. What is then done in order (registration,
 //! sandbox, receipt) is undone when a later part fails, under a lock that lets one start at a time near a cloister.
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::net::UnixStream;
-use tokio::time::timeout;
 
 use super::environment;
 use crate::config::{Backend, Config, ConfigError};
-use crate::guardian::client::{self, ClientError, Guardian, Registration};
-use crate::init::Boot;
-use crate::init::wire::{FromHost, FromSandbox, Start};
-use crate::name::{BranchName, CloisterId, CloisterName, ProjectName};
-use crate::paths::{self, Lock, Paths, PathsError};
+use crate::guardian::client::{ClientError, Guardian};
+use crate::init::wire::Start;
+use crate::name::{CloisterId, CloisterName, ProjectName};
+use crate::paths::{Lock, Paths, PathsError};
 use crate::process;
 use crate::project::{GitNeed, Project, ProjectError};
 use crate::sandbox::{
-    Diagnosis, Facts, Launch, LaunchError, Launched, Monitor, Plan, Receipt, ReceiptError, Spec,
-    TeardownError, Wanted, diagnose, find_bwrap,
+    Diagnosis, Facts, LaunchError, Placeholder, Plan, Receipt, ReceiptError, Spec, TeardownError, Wanted,
+    diagnose, find_bwrap,
 };
-
-/// How long a new sandbox may take to answer.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Whether root may start a sandbox whose processes are root's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +96,14 @@ pub enum StartError {
     /// The branch's name is none.
     #[error("cannot use the checked-out branch")]
     Branch(#[source] crate::name::InvalidName),
+    /// The sandbox that runs under this name belongs to another directory.
+    #[error("the cloister `{name}` is running for `{}`", owner.display())]
+    OtherDirectory {
+        /// The name.
+        name: CloisterName,
+        /// Whose sandbox it is.
+        owner: PathBuf,
+    },
     /// There is no such sandbox.
     #[error("no cloister `{0}` is running")]
     NotRunning(CloisterName),
@@ -121,7 +121,7 @@ pub enum StartError {
     },
 }
 
-fn io_error(action: &'static str) -> impl FnOnce(io::Error) -> StartError {
+pub(super) fn io_error(action: &'static str) -> impl FnOnce(io::Error) -> StartError {
     move |source| StartError::Io { action, source }
 }
 
@@ -136,24 +136,28 @@ impl From<LaunchError> for StartError {
 }
 
 /// Everything that is known before the first change.
-struct Prepared<'a> {
-    paths: &'a Paths,
-    project: Project,
-    name: CloisterName,
-    id: CloisterId,
-    spec: Spec,
-    plan: Plan,
+pub(super) struct Prepared<'a> {
+    pub(super) paths: &'a Paths,
+    pub(super) project: Project,
+    pub(super) name: CloisterName,
+    pub(super) id: CloisterId,
+    pub(super) spec: Spec,
+    pub(super) plan: Plan,
+    pub(super) placeholders: Vec<Placeholder>,
     config: Config,
 }
 
 /// Starts the sandbox of a directory, or finds the one that runs.
 pub async fn start(request: StartRequest<'_>, paths: &Paths) -> Result<Sandbox, StartError> {
     let prepared = Prepared::new(request, paths)?;
-    let _lock = Lock::acquire(&paths.cloister_lock(&prepared.id))?;
+    let _lock = Lock::acquire(&paths.cloister_lock(&prepared.name))?;
     prepared.project.register(paths)?;
     let guardian = Guardian::ensure(paths).await?;
     let receipt = Receipt::load(&paths.receipt_file(&prepared.name))?;
     if let Some(running) = receipt.as_ref().filter(|receipt| receipt.is_running()) {
+        if running.directory != prepared.project.directory {
+            return Err(StartError::OtherDirectory { name: prepared.name, owner: running.directory.clone() });
+        }
         return Ok(prepared.entered(running.socket.clone(), false));
     }
     if let Some(error) = receipt.map(|stale| stale.tear_down()).and_then(|errors| errors.into_iter().next()) {
@@ -192,117 +196,26 @@ impl<'a> Prepared<'a> {
             Backend::Auto | Backend::Bubblewrap => {}
             Backend::Docker => return Err(StartError::NoDocker),
         }
+        let guarded = project.guarded()?;
         let wanted = Wanted {
             name: &name,
             id: &id,
             work: &project.directory,
             repository: project.outside_repository(),
-            protected: &project.protected(),
+            pinned: &project.pinned(),
+            protected: &guarded.iter().map(|one| one.path.clone()).collect::<Vec<_>>(),
             home: &paths.instance_dir(&project.name).join("home"),
             sockets: &paths.sockets_dir(&id),
             binary: &binary,
         };
         let spec = Spec::new(&wanted, &Facts::gather());
         let plan = find_bwrap(&process::environment("PATH").unwrap_or_default())?.plan(&spec)?;
-        Ok(Self { paths, project, name, id, spec, plan, config })
+        let placeholders = guarded.iter().map(|one| Placeholder::new(&one.path, one.placeholder)).collect();
+        Ok(Self { paths, project, name, id, spec, plan, placeholders, config })
     }
 
     fn entered(self, socket: PathBuf, is_new: bool) -> Sandbox {
         Sandbox { name: self.name, is_new, socket, config: self.config }
-    }
-
-    /// Registers, makes and probes the sandbox; when one part fails, the earlier ones are undone.
-    async fn launch(&self, guardian: &Guardian) -> Result<PathBuf, StartError> {
-        self.prepare_home()?;
-        let branch = self.project.repository.as_ref().and_then(|repository| repository.branch.as_deref());
-        let registration = Registration {
-            cloister: self.name.clone(),
-            project: self.project.name.clone(),
-            directory: self.project.directory.clone(),
-            branch: branch.map(BranchName::parse).transpose().map_err(StartError::Branch)?,
-        };
-        let token = guardian.register(&registration).await?;
-        let boot = environment::boot(&self.spec, &self.project.name, &token);
-        match self.make(&boot, branch, guardian).await {
-            Ok(socket) => Ok(socket),
-            Err(error) => {
-                self.undo(guardian).await;
-                Err(error)
-            }
-        }
-    }
-
-    /// Makes the persistent home. A sandbox may have opened it to others by `chmod`; that is taken back.
-    fn prepare_home(&self) -> Result<(), StartError> {
-        let instance = self.paths.instance_dir(&self.project.name);
-        paths::ensure_private_dir(&instance)?;
-        let home = instance.join("home");
-        let made = fs::create_dir(&home).or_else(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => Ok(()),
-            _ => Err(error),
-        });
-        made.and_then(|()| fs::set_permissions(&home, fs::Permissions::from_mode(0o700)))
-            .map_err(io_error("make the sandbox's home"))
-    }
-
-    async fn make(
-        &self,
-        boot: &Boot,
-        branch: Option<&str>,
-        guardian: &Guardian,
-    ) -> Result<PathBuf, StartError> {
-        let boot = serde_json::to_vec(boot).map_err(StartError::Boot)?;
-        let socket = self.paths.init_socket(&self.id);
-        let launch = Launch { socket: &socket, boot: &boot };
-        let monitor = self.plan.apply(&launch, |launched| {
-            self.receipt(launched, &socket, branch).keep(&self.paths.receipt_file(&self.name))
-        })?;
-        probe(&socket, monitor).await?;
-        guardian.confirm(&self.name).await?;
-        Ok(socket)
-    }
-
-    fn receipt(&self, launched: &Launched, socket: &Path, branch: Option<&str>) -> Receipt {
-        Receipt {
-            cloister: self.name.clone(),
-            id: self.id.clone(),
-            project: self.project.name.clone(),
-            project_id: self.project.id.clone(),
-            directory: self.project.directory.clone(),
-            branch: branch.map(str::to_owned),
-            backend: "bubblewrap".to_owned(),
-            network: self.spec.network.as_str().to_owned(),
-            started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
-            socket: socket.to_owned(),
-            monitor: Some(launched.monitor.clone()),
-            first: Some(launched.first.clone()),
-            pid_namespace: Some(launched.pid_namespace),
-        }
-    }
-
-    /// Takes back what a failed start did; the failure itself is what is reported.
-    async fn undo(&self, guardian: &Guardian) {
-        let receipt = self.paths.receipt_file(&self.name);
-        if let Ok(Some(receipt)) = Receipt::load(&receipt) {
-            drop(receipt.tear_down());
-        }
-        let _ = paths::remove_if_present(&receipt);
-        if guardian.revoke(&self.name).await.is_err() {
-            let _ = client::forget_token(self.paths, &self.name);
-        }
-    }
-}
-
-/// Waits until the first process of a new sandbox answers; when it ends instead, tells what was said.
-async fn probe(socket: &Path, monitor: Monitor) -> Result<(), StartError> {
-    let answer = timeout(PATIENCE, async {
-        let mut stream = UnixStream::connect(socket).await?;
-        FromHost::Probe.write(&mut stream).await?;
-        FromSandbox::read(&mut stream).await
-    });
-    match answer.await {
-        Ok(Ok(Some(FromSandbox::Started))) => Ok(()),
-        Ok(Ok(_) | Err(_)) | Err(_) => Err(monitor.abandon().into()),
     }
 }
 

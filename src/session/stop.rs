@@ -58,6 +58,8 @@ pub enum StopProblem {
 
 /// Stops one cloister.
 pub async fn stop(name: &CloisterName, paths: &Paths) -> Result<Stopped, StopError> {
+    // Under the lock: what is read here must be what is stopped.
+    let _lock = Lock::acquire(&paths.cloister_lock(name))?;
     let file = paths.receipt_file(name);
     let Some(receipt) = Receipt::load(&file)? else {
         // A start that was killed before its receipt may have left a token.
@@ -67,7 +69,6 @@ pub async fn stop(name: &CloisterName, paths: &Paths) -> Result<Stopped, StopErr
             Err(problem) => Ok(Stopped { name: name.clone(), problems: vec![problem] }),
         };
     };
-    let _lock = Lock::acquire(&paths.cloister_lock(&receipt.id))?;
     if receipt.is_running() {
         ask_to_end(&receipt.socket).await;
     }
@@ -94,7 +95,7 @@ async fn ask_to_end(socket: &Path) {
         let mut stream = UnixStream::connect(socket).await?;
         FromHost::Stop.write(&mut stream).await?;
         // The connection closes when the sandbox has ended.
-        stream.read_to_end(&mut Vec::with_capacity(1)).await
+        stream.read_u8().await
     });
     // Whatever came of it, the sandbox is ended by force next.
     drop(ended.await);

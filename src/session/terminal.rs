@@ -5,6 +5,7 @@
 
 use std::io::{self, IsTerminal, Read};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use tokio::io::AsyncWriteExt;
@@ -12,10 +13,13 @@ use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::start::{Sandbox, StartError};
 use crate::init::wire::{FromHost, FromSandbox, INPUT_WINDOW_BYTES, TerminalSize};
 
+/// How long a command may take to be started.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// How much input is read at once, in bytes.
 const CHUNK_BYTES: usize = 16 * 1024;
 /// How many messages may wait for the sandbox.
@@ -30,6 +34,9 @@ pub enum SessionError {
     /// The command was not started.
     #[error("{0}")]
     Failed(String),
+    /// The first process does not answer.
+    #[error("the sandbox's first process does not answer")]
+    Silent,
     /// The sandbox ended before the command.
     #[error("the sandbox has ended")]
     Ended,
@@ -59,7 +66,8 @@ pub async fn run(sandbox: &Sandbox, argv: Vec<String>) -> Result<u8, SessionErro
     let mut stream = sandbox.connect().await?;
     let start = FromHost::Start(sandbox.session(argv, size));
     start.write(&mut stream).await.map_err(io_error("ask for a session"))?;
-    match FromSandbox::read(&mut stream).await.map_err(SessionError::Garbage)? {
+    let answer = timeout(PATIENCE, FromSandbox::read(&mut stream)).await.map_err(|_| SessionError::Silent)?;
+    match answer.map_err(SessionError::Garbage)? {
         Some(FromSandbox::Started) => {}
         Some(FromSandbox::Failed(reason)) => return Err(SessionError::Failed(reason)),
         Some(_) => return Err(SessionError::Garbage(io::ErrorKind::InvalidData.into())),

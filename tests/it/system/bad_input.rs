@@ -114,24 +114,39 @@ fn no_bwrap() {
 }
 
 #[test]
-fn a_bwrap_that_others_can_change() {
-    let host = Host::new(User::Ordinary);
-    let planted = host.path("planted/bwrap");
-    host.write(&planted, "#!/bin/sh\nexit 0\n");
-    fs::set_permissions(&planted, fs::Permissions::from_mode(0o777)).unwrap();
+fn a_bwrap_that_a_sandbox_could_have_planted_is_passed_over() {
+    let Some(host) = Host::with_bubblewrap() else { return };
+    let planted = host.repository().join(".venv/bin/bwrap");
+    let canary = host.path("home/canary");
+    host.write(&planted, format!("#!/bin/sh\ntouch {}\n", canary.display()));
+    fs::set_permissions(&planted, fs::Permissions::from_mode(0o755)).unwrap();
+    let folder = planted.parent().unwrap().display();
     let mut command = host.cloister(&["start", "-d"]);
-    command.env("PATH", planted.parent().unwrap());
-    refused(&host, &finish(command), 1, &["can be changed by other users", "chmod"]);
+    command.env("PATH", &*folder.to_string());
+    refused(
+        &host,
+        &finish(command),
+        1,
+        &["can be changed by others than root", "apt-get install bubblewrap"],
+    );
+    let mut command = host.cloister(&["start", "--", "echo", "the system's own"]);
+    command.env("PATH", format!("{folder}:/usr/bin:/bin"));
+    assert_eq!(finish(command).stdout, "the system's own\n");
+    assert!(!canary.exists());
 }
 
 #[test]
 fn a_bwrap_that_fails_is_quoted() {
+    if !rustix::process::geteuid().is_root() {
+        return crate::requirement::skip("bubblewrap", "only root can make a program that is trusted");
+    }
     let host = Host::new(User::Ordinary);
     let fake = host.path("fake/bwrap");
-    host.write(&fake, "#!/bin/sh\necho 'bwrap: Something is wrong' >&2\nexit 1\n");
+    fs::create_dir(host.path("fake")).unwrap();
+    fs::write(&fake, "#!/bin/sh\necho 'bwrap: Something is wrong' >&2\nexit 1\n").unwrap();
     fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
     let mut command = host.cloister(&["start", "--", "true"]);
-    command.env("PATH", fake.parent().unwrap());
+    command.env("PATH", format!("{}:/usr/bin:/bin", fake.parent().unwrap().display()));
     refused(&host, &finish(command), 125, &["Something is wrong", "--dry-run"]);
 }
 

@@ -145,18 +145,76 @@ fn the_system_is_read_only_and_scratch_is_private() {
     }
 }
 
+/// Tries to plant what the host's git would execute or obey; prints what could be done.
+const PLANT: &str = "\
+    try() { eval \"$1\" 2>/dev/null && echo \"$1\"; }
+    try 'git config core.pager evil'
+    try 'echo evil > .git/hooks/pre-commit'
+    try 'mv .git/hooks .git/other'
+    try 'rm -r .git/hooks'
+    try 'echo evil > .git/config.worktree'
+    try 'echo ../.evil > .git/commondir'
+    try 'rm .git/commondir'
+    try 'mv .git .other'
+    git -c user.name=n -c user.email=e@example.com commit --quiet --allow-empty -m works
+    git branch next && git stash list && git gc --quiet && git worktree list | wc -l
+    git log --format=%s";
+
 #[test]
-fn f1_f2_the_repositorys_hooks_and_settings_are_read_only() {
+fn f1_f2_f3_the_repositorys_hooks_and_settings_are_read_only_also_when_absent() {
     for host in hosts() {
-        inside(
-            &host,
-            "git config core.pager evil 2>/dev/null && echo config; \
-             (echo evil > .git/hooks/pre-commit) 2>/dev/null && echo hook; \
-             mv .git/hooks .git/other 2>/dev/null && echo moved; \
-             git -c user.name=n -c user.email=e@example.com commit --quiet --allow-empty -m works && git log --format=%s",
-            "works\n",
-        );
+        let git = host.repository().join(".git");
+        let before = entries(&git);
+        inside(&host, PLANT, "1\nworks\n");
+        host.ok(&["stop"]);
+        fs::remove_dir_all(git.join("hooks")).unwrap();
+        inside(&host, PLANT.replace("next", "third").as_str(), "1\nworks\nworks\n");
+        host.ok(&["stop"]);
+        let left: Vec<_> = entries(&git).into_iter().filter(|name| !before.contains(name)).collect();
+        // What git itself made inside.
+        let of_git = ["COMMIT_EDITMSG", "ORIG_HEAD", "index", "logs", "packed-refs"];
+        assert!(left.iter().all(|name| of_git.contains(&name.as_str())), "{left:?}");
+        assert!(!git.join("hooks").exists(), "a placeholder is left");
     }
+}
+
+fn entries(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn f3_what_a_sandbox_did_to_its_repository_does_not_choose_what_the_next_one_sees() {
+    let Some(host) = Host::with_bubblewrap() else { return };
+    host.write(&host.path("home/.ssh/id_ed25519"), "CANARY");
+    // As if a sandbox of an older version had done it.
+    let config = host.repository().join(".git/config");
+    let text = fs::read_to_string(&config).unwrap();
+    host.write(&config, format!("{text}[core]\n\tworktree = {}\n", host.path("home/.ssh").display()));
+    let done = host.run(&["start", "--", "ls", "/work"]);
+    assert_eq!((done.code, done.stdout.as_str()), (125, ""), "{done:?}");
+    assert!(done.stderr.contains("do not name each other"), "{done:?}");
+}
+
+#[test]
+fn k4_descriptors_of_the_calling_shell_stay_outside() {
+    let Some(host) = Host::with_bubblewrap() else { return };
+    let script = format!(
+        "exec 9<{home}; exec 8>{home}/out; exec {binary} start -- sh -c 'ls /proc/self/fd; ls /proc/self/fd/9'",
+        home = host.home().display(),
+        binary = host.binary().display()
+    );
+    let mut command = host.program("bash");
+    command.args(["-c", &script]);
+    let done = crate::harness::finish(command);
+    // The last one is the directory that `ls` reads.
+    assert_eq!(done.stdout, "0\n1\n2\n3\n", "{done:?}");
+    let status = host.ok(&["guardian", "status", "--json"]);
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let open = fs::read_dir(format!("/proc/{}/fd", status[0]["pid"])).unwrap();
+    let leaked =
+        open.filter(|entry| fs::read_link(entry.as_ref().unwrap().path()).is_ok_and(|to| to == host.home()));
+    assert_eq!(leaked.count(), 0, "the guardian holds the shell's directory");
 }
 
 #[test]

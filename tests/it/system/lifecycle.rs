@@ -172,6 +172,52 @@ fn a_name_has_one_owner_and_p_gives_another() {
 }
 
 #[test]
+fn another_directory_of_the_same_name_gets_neither_sandbox_nor_home() {
+    let Some(host) = Host::with_bubblewrap() else { return };
+    host.inside("echo secret > ~/history");
+    fs::rename(host.repository(), host.path("home/moved")).unwrap();
+    let other = host.path("home/other/demo");
+    host.write(&other.join("file"), "");
+    let start = |arguments: &[&str]| {
+        let mut command = host.cloister(arguments);
+        command.current_dir(&other);
+        crate::harness::finish(command)
+    };
+    let entered = start(&["start", "--allow-no-git", "--", "cat", "/home/cloister/history"]);
+    assert_eq!((entered.code, entered.stdout.as_str()), (125, ""), "{entered:?}");
+    assert!(entered.stderr.contains("is running for"), "{entered:?}");
+    host.ok(&["stop", "demo"]);
+    let fresh = start(&["start", "--allow-no-git", "--", "ls", "-A", "/home/cloister"]);
+    assert_eq!((fresh.code, fresh.stdout.as_str()), (0, ""), "{fresh:?}");
+}
+
+#[test]
+fn starts_and_stops_at_once_leave_no_sandbox_that_nobody_knows() {
+    let Some(host) = Host::with_bubblewrap() else { return };
+    for _ in 0..3 {
+        let children: Vec<_> = (0..6)
+            .map(|number| {
+                let arguments: &[&str] = if number % 2 == 0 { &["start", "-d"] } else { &["stop", "demo"] };
+                let mut command = host.cloister(arguments);
+                command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+            })
+            .collect();
+        for done in children.into_iter().map(collect) {
+            assert!(done.code == 0 || done.stderr.contains("no cloister `demo` is running"), "{done:?}");
+        }
+    }
+    host.run(&["stop", "demo"]);
+    // Every first process of this host's sandboxes has the binary open as its own.
+    let left = fs::read_dir("/proc").unwrap().filter(|entry| {
+        let path = entry.as_ref().unwrap().path();
+        let arguments = fs::read(path.join("cmdline")).unwrap_or_default();
+        let mounts = fs::read_to_string(path.join("mountinfo")).unwrap_or_default();
+        arguments.ends_with(b"sandbox-init\0first\0") && mounts.contains(host.repository().to_str().unwrap())
+    });
+    assert_eq!(left.count(), 0);
+}
+
+#[test]
 fn a_dry_run_shows_the_plan_and_changes_nothing() {
     let Some(host) = Host::with_bubblewrap() else { return };
     let shown = host.ok(&["start", "--dry-run", "--json"]);

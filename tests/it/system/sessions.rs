@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
@@ -129,7 +130,10 @@ fn when_the_users_end_dies_the_command_gets_a_hang_up() {
 /// A user at a terminal.
 struct Terminal {
     master: File,
+    /// What was shown since the last text that was waited for.
     seen: String,
+    /// All that was shown.
+    transcript: String,
 }
 
 impl Terminal {
@@ -138,7 +142,7 @@ impl Terminal {
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
         let slave = ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        let terminal = Self { master: File::from(master), seen: String::new() };
+        let terminal = Self { master: File::from(master), seen: String::new(), transcript: String::new() };
         terminal.resize(24, 80);
         (terminal, slave)
     }
@@ -156,9 +160,15 @@ impl Terminal {
     fn sees(&mut self, text: &str) {
         let mut buffer = [0; 1024];
         while !self.seen.contains(text) {
+            let mut waiting = [PollFd::new(&self.master, PollFlags::IN)];
+            let patience = Timespec { tv_sec: 20, tv_nsec: 0 };
+            let is_quiet = poll(&mut waiting, Some(&patience)) == Ok(0);
+            assert!(!is_quiet, "`{text}` does not come: {:?}", self.transcript);
             let count = self.master.read(&mut buffer).unwrap_or(0);
-            assert!(count > 0, "the terminal closed before `{text}`: {}", self.seen);
-            self.seen.push_str(&String::from_utf8_lossy(&buffer[..count]));
+            assert!(count > 0, "the terminal closed before `{text}`: {:?}", self.transcript);
+            let shown = String::from_utf8_lossy(&buffer[..count]);
+            self.seen.push_str(&shown);
+            self.transcript.push_str(&shown);
         }
         self.seen.clear();
     }
@@ -183,7 +193,7 @@ fn a_shell_in_a_real_terminal() {
     terminal.types("until test \"$(stty size)\" = '40 100'; do sleep 0.05; done; echo res''ized\n");
     terminal.sees("resized");
     // An interrupt ends the command, not the shell.
-    terminal.types("echo be''gun; sleep 1000\n");
+    terminal.types("sh -c 'echo be\\gun; exec sleep 1000'\n");
     terminal.sees("begun");
     terminal.types("\x03");
     terminal.sees("<p>");

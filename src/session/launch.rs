@@ -1,0 +1,131 @@
+//! Making a sandbox: what is done in order, and undone when a later part fails.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use super::anchors::anchors;
+use super::environment;
+use super::start::{Prepared, StartError, io_error};
+use crate::guardian::client::{self, Guardian, Registration};
+use crate::init::wire::{FromHost, FromSandbox};
+use crate::name::{BranchName, ProjectId};
+use crate::paths;
+use crate::sandbox::{Launch, Launched, Monitor, Placeholder, Receipt};
+
+/// How long a new sandbox may take to answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+impl Prepared<'_> {
+    /// Registers, makes and probes the sandbox; when one part fails, the earlier ones are undone.
+    pub(super) async fn launch(&self, guardian: &Guardian) -> Result<PathBuf, StartError> {
+        self.prepare_home()?;
+        let branch = self.project.repository.as_ref().and_then(|repository| repository.branch.as_deref());
+        let registration = Registration {
+            cloister: self.name.clone(),
+            project: self.project.name.clone(),
+            directory: self.project.directory.clone(),
+            branch: branch.map(BranchName::parse).transpose().map_err(StartError::Branch)?,
+        };
+        let token = guardian.register(&registration).await?;
+        match self.make(&token, branch, guardian).await {
+            Ok(socket) => Ok(socket),
+            Err(error) => {
+                self.undo(guardian).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes the persistent home of this project. What another directory kept under the same name is moved aside
+    /// (invariant 10); what a sandbox opened to others by `chmod` is closed again.
+    fn prepare_home(&self) -> Result<(), StartError> {
+        let instance = self.paths.instance_dir(&self.project.name);
+        paths::ensure_private_dir(&instance)?;
+        let owner = instance.join("owner");
+        let kept = fs::read_to_string(&owner).ok().and_then(|id| ProjectId::parse(id.trim()).ok());
+        if let Some(other) = kept.filter(|id| *id != self.project.id) {
+            fs::rename(&instance, instance.with_added_extension(other.as_str()))
+                .map_err(io_error("move the home of another project aside"))?;
+            paths::ensure_private_dir(&instance)?;
+        }
+        paths::write_atomic(&owner, self.project.id.as_str().as_bytes())?;
+        let home = instance.join("home");
+        let made = fs::create_dir(&home).or_else(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => Ok(()),
+            _ => Err(error),
+        });
+        made.and_then(|()| fs::set_permissions(&home, fs::Permissions::from_mode(0o700)))
+            .map_err(io_error("make the sandbox's home"))
+    }
+
+    async fn make(
+        &self,
+        token: &str,
+        branch: Option<&str>,
+        guardian: &Guardian,
+    ) -> Result<PathBuf, StartError> {
+        self.placeholders.iter().try_for_each(Placeholder::make)?;
+        let mut boot = environment::boot(&self.spec, &self.project.name, token);
+        boot.anchors = anchors(&self.project, &self.spec).map_err(io_error("look at the project again"))?;
+        let boot = serde_json::to_vec(&boot).map_err(StartError::Boot)?;
+        let socket = self.paths.init_socket(&self.id);
+        let launch = Launch { socket: &socket, boot: &boot };
+        let monitor = self.plan.apply(&launch, |launched| {
+            self.receipt(launched, &socket, branch).keep(&self.paths.receipt_file(&self.name))
+        })?;
+        probe(&socket, monitor).await?;
+        guardian.confirm(&self.name).await?;
+        Ok(socket)
+    }
+
+    fn receipt(&self, launched: &Launched, socket: &Path, branch: Option<&str>) -> Receipt {
+        Receipt {
+            cloister: self.name.clone(),
+            id: self.id.clone(),
+            project: self.project.name.clone(),
+            project_id: self.project.id.clone(),
+            directory: self.project.directory.clone(),
+            branch: branch.map(str::to_owned),
+            backend: "bubblewrap".to_owned(),
+            network: self.spec.network.as_str().to_owned(),
+            started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+            socket: socket.to_owned(),
+            monitor: Some(launched.monitor.clone()),
+            first: Some(launched.first.clone()),
+            pid_namespace: Some(launched.pid_namespace),
+            placeholders: self.placeholders.clone(),
+        }
+    }
+
+    /// Takes back what a failed start did; the failure itself is what is reported.
+    async fn undo(&self, guardian: &Guardian) {
+        let receipt = self.paths.receipt_file(&self.name);
+        if let Ok(Some(receipt)) = Receipt::load(&receipt) {
+            drop(receipt.tear_down());
+        }
+        let _ = paths::remove_if_present(&receipt);
+        self.placeholders.iter().for_each(|placeholder| drop(placeholder.remove()));
+        if guardian.revoke(&self.name).await.is_err() {
+            let _ = client::forget_token(self.paths, &self.name);
+        }
+    }
+}
+
+/// Waits until the first process of a new sandbox answers; when it ends instead, tells what was said.
+async fn probe(socket: &Path, monitor: Monitor) -> Result<(), StartError> {
+    let answer = timeout(PATIENCE, async {
+        let mut stream = UnixStream::connect(socket).await?;
+        FromHost::Probe.write(&mut stream).await?;
+        FromSandbox::read(&mut stream).await
+    });
+    match answer.await {
+        Ok(Ok(Some(FromSandbox::Started))) => Ok(()),
+        Ok(Ok(_) | Err(_)) | Err(_) => Err(monitor.abandon().into()),
+    }
+}
