@@ -13,7 +13,6 @@ use crate::paths::PathsError;
 use crate::project::ProjectError;
 use crate::sandbox::{LaunchError, ReceiptError};
 use crate::session::{SessionError, StartError, StopError};
-use crate::text::Untrusted;
 
 /// What an error means for the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,7 +127,7 @@ impl From<SessionError> for CommandError {
     fn from(error: SessionError) -> Self {
         match error {
             SessionError::Start(error) => error.into(),
-            SessionError::Failed(reason) => Self::user(Untrusted(&reason).to_string()).never_began(),
+            SessionError::Failed(reason) => Self::user(reason).never_began(),
             SessionError::Silent => {
                 Self::user(error).hint("`cloister stop`, then `cloister start`, makes it anew")
             }

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::arguments::{Color, Global};
 use super::error::CommandError;
+use crate::text::Untrusted;
 
 /// The way to the user's terminal or pipe.
 #[derive(Debug)]
@@ -47,14 +48,19 @@ impl Output {
         }
         let (red, blue, end) =
             if self.is_colored { ("\x1b[31m", "\x1b[34m", "\x1b[0m") } else { ("", "", "") };
-        complain(&format!("{red}error:{end} {}", error.message()));
+        complain(&format!("{red}error:{end} {}", escaped(&error.message())));
         for cause in std::iter::successors(error.cause(), |cause| cause.source()) {
-            complain(&format!("  because: {cause}"));
+            complain(&format!("  because: {}", escaped(&cause.to_string())));
         }
         for hint in error.hints() {
-            complain(&format!("{blue}hint:{end} {hint}"));
+            complain(&format!("{blue}hint:{end} {}", escaped(hint)));
         }
     }
+}
+
+/// Text that may quote what a sandbox wrote, line by line (A1).
+fn escaped(text: &str) -> String {
+    text.lines().map(|line| Untrusted(line).to_string()).collect::<Vec<_>>().join("\n")
 }
 
 /// Prints one line of a result.

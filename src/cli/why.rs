@@ -89,10 +89,11 @@ fn judge(
         verdict.rule = rule.map(ToString::to_string);
         verdict.origin = rule.map(|rule| rule.origin().to_string());
     };
+    let file = paths.project_file(project);
     let add = format!(
         "add `{}` to `proxy.allow` in {} and run `cloister guardian reload`",
         wanted(authority, via),
-        paths.project_file(project).display()
+        file.display()
     );
     match policy.evaluate(&request) {
         Decision::Allow(allowed) => {
@@ -107,6 +108,15 @@ fn judge(
             name(denial.rule().map(AsRef::as_ref));
             verdict.reason = Some(denial.reason().code());
             verdict.detail = denial.detail().map(str::to_owned);
+            // A name of this machine alone says so in the detail: a rule does not help it, a pin does.
+            let add = if denial.detail().is_some() {
+                format!(
+                    "name it exactly in `proxy.allow`, pin it in `proxy.hosts` in {}, and reload",
+                    file.display()
+                )
+            } else {
+                add
+            };
             verdict.next = next(denial.reason().code(), &verdict, add);
         }
         Decision::Ask(_) => {

@@ -5,6 +5,7 @@
 //! the second one is what counts.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, Path, Request, State};
@@ -15,18 +16,22 @@ use axum::routing::{delete, get, post};
 use axum::serve::IncomingStream;
 use axum::{Json, Router};
 use tokio::net::UnixListener;
-use tokio::sync::Notify;
+use tokio::sync::watch;
+use tokio::time::sleep;
 
 use super::api::{API_VERSION, Failure, Registration, StopReceipt, Version};
 use super::registry::{Registry, RegistryError};
 use crate::name::CloisterName;
 use crate::token::ControlKey;
 
+/// How long open answers may take once the guardian was told to stop.
+const END_PATIENCE: Duration = Duration::from_secs(3);
+
 /// What the routes share.
 pub(super) struct Control {
     pub(super) registry: Arc<Registry>,
     pub(super) key: ControlKey,
-    pub(super) shutdown: Notify,
+    pub(super) shutdown: watch::Sender<bool>,
 }
 
 /// The user that a connection belongs to; `None` when the kernel does not say.
@@ -39,7 +44,7 @@ impl Connected<IncomingStream<'_, UnixListener>> for Peer {
     }
 }
 
-/// Serves the control socket until `shutdown` is notified and the open answers are written.
+/// Serves the control socket until it is told to stop and the open answers are written, or are overdue.
 pub(super) async fn serve(listener: UnixListener, control: Arc<Control>) -> std::io::Result<()> {
     let routes = Router::new()
         .route("/version", get(version))
@@ -53,8 +58,17 @@ pub(super) async fn serve(listener: UnixListener, control: Arc<Control>) -> std:
         .layer(middleware::from_fn_with_state(Arc::clone(&control), authorise))
         .with_state(Arc::clone(&control));
     let service = routes.into_make_service_with_connect_info::<Peer>();
-    let until = async move { control.shutdown.notified().await };
-    axum::serve(listener, service).with_graceful_shutdown(until).await
+    let (mut told, mut overdue) = (control.shutdown.subscribe(), control.shutdown.subscribe());
+    // The sender lives in `control`, which outlives both.
+    let until = async move { drop(told.wait_for(|is_told| *is_told).await) };
+    let overdue = async move {
+        drop(overdue.wait_for(|is_told| *is_told).await);
+        sleep(END_PATIENCE).await;
+    };
+    tokio::select! {
+        served = axum::serve(listener, service).with_graceful_shutdown(until) => served,
+        () = overdue => Ok(()),
+    }
 }
 
 async fn authorise(
@@ -125,7 +139,8 @@ async fn revoke(
 }
 
 async fn shutdown(State(control): State<Arc<Control>>) -> Result<Response, RegistryError> {
-    let audit_head = control.registry.close()?;
-    control.shutdown.notify_one();
-    Ok(Json(StopReceipt { audit_head }).into_response())
+    let closed = control.registry.close();
+    // It ends also when its last record can't be written: nothing passes any more.
+    control.shutdown.send_replace(true);
+    Ok(Json(StopReceipt { audit_head: closed? }).into_response())
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -74,6 +75,7 @@ pub fn run(paths: &Paths, ready: impl FnOnce(&Path)) -> Result<(), DaemonError> 
     // In the foreground it heads its session already, and stays in it.
     let _ = rustix::process::setsid();
     rustix::process::umask(Mode::from_raw_mode(0o077));
+    raise_descriptor_limit();
     let Some(_lock) = lock(paths)? else { return Err(DaemonError::Running) };
     Config::load_for(paths, None)?;
     let log = Arc::new(AuditLog::open(&paths.audit_dir(), true)?);
@@ -84,6 +86,13 @@ pub fn run(paths: &Paths, ready: impl FnOnce(&Path)) -> Result<(), DaemonError> 
     let result = runtime.block_on(serve(paths, log, ready));
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
+}
+
+/// Takes as many descriptors as the system gives: with the usual soft limit, one sandbox could use up all.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // Where it can't be raised, what there is has to do.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// Takes the lock of the one guardian, with patience for one that is about to end.
@@ -125,7 +134,7 @@ fn open_control(paths: &Paths, registry: Arc<Registry>) -> Result<(UnixListener,
     // The guardian's lock is held: whatever lies here was left by one that is gone.
     paths::remove_if_present(&path)?;
     let listener = UnixListener::bind(&path).map_err(io_error("listen on the control socket"))?;
-    Ok((listener, Arc::new(Control { registry, key, shutdown: tokio::sync::Notify::new() })))
+    Ok((listener, Arc::new(Control { registry, key, shutdown: tokio::sync::watch::Sender::new(false) })))
 }
 
 async fn sync_regularly(log: Arc<AuditLog>) {
@@ -158,6 +167,6 @@ fn obey_signals(control: Arc<Control>) -> Result<impl Future<Output = ()>, Daemo
         if let Err(error) = control.registry.close() {
             tracing::error!(error = &error as &dyn std::error::Error, "the end is not recorded");
         }
-        control.shutdown.notify_one();
+        control.shutdown.send_replace(true);
     })
 }

@@ -1,22 +1,46 @@
 //! Writes the proxy's events into the audit log.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::audit::{AuditLog, Event, Record};
+use super::control::chain;
+use crate::audit::{AuditError, AuditLog, Event, Record};
 use crate::name::{BranchName, ProjectName};
 use crate::policy::Rule;
 use crate::proxy;
 
+/// What keeps the log from being written at present, for all sandboxes together.
+#[derive(Debug, Default)]
+pub(super) struct Trouble(Mutex<Option<String>>);
+
+impl Trouble {
+    fn note(&self, error: Option<&AuditError>) {
+        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if error.is_some() || current.is_some() {
+            *current = error.map(|error| chain(error));
+        }
+    }
+
+    pub(super) fn last(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// The journal of one sandbox.
 pub(super) struct SandboxJournal {
     log: Arc<AuditLog>,
+    trouble: Arc<Trouble>,
     project: ProjectName,
     branch: Option<BranchName>,
 }
 
 impl SandboxJournal {
-    pub(super) fn new(log: Arc<AuditLog>, project: ProjectName, branch: Option<BranchName>) -> Self {
-        Self { log, project, branch }
+    pub(super) fn new(
+        log: Arc<AuditLog>,
+        trouble: Arc<Trouble>,
+        project: ProjectName,
+        branch: Option<BranchName>,
+    ) -> Self {
+        Self { log, trouble, project, branch }
     }
 
     fn record(&self, event: &proxy::Event<'_>) -> Record {
@@ -49,6 +73,8 @@ fn ruled(record: Record, rule: Option<&Rule>) -> Record {
 
 impl proxy::Journal for SandboxJournal {
     fn write(&self, event: &proxy::Event<'_>) -> Result<(), proxy::JournalError> {
-        self.log.append(self.record(event)).map_err(|error| proxy::JournalError(Box::new(error)))
+        let written = self.log.append(self.record(event));
+        self.trouble.note(written.as_ref().err());
+        written.map_err(|error| proxy::JournalError(Box::new(error)))
     }
 }

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::net::UnixListener;
 
 use super::api::{API_VERSION, CloisterStatus, Registered, Registration, Reloaded, Revoked, Status};
-use super::journal::SandboxJournal;
+use super::journal::{SandboxJournal, Trouble};
 use super::policies::CurrentPolicy;
 use super::tokens::{self, Kept, TokenError};
 use crate::audit::{AuditError, AuditLog, Event, Record};
@@ -28,6 +29,8 @@ pub(super) struct Registry {
     resolver: Arc<dyn Resolve>,
     started: Instant,
     served: Mutex<BTreeMap<CloisterName, Served>>,
+    is_closed: AtomicBool,
+    trouble: Arc<Trouble>,
 }
 
 /// One sandbox that is served.
@@ -56,6 +59,8 @@ pub(super) enum RegistryError {
     },
     #[error("the cloister name `{name}` belongs to `{}`", owner.display())]
     NameTaken { name: CloisterName, owner: PathBuf },
+    #[error("the guardian is stopping")]
+    Closed,
     #[error("the cloister `{0}` is not registered")]
     Unknown(CloisterName),
     #[error("cannot make a random token")]
@@ -64,7 +69,15 @@ pub(super) enum RegistryError {
 
 impl Registry {
     pub(super) fn new(paths: Paths, log: Arc<AuditLog>, resolver: Arc<dyn Resolve>) -> Self {
-        Self { paths, log, resolver, started: Instant::now(), served: Mutex::default() }
+        Self {
+            paths,
+            log,
+            resolver,
+            started: Instant::now(),
+            served: Mutex::default(),
+            is_closed: AtomicBool::new(false),
+            trouble: Arc::default(),
+        }
     }
 
     fn served(&self) -> MutexGuard<'_, BTreeMap<CloisterName, Served>> {
@@ -84,6 +97,9 @@ impl Registry {
     /// Registers a sandbox and gives out its token; an earlier one of the same directory is replaced.
     pub(super) fn register(&self, registration: Registration) -> Result<Registered, RegistryError> {
         let mut served = self.served();
+        if self.is_closed.load(Ordering::SeqCst) {
+            return Err(RegistryError::Closed);
+        }
         let name = registration.cloister.clone();
         if let Some(other) = served.get(&name)
             && other.kept.registration.directory != registration.directory
@@ -119,7 +135,12 @@ impl Registry {
         let Registration { cloister, project, branch, .. } = &kept.registration;
         let (policy, limits) = load(&self.paths, project)?;
         let policy = Arc::new(CurrentPolicy::new(policy));
-        let journal = SandboxJournal::new(Arc::clone(&self.log), project.clone(), branch.clone());
+        let journal = SandboxJournal::new(
+            Arc::clone(&self.log),
+            Arc::clone(&self.trouble),
+            project.clone(),
+            branch.clone(),
+        );
         let identity =
             Identity { cloister: cloister.clone(), project: project.clone(), token: kept.token.clone() };
         let services = Services {
@@ -144,19 +165,25 @@ impl Registry {
         Ok(self.log.append(about(Event::SandboxStart, &served.kept))?)
     }
 
-    /// Ends a sandbox's way out: its tunnels close, its token is forgotten.
+    /// Ends a sandbox's way out: its tunnels close, its token is forgotten. The way is closed first; what fails
+    /// after that is reported and leaves nothing open.
     pub(super) fn revoke(&self, cloister: &CloisterName) -> Result<Revoked, RegistryError> {
         let removed = self.served().remove(cloister);
-        tokens::forget(&self.paths, cloister)?;
-        let Some(served) = removed else { return Ok(Revoked { existed: false }) };
-        served.client.end(Ending::Revoked);
-        let id = served.kept.id();
-        let link = self.paths.by_name_link(cloister);
-        let swept = [paths::remove_if_present(&link), paths::remove_directory(&self.paths.sockets_dir(&id))];
-        self.log.append(about(Event::TokenRevoke, &served.kept))?;
-        self.log.append(about(Event::SandboxStop, &served.kept))?;
-        swept.into_iter().collect::<Result<(), _>>()?;
-        Ok(Revoked { existed: true })
+        if let Some(served) = &removed {
+            served.client.end(Ending::Revoked);
+        }
+        let forgotten = tokens::forget(&self.paths, cloister);
+        if let Some(Served { kept, .. }) = &removed {
+            let link = self.paths.by_name_link(cloister);
+            let sockets = self.paths.sockets_dir(&kept.id());
+            let swept = [paths::remove_if_present(&link), paths::remove_directory(&sockets)];
+            for event in [Event::TokenRevoke, Event::SandboxStop] {
+                self.log.append(about(event, kept))?;
+            }
+            swept.into_iter().collect::<Result<(), _>>()?;
+        }
+        forgotten?;
+        Ok(Revoked { existed: removed.is_some() })
     }
 
     /// Reads all rules again and applies them; when one file is bad, all stays as it was.
@@ -175,10 +202,11 @@ impl Registry {
     }
 
     pub(super) fn status(&self) -> Status {
-        let (audit_head, audit_problem) = match self.log.sync().and_then(|()| self.log.head()) {
+        let (audit_head, sync_problem) = match self.log.sync().and_then(|()| self.log.head()) {
             Ok(head) => (head.to_string(), None),
             Err(error) => (String::new(), Some(error.to_string())),
         };
+        let audit_problem = self.trouble.last().or(sync_problem);
         let cloisters = self.served().values().map(Served::status).collect();
         Status {
             pid: std::process::id(),
@@ -193,9 +221,12 @@ impl Registry {
 
     /// Lets nothing through any more and closes the audit log; gives its head.
     pub(super) fn close(&self) -> Result<String, RegistryError> {
-        for (_, served) in std::mem::take(&mut *self.served()) {
+        let mut served = self.served();
+        self.is_closed.store(true, Ordering::SeqCst);
+        for (_, served) in std::mem::take(&mut *served) {
             served.client.end(Ending::ShuttingDown);
         }
+        drop(served);
         self.log.append(Record::new(Event::GuardianStop))?;
         self.log.sync()?;
         Ok(self.log.head()?.to_string())
