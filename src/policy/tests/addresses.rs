@@ -246,7 +246,7 @@ fn t10_a_permit_is_withdrawn_with_what_allowed_it() {
 #[track_caller]
 fn check_denied(case: &Case, authority: &str, answers: &[&str], rule: &str) {
     let denial = permit(&case.build(), authority, answers).unwrap_err();
-    let shown = denial.rule().map(|rule| rule.to_string());
+    let shown = denial.rule().map(ToString::to_string);
     assert_eq!((denial.reason(), shown.as_deref()), (Reason::DeniedByRule, Some(rule)), "{authority}");
 }
 
