@@ -12,7 +12,6 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::sleep;
 
 use crate::policy::Authority;
 
@@ -221,14 +220,6 @@ async fn alongside<M: Future>(main: M, connection: impl Future) -> M::Output {
         Poll::Pending
     })
     .await
-}
-
-impl Idle<'_> {
-    /// Waits until nothing has moved for the limit.
-    async fn wait(self) {
-        let mut timer = pin!(sleep(self.limit));
-        poll_fn(|cx| self.poll(cx, timer.as_mut())).await;
-    }
 }
 
 /// The connection to an upstream, with its bytes counted.
