@@ -154,7 +154,6 @@ fn targets_that_name_no_upstream_are_refused() {
     refuses("GET https://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n", https);
     refuses("GET ftp://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n", "only `http://` targets are forwarded");
     refuses("GET a.test:80 HTTP/1.1\r\nHost: a.test\r\n\r\n", neither);
-    refuses("connect a.test:443 HTTP/1.1\r\nHost: a.test\r\n\r\n", neither);
     refuses("GET http://a.test/#x HTTP/1.1\r\nHost: a.test\r\n\r\n", "the target holds a fragment (`#`)");
     refuses("GET http://a.test/<> HTTP/1.1\r\nHost: a.test\r\n\r\n", encoding);
 }
