@@ -383,7 +383,7 @@ fn s2_nothing_in_place_of_a_value_is_an_error() {
             );
         }
         check_problems(
-            &format!("proxy: {{hosts: {{db: [{null}]}}}}"),
+            &format!("proxy: {{hosts: {{db: [{null}, '10.0.0.1']}}}}"),
             &["config.yaml:1: `proxy.hosts.db[0]`: expected text, found nothing"],
         );
         check_problems(
