@@ -24,9 +24,11 @@ use super::pipeline::Dialled;
 use super::refusal::{After, Reason, Refusal, Show};
 use answer::{Answer, Broken, Wanted};
 use body::{BodyError, Decoder, Upload, upload};
+use hang_up::Watch;
 
 mod answer;
 mod body;
+mod hang_up;
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// The default port of `http://`, which a `Host` field leaves out.
@@ -53,11 +55,13 @@ pub(super) async fn exchange<S: Stream>(
     let show = if exchange.target.method == Method::HEAD { Show::HeadOnly } else { Show::Whole };
     let mut progress = Progress { answer_begun: false, decoder: Decoder::new(exchange.framing) };
     let idle = Idle { meter: &meter, limit: client.limits.idle };
+    let watch = Watch::new(&wire.stream);
     let ran = tokio::select! {
         biased;
         reason = registration.stopped() => Err(Failure::Ended(reason)),
         () = idle.wait() => Err(Failure::Ended(Reason::IdleTimeout)),
         ran = run(wire, exchange, Metered { upstream, meter: Arc::clone(&meter) }, &mut progress) => ran,
+        () = watch.gone() => Err(Failure::Client),
     };
     match ran {
         Ok(keep_alive) => {
