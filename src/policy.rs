@@ -125,7 +125,8 @@ impl Policy {
             return None;
         }
         let answers: Vec<_> = addresses.iter().map(SocketAddr::ip).collect();
-        match allowed.permit(&answers) {
+        // Whose the addresses are was asked for the permit; that is no part of the rules.
+        match allowed.permit(&answers, |_| false) {
             Err(denial) => Some(denial),
             Ok(renewed) => {
                 let lost = addresses.iter().find(|address| !renewed.addresses().contains(address))?;

@@ -240,11 +240,13 @@ impl NameAllowed {
     /// Checks all addresses and gives the permit to dial them.
     ///
     /// `answers` is what the DNS gave for [`Destination::Resolve`]; for [`Destination::Known`] it is not looked at.
+    /// `is_own` tells of an address whether it belongs to an interface of this host: such a one counts as loopback,
+    /// which only a pin opens (T11).
     ///
     /// # Errors
     /// [`Reason::DeniedByRule`] or [`Reason::DeniedByUser`] when a rule denies any of the addresses,
     /// [`Reason::AddressForbidden`] when any of them may not be dialled, [`Reason::NoAddress`] when there is none.
-    pub fn permit(self, answers: &[IpAddr]) -> Result<Permit, Denial> {
+    pub fn permit(self, answers: &[IpAddr], is_own: impl Fn(IpAddr) -> bool) -> Result<Permit, Denial> {
         let addresses = match self.destination() {
             Destination::Known(known) => known,
             Destination::Resolve(_) => answers,
@@ -253,10 +255,10 @@ impl NameAllowed {
             return Err(denial);
         }
         let source = self.addressing.source(self.request.authority.host());
-        let addresses =
-            self.addressing.check(source, addresses, self.request.authority.port()).map_err(|detail| {
-                Denial::new(Reason::AddressForbidden).with_rule(&self.rule).with_detail(detail)
-            })?;
+        let port = self.request.authority.port();
+        let addresses = self.addressing.check(source, addresses, port, is_own).map_err(|detail| {
+            Denial::new(Reason::AddressForbidden).with_rule(&self.rule).with_detail(detail)
+        })?;
         if addresses.is_empty() {
             return Err(Denial::new(Reason::NoAddress).with_rule(&self.rule));
         }

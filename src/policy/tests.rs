@@ -125,7 +125,7 @@ fn verdict_of(policy: &Policy, authority: &str, via: Via, connection: u64) -> St
 #[track_caller]
 fn permit(policy: &Policy, authority: &str, answers: &[&str]) -> Result<Permit, Denial> {
     match evaluate(policy, authority, Via::Connect, 1) {
-        Decision::Allow(allowed) => allowed.permit(&ips(answers)),
+        Decision::Allow(allowed) => allowed.permit(&ips(answers), |_| false),
         other => panic!("not allowed: {other:?}"),
     }
 }

@@ -316,3 +316,41 @@ fn t10_s4_a_new_deny_rule_on_an_address_withdraws_names_and_pins() {
         assert_eq!(after("1.1.1.1:8443").withdraws(&request, addresses), None);
     }
 }
+
+#[test]
+fn t11_h18_an_address_of_this_machine_counts_as_loopback() {
+    let own = ips(&["10.0.0.5", "8.8.4.4", "2600::5"]);
+    let case = Case::new()
+        .allow(&[
+            "example.com",
+            "git.corp.example.com",
+            "db.example.com",
+            "db.example.com:9999",
+            "10.0.0.5",
+            "[2600::5]",
+        ])
+        .private(&["*.corp.example.com"])
+        .pin("db.example.com", &["10.0.0.5"])
+        .listening(&["0.0.0.0:9999"]);
+    let shown = |authority: &str, answers: &[&str]| {
+        let Decision::Allow(allowed) = evaluate(&case.build(), authority, Via::Connect, 1) else { panic!() };
+        match allowed.permit(&ips(answers), |address| own.contains(&address)) {
+            Ok(permit) => format!("{:?}", permit.addresses()),
+            Err(denial) => format!("{} {}", denial.reason().code(), denial.detail().unwrap_or("-")),
+        }
+    };
+    let forbidden = |address| format!("address_forbidden `{address}` belongs to this machine");
+    assert_eq!(shown("example.com:443", &["8.8.4.4"]), forbidden("8.8.4.4"));
+    assert_eq!(shown("example.com:443", &["1.1.1.1", "::ffff:8.8.4.4"]), forbidden("8.8.4.4"));
+    assert_eq!(shown("example.com:443", &["64:ff9b::8.8.4.4"]), forbidden("64:ff9b::808:404"));
+    assert_eq!(shown("git.corp.example.com:443", &["10.0.0.5"]), forbidden("10.0.0.5"));
+    assert_eq!(shown("git.corp.example.com:443", &["10.0.0.6"]), "[10.0.0.6:443]");
+    assert_eq!(shown("10.0.0.5:443", &[]), forbidden("10.0.0.5"));
+    assert_eq!(shown("[2600::5]:443", &[]), forbidden("2600::5"));
+    // Only a pin opens it, and the guardian's own sockets stay closed even then.
+    assert_eq!(shown("db.example.com:443", &[]), "[10.0.0.5:443]");
+    assert_eq!(
+        shown("db.example.com:9999", &[]),
+        "address_forbidden the guardian itself listens on `10.0.0.5:9999`"
+    );
+}
