@@ -56,7 +56,7 @@ pub struct PolicyInput {
 #[derive(Debug, Clone)]
 pub struct Policy {
     rules: Vec<Arc<Rule>>,
-    table: Table,
+    table: Arc<Table>,
     unlisted: Unlisted,
     addressing: Arc<Addressing>,
 }
@@ -70,7 +70,7 @@ impl Policy {
             table.insert(rule);
         }
         let addressing = Arc::new(Addressing::new(input.pins, input.private, input.listening));
-        Self { rules, table, unlisted: input.unlisted, addressing }
+        Self { rules, table: Arc::new(table), unlisted: input.unlisted, addressing }
     }
 
     /// Gives the policy that has one more rule, such as a human's answer.
@@ -80,7 +80,7 @@ impl Policy {
     pub fn with_rule(&self, rule: Rule) -> Self {
         let rule = Arc::new(rule);
         let mut extended = self.clone();
-        extended.table.insert(&rule);
+        Arc::make_mut(&mut extended.table).insert(&rule);
         extended.rules.push(rule);
         extended
     }
@@ -105,7 +105,9 @@ impl Policy {
             return Decision::Deny(denial);
         }
         match (allowing, self.unlisted) {
-            (Some(rule), _) => Decision::Allow(NameAllowed::new(request, rule, &self.addressing)),
+            (Some(rule), _) => {
+                Decision::Allow(NameAllowed::new(request, rule, &self.table, &self.addressing))
+            }
             (None, Unlisted::Ask) => Decision::Ask(Question::new(request)),
             (None, Unlisted::Reject) => Decision::Deny(Denial::new(Reason::NotAllowed)),
         }
@@ -123,7 +125,8 @@ impl Policy {
             return None;
         }
         let answers: Vec<_> = addresses.iter().map(SocketAddr::ip).collect();
-        match allowed.permit(&answers) {
+        // Whose the addresses are was asked for the permit; that is no part of the rules.
+        match allowed.permit(&answers, |_| false) {
             Err(denial) => Some(denial),
             Ok(renewed) => {
                 let lost = addresses.iter().find(|address| !renewed.addresses().contains(address))?;

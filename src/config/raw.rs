@@ -126,7 +126,7 @@ impl<'p> Section<'_, 'p> {
 
     fn texts(&mut self, name: &str) -> Vec<Marked<String>> {
         let (key, kind) = self.known(name);
-        let node = self.take(name);
+        let node = self.take(name).filter(|node| node.value != Value::Null);
         node.and_then(|node| self.elements(node, &key, kind)).unwrap_or_default()
     }
 
@@ -178,17 +178,19 @@ impl<'p> Section<'_, 'p> {
         }
     }
 
-    /// Takes the texts of a list; nothing when there is none.
+    /// Takes the texts of a list; nothing when it is none, which is reported.
     fn elements(&mut self, node: Node, key: &str, kind: Kind) -> Option<Vec<Marked<String>>> {
         match node.value {
-            Value::Null => None,
             Value::List(items) => {
                 let text = |(at, item)| self.free_text(item, &format!("{key}[{at}]"));
                 Some(items.into_iter().enumerate().filter_map(text).collect())
             }
             found => {
-                let is_single = matches!(found, Value::Text(_));
-                let repair = is_single.then(|| "put it in brackets: `[…]`".to_owned());
+                let repair = match found {
+                    Value::Text(_) => Some("put it in brackets: `[…]`".to_owned()),
+                    Value::Null => Some("give the list, or remove the name".to_owned()),
+                    _ => None,
+                };
                 self.report.add(node.line, key, mismatch(kind, &found), repair);
                 None
             }

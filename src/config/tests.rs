@@ -353,13 +353,53 @@ fn bad_values_are_refused_with_their_repair() {
 fn a_bad_pattern_keeps_the_proposal_of_the_policy() {
     for text in [
         "proxy: {allow: ['https://example.com/']}",
-        "proxy: {deny: ['*.com']}",
+        "proxy: {allow: ['*.com']}",
+        "proxy: {deny: ['*com']}",
+        "proxy: {private: ['*.com']}",
         "proxy: {private: ['a.b:1']}",
     ] {
         let problems = Files::with(text, "").problems();
         assert_eq!(problems.len(), 1, "{problems:?}");
         assert!(problems[0].contains("is not a pattern"), "{problems:?}");
     }
+}
+
+#[test]
+fn s2_nothing_in_place_of_a_value_is_an_error() {
+    let pins =
+        r#"expected a map from names to lists of addresses such as `{db.corp: ["10.1.2.3"]}`, found nothing"#;
+    for null in ["null", "~", ""] {
+        check_problems(
+            &format!("proxy: {{hosts: {{db: {null}}}}}"),
+            &[&format!("config.yaml:1: `proxy.hosts.db`: {pins}; give the list, or remove the name")],
+        );
+    }
+    for null in ["null", "~"] {
+        for key in ["proxy.allow", "proxy.deny", "proxy.private", "env.pass"] {
+            let (section, name) = key.split_once('.').unwrap();
+            check_problems(
+                &format!("{section}: {{{name}: [{null}]}}"),
+                &[&format!("config.yaml:1: `{key}[0]`: expected text, found nothing")],
+            );
+        }
+        check_problems(
+            &format!("proxy: {{hosts: {{db: [{null}, '10.0.0.1']}}}}"),
+            &["config.yaml:1: `proxy.hosts.db[0]`: expected text, found nothing"],
+        );
+        check_problems(
+            &format!("env: {{set: {{A: {null}}}}}"),
+            &["config.yaml:1: `env.set.A`: expected text, found nothing"],
+        );
+    }
+}
+
+#[test]
+fn s4_a_deny_rule_may_be_as_broad_as_it_likes() {
+    let config = load("proxy: {deny: ['*.com', '*.github.io:22']}", "");
+    assert_eq!(
+        shown(&config.proxy.rules)[3..],
+        ["deny *.com: global (config.yaml:1)", "deny *.github.io:22: global (config.yaml:1)"]
+    );
 }
 
 #[test]

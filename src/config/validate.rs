@@ -9,7 +9,7 @@ use super::keys::{self, Kind};
 use super::problem::Report;
 use super::raw::{Marked, Raw, RawEnv, RawProxy};
 use super::{Backend, Config, Source, duration};
-use crate::policy::{AddressClass, DomainName, DomainPattern, Origin, Pattern, Rule, Unlisted};
+use crate::policy::{AddressClass, DomainName, DomainPattern, Effect, Pattern, Rule, Unlisted};
 
 /// Adds one file's values to the configuration: lists add up, scalars and entries of maps replace.
 pub(super) fn apply(raw: Raw, source: &Source, config: &mut Config, report: &mut Report<'_>) {
@@ -52,8 +52,8 @@ impl Layer<'_, '_> {
     }
 
     fn proxy(&mut self, raw: RawProxy) {
-        self.rules(&raw.allow, Rule::allow);
-        self.rules(&raw.deny, Rule::deny);
+        self.rules(&raw.allow, Effect::Allow);
+        self.rules(&raw.deny, Effect::Deny);
         if let Some(unlisted) = raw.unlisted {
             match unlisted.value.as_str() {
                 "ask" => self.config.proxy.unlisted = Unlisted::Ask,
@@ -76,9 +76,13 @@ impl Layer<'_, '_> {
         }
     }
 
-    fn rules(&mut self, patterns: &[Marked<String>], rule: fn(Pattern, Origin) -> Rule) {
+    fn rules(&mut self, patterns: &[Marked<String>], effect: Effect) {
+        let rule = match effect {
+            Effect::Allow => Rule::allow,
+            Effect::Deny => Rule::deny,
+        };
         for written in patterns {
-            match Pattern::parse(&written.value) {
+            match Pattern::parse_for(effect, &written.value) {
                 Ok(pattern) => self.config.proxy.rules.push(rule(pattern, self.source.origin(written.line))),
                 Err(error) => self.refuse(written, error.to_string(), None),
             }

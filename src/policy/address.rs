@@ -145,6 +145,16 @@ const NETWORKS_V6: [Network<Ipv6Addr>; 23] = [
     (Ipv6Addr::UNSPECIFIED, 0, AddressClass::Reserved),
 ];
 
+/// Gives an address in its canonical form, and the IPv4 addresses that it leads to by another way.
+pub(super) fn forms(address: IpAddr) -> Vec<IpAddr> {
+    let canonical = address.to_canonical();
+    let carried = match canonical {
+        IpAddr::V4(_) => Vec::new(),
+        IpAddr::V6(address) => embedded(address),
+    };
+    [canonical].into_iter().chain(carried.into_iter().map(IpAddr::V4)).collect()
+}
+
 /// Gives the IPv4 addresses that an IPv6 address carries to a translator or a tunnel.
 fn embedded(address: Ipv6Addr) -> Vec<Ipv4Addr> {
     let join = |high: u16, low: u16| Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low));

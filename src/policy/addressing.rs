@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
-use super::address::AddressClass;
+use super::address::{self, AddressClass};
 use super::host::{DomainName, Host};
 use super::pattern::DomainPattern;
 
@@ -88,6 +88,7 @@ impl Addressing {
         source: Source,
         addresses: &[IpAddr],
         port: u16,
+        is_own: impl Fn(IpAddr) -> bool,
     ) -> Result<Vec<SocketAddr>, String> {
         let mut checked = Vec::with_capacity(addresses.len());
         for address in canonical(addresses) {
@@ -95,8 +96,13 @@ impl Addressing {
             if !source.accepts(class) {
                 return Err(format!("`{address}` is a {class} address"));
             }
+            let is_own = address::forms(address).into_iter().any(&is_own);
+            if is_own && !source.accepts(AddressClass::Loopback) {
+                return Err(format!("`{address}` belongs to this machine"));
+            }
+            let is_local = is_own || class == AddressClass::Loopback;
             let address = SocketAddr::new(address, port);
-            if self.listening.iter().any(|own| is_same_socket(*own, address)) {
+            if self.listening.iter().any(|own| is_same_socket(*own, address, is_local)) {
                 return Err(format!("the guardian itself listens on `{address}`"));
             }
             if !checked.contains(&address) {
@@ -112,9 +118,8 @@ fn canonical(addresses: &[IpAddr]) -> Vec<IpAddr> {
 }
 
 /// Tells whether dialling `asked` on this machine can reach a socket that listens on `own`.
-fn is_same_socket(own: SocketAddr, asked: SocketAddr) -> bool {
+fn is_same_socket(own: SocketAddr, asked: SocketAddr, is_local: bool) -> bool {
     let (own_ip, asked_ip) = (own.ip().to_canonical(), asked.ip());
     // A socket on all addresses answers on every local one, in both families.
-    let is_local = AddressClass::of(asked_ip) == AddressClass::Loopback || asked_ip.is_unspecified();
     own.port() == asked.port() && (own_ip == asked_ip || own_ip.is_unspecified() && is_local)
 }

@@ -12,6 +12,7 @@ use super::authority::Authority;
 use super::host::{DomainName, Host};
 use super::pattern::Pattern;
 use super::rule::{ConnectionId, Rule};
+use super::table::Table;
 use crate::name::CloisterName;
 
 /// The form in which a client asked.
@@ -187,6 +188,7 @@ impl Question {
 pub struct NameAllowed {
     request: KeptRequest,
     rule: Arc<Rule>,
+    table: Arc<Table>,
     addressing: Arc<Addressing>,
 }
 
@@ -200,10 +202,16 @@ pub enum Destination<'a> {
 }
 
 impl NameAllowed {
-    pub(super) fn new(request: &Request<'_>, rule: &Arc<Rule>, addressing: &Arc<Addressing>) -> Self {
+    pub(super) fn new(
+        request: &Request<'_>,
+        rule: &Arc<Rule>,
+        table: &Arc<Table>,
+        addressing: &Arc<Addressing>,
+    ) -> Self {
         Self {
             request: KeptRequest::new(request),
             rule: Arc::clone(rule),
+            table: Arc::clone(table),
             addressing: Arc::clone(addressing),
         }
     }
@@ -232,24 +240,40 @@ impl NameAllowed {
     /// Checks all addresses and gives the permit to dial them.
     ///
     /// `answers` is what the DNS gave for [`Destination::Resolve`]; for [`Destination::Known`] it is not looked at.
+    /// `is_own` tells of an address whether it belongs to an interface of this host: such a one counts as loopback,
+    /// which only a pin opens (T11).
     ///
     /// # Errors
-    /// [`Reason::AddressForbidden`] when any of the addresses may not be dialled, [`Reason::NoAddress`] when there
-    /// is none.
-    pub fn permit(self, answers: &[IpAddr]) -> Result<Permit, Denial> {
+    /// [`Reason::DeniedByRule`] or [`Reason::DeniedByUser`] when a rule denies any of the addresses,
+    /// [`Reason::AddressForbidden`] when any of them may not be dialled, [`Reason::NoAddress`] when there is none.
+    pub fn permit(self, answers: &[IpAddr], is_own: impl Fn(IpAddr) -> bool) -> Result<Permit, Denial> {
         let addresses = match self.destination() {
             Destination::Known(known) => known,
             Destination::Resolve(_) => answers,
         };
+        if let Some(denial) = self.denied(addresses) {
+            return Err(denial);
+        }
         let source = self.addressing.source(self.request.authority.host());
-        let addresses =
-            self.addressing.check(source, addresses, self.request.authority.port()).map_err(|detail| {
-                Denial::new(Reason::AddressForbidden).with_rule(&self.rule).with_detail(detail)
-            })?;
+        let port = self.request.authority.port();
+        let addresses = self.addressing.check(source, addresses, port, is_own).map_err(|detail| {
+            Denial::new(Reason::AddressForbidden).with_rule(&self.rule).with_detail(detail)
+        })?;
         if addresses.is_empty() {
             return Err(Denial::new(Reason::NoAddress).with_rule(&self.rule));
         }
         Ok(Permit { request: self.request, addresses, rule: self.rule })
+    }
+
+    /// Refuses when a rule denies any of the addresses: deny beats allow whoever leads there, the DNS or a pin
+    /// (invariant 2).
+    fn denied(&self, addresses: &[IpAddr]) -> Option<Denial> {
+        let KeptRequest { authority, connection, .. } = &self.request;
+        addresses.iter().find_map(|address| {
+            let rule = self.table.denying_address(*address, authority.port(), *connection)?;
+            let detail = format!("`{}` stands for `{}`", authority.host(), address.to_canonical());
+            Some(Denial::by(rule).with_detail(detail))
+        })
     }
 }
 

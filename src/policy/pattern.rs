@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use super::authority::{Authority, InvalidAuthority};
 use super::host::{DomainName, Host};
+use super::rule::Effect;
 use crate::name::text_form;
 
 use reading::{explained, read};
@@ -97,11 +98,11 @@ impl DomainPattern {
     /// Reads `example.com` or `*.example.com`.
     pub fn parse(text: &str) -> Result<Self, InvalidPattern> {
         let fail = |flaw, repair| Err(InvalidPattern { text: text.to_owned(), flaw, repair });
-        match read(text) {
+        match read(text, Effect::Allow) {
             Ok((PatternHost::Domain(pattern), None)) => Ok(pattern),
             Ok((PatternHost::Domain(pattern), Some(_))) => fail(PatternFlaw::Port, Some(pattern.to_string())),
             Ok((PatternHost::Ip(_), _)) => fail(PatternFlaw::Address, None),
-            Err(flaw) => Err(explained(text, flaw)),
+            Err(flaw) => Err(explained(text, flaw, Effect::Allow)),
         }
     }
 
@@ -156,9 +157,16 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    /// Reads `example.com`, `*.example.com:8443`, `192.0.2.1:443` or `[2001:db8::1]`.
+    /// Reads `example.com`, `*.example.com:8443`, `192.0.2.1:443` or `[2001:db8::1]`, as narrow as an allow rule
+    /// has to be.
     pub fn parse(text: &str) -> Result<Self, InvalidPattern> {
-        let (host, port) = read(text).map_err(|flaw| explained(text, flaw))?;
+        Self::parse_for(Effect::Allow, text)
+    }
+
+    /// Reads the pattern of a rule that has this effect: one that denies may cover names of many owners, like
+    /// `*.com`.
+    pub fn parse_for(effect: Effect, text: &str) -> Result<Self, InvalidPattern> {
+        let (host, port) = read(text, effect).map_err(|flaw| explained(text, flaw, effect))?;
         Ok(Self { host, port })
     }
 
@@ -271,6 +279,24 @@ mod tests {
             refuses(&format!("*.{suffix}:8443"), &public(suffix), Some(narrower));
         }
         refuses("*.公司.cn", &public("xn--55qx5d.cn"), Some("*.example.xn--55qx5d.cn"));
+    }
+
+    #[test]
+    fn n5_n6_a_deny_rule_may_cover_names_of_many_owners() {
+        for text in ["*.com", "*.co.uk:8443", "*.github.io", "*.localhost", "*.kawasaki.jp"] {
+            assert_eq!(Pattern::parse_for(Effect::Deny, text).unwrap().to_string(), text);
+            assert_eq!(Pattern::parse_for(Effect::Allow, text), Pattern::parse(text));
+            assert!(Pattern::parse(text).is_err(), "{text}");
+        }
+        // All else is as strict, and a repair is as broad as the rule may be.
+        for text in ["*", "*com", "10.0.0.0/8", "x.com:*", ""] {
+            assert_eq!(
+                Pattern::parse_for(Effect::Deny, text).unwrap_err().flaw(),
+                Pattern::parse(text).unwrap_err().flaw()
+            );
+        }
+        let error = Pattern::parse_for(Effect::Deny, "https://*.com/").unwrap_err();
+        assert_eq!(error.repair(), Some("*.com"));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::address;
 use super::decision::{Request, Via};
 use super::host::{DomainName, Host};
 use super::pattern::PatternHost;
@@ -62,9 +63,25 @@ impl Table {
 
     /// Finds the most specific rule that denies a request.
     pub(super) fn denying(&self, request: &Request<'_>) -> Option<&Arc<Rule>> {
-        self.entries(request.authority.host()).find_map(|entry| {
-            let ports = &entry.deny;
-            ports.with_port(request).or_else(|| ports.without_port.find(request.connection))
+        let (port, connection) = (request.authority.port(), request.connection);
+        match request.authority.host() {
+            Host::Ip(address) => self.denying_address(*address, port, connection),
+            host @ Host::Name(_) => {
+                self.entries(host).find_map(|entry| entry.deny.covering(port, connection))
+            }
+        }
+    }
+
+    /// Finds the rule that denies an address, or one that it carries in another form, whoever leads there.
+    pub(super) fn denying_address(
+        &self,
+        address: IpAddr,
+        port: u16,
+        connection: ConnectionId,
+    ) -> Option<&Arc<Rule>> {
+        address::forms(address).into_iter().find_map(|form| {
+            let entry = self.addresses.get(&form)?;
+            entry.deny.covering(port, connection)
         })
     }
 
@@ -81,7 +98,7 @@ impl Table {
                     .then(|| ports.without_port.find(request.connection))
                     .flatten()
             };
-            ports.with_port(request).or_else(by_default)
+            ports.with_port(port, request.connection).or_else(by_default)
         })
     }
 
@@ -102,8 +119,13 @@ impl Table {
 }
 
 impl Ports {
-    fn with_port(&self, request: &Request<'_>) -> Option<&Arc<Rule>> {
-        self.with_port.get(&request.authority.port())?.find(request.connection)
+    fn with_port(&self, port: u16, connection: ConnectionId) -> Option<&Arc<Rule>> {
+        self.with_port.get(&port)?.find(connection)
+    }
+
+    /// Finds the rule for the port, or else the one for all ports.
+    fn covering(&self, port: u16, connection: ConnectionId) -> Option<&Arc<Rule>> {
+        self.with_port(port, connection).or_else(|| self.without_port.find(connection))
     }
 }
 

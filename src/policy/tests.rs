@@ -94,7 +94,7 @@ fn allow(pattern: &str) -> Rule {
 }
 
 fn deny(pattern: &str) -> Rule {
-    Rule::deny(parsed(Pattern::parse(pattern)), Origin::new(OriginKind::Global))
+    Rule::deny(parsed(Pattern::parse_for(Effect::Deny, pattern)), Origin::new(OriginKind::Global))
 }
 
 fn once(rule: Rule, connections: &[u64]) -> Rule {
@@ -125,7 +125,7 @@ fn verdict_of(policy: &Policy, authority: &str, via: Via, connection: u64) -> St
 #[track_caller]
 fn permit(policy: &Policy, authority: &str, answers: &[&str]) -> Result<Permit, Denial> {
     match evaluate(policy, authority, Via::Connect, 1) {
-        Decision::Allow(allowed) => allowed.permit(&ips(answers)),
+        Decision::Allow(allowed) => allowed.permit(&ips(answers), |_| false),
         other => panic!("not allowed: {other:?}"),
     }
 }
@@ -239,6 +239,19 @@ fn a_deny_rule_without_a_port_denies_every_port_and_one_with_a_port_that_one() {
             .plain(&authority, "denied_by_rule a.example.com");
     }
     case.connect("b.example.com:443", "denied_by_rule b.example.com:443").plain("b.example.com:80", "ask");
+}
+
+#[test]
+fn s4_a_broad_deny_rule_beats_every_allow_rule() {
+    Case::new()
+        .asking()
+        .allow(&["example.com", "*.example.com", "example.org"])
+        .deny(&["*.com", "*.github.io"])
+        .connect("example.com:443", "denied_by_rule *.com")
+        .connect("a.b.example.com:443", "denied_by_rule *.com")
+        .connect("you.github.io:443", "denied_by_rule *.github.io")
+        .connect("example.org:443", "allow example.org")
+        .connect("github.io:443", "ask");
 }
 
 #[test]

@@ -10,15 +10,19 @@ use crate::policy::{Authority, Host};
 
 use super::Client;
 use super::connection::{Next, Stream, Wire};
-use super::journal::OpenRecord;
+use super::journal::{Meter, OpenRecord};
 use super::pipeline::Dialled;
 use super::refusal::Reason;
 use super::tunnels::Registration;
 use hello::HelloError;
 use relay::{End, Idle, relay};
+use retry::{Ends, Unsettled};
 
 mod hello;
+mod record;
 pub(super) mod relay;
+mod retry;
+mod sni;
 
 /// The port on which nothing but TLS may flow.
 const TLS_PORT: u16 = 443;
@@ -46,17 +50,19 @@ pub(super) struct Tunnel {
 }
 
 /// Tells the client that its tunnel stands, and lets no byte upstream before it is known where it belongs.
+///
+/// In a tunnel for TLS the first hello goes upstream here, and what the upstream says to it comes back.
 pub(super) async fn establish<S: Stream>(
     wire: &mut Wire<S>,
     client: &Client,
     inside: Inside,
     dialled: Dialled,
 ) -> Next {
-    let Dialled { upstream, record, mut registration, .. } = dialled;
+    let Dialled { mut upstream, record, mut registration, .. } = dialled;
     let prepared = tokio::select! {
         biased;
         reason = registration.stopped() => Err(Stopped::Ended(reason)),
-        prepared = prepare(wire, client, &inside) => prepared,
+        prepared = prepare(wire, client, &inside, &mut upstream, record.meter()) => prepared,
     };
     match prepared {
         Ok(()) => Next::Tunnel(Box::new(Tunnel { upstream, record, registration })),
@@ -81,25 +87,53 @@ pub(super) async fn establish<S: Stream>(
     }
 }
 
-/// Why a tunnel never carried a byte.
+/// Why a tunnel does not come to carry bytes freely.
 enum Stopped {
     Ended(Reason),
     Hello(HelloError),
 }
 
-async fn prepare<S: Stream>(wire: &mut Wire<S>, client: &Client, inside: &Inside) -> Result<(), Stopped> {
+async fn prepare<S: Stream>(
+    wire: &mut Wire<S>,
+    client: &Client,
+    inside: &Inside,
+    upstream: &mut TcpStream,
+    meter: &Meter,
+) -> Result<(), Stopped> {
     let patience = client.limits.hello_timeout;
     match timeout(patience, wire.stream.write_all(ESTABLISHED)).await {
         Ok(Ok(())) => {}
         Ok(Err(_)) | Err(_) => return Err(Stopped::Ended(Reason::ClientReset)),
     }
     let Inside::Tls(host) = inside else { return Ok(()) };
-    let checked = hello::check(&mut wire.stream, &mut wire.buffer, host, patience).await;
-    if matches!(checked, Err(HelloError::OtherName(_) | HelloError::NoName)) {
+    let idle = Idle { meter, limit: client.limits.idle };
+    let checked = check_hellos(wire, host, upstream, idle, patience).await;
+    if matches!(checked, Err(Stopped::Hello(HelloError::OtherName(_) | HelloError::NoName))) {
         // The tunnel is refused whether or not the client still hears why.
         let _ = timeout(patience, wire.stream.write_all(&hello::UNRECOGNIZED_NAME)).await;
     }
-    checked.map_err(Stopped::Hello)
+    checked
+}
+
+/// Checks the first hello before a byte goes upstream, and the second one, if the upstream asks for it.
+async fn check_hellos<S: Stream>(
+    wire: &mut Wire<S>,
+    host: &Host,
+    upstream: &mut TcpStream,
+    idle: Idle<'_>,
+    patience: Duration,
+) -> Result<(), Stopped> {
+    let (stream, buffer) = (&mut wire.stream, &mut wire.buffer);
+    let first = hello::check(stream, buffer, host, patience).await.map_err(Stopped::Hello)?;
+    let mut ends = Ends { client: stream, upstream, buffer, meter: idle.meter };
+    tokio::select! {
+        biased;
+        () = idle.wait() => Err(Stopped::Ended(Reason::IdleTimeout)),
+        settled = ends.settle(first, host, patience) => settled.map_err(|error| match error {
+            Unsettled::Hello(error) => Stopped::Hello(error),
+            Unsettled::Broken(reason) => Stopped::Ended(reason),
+        }),
+    }
 }
 
 impl Tunnel {

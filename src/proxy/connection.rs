@@ -1,6 +1,7 @@
 //! One connection of a client: its requests one after the other, until it ends or becomes a tunnel.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ const LINGER_BYTES: usize = 256 << 10;
 const READ_BYTES: usize = 4 << 10;
 
 /// A connection to a client, by whatever socket.
-pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static {
+pub trait Stream: AsyncRead + AsyncWrite + AsFd + Unpin + Send + Sync + 'static {
     /// Closes so that the peer does not take what it received for the whole, where the kind of socket can say so.
     fn abort(self);
 }

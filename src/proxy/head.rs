@@ -202,8 +202,12 @@ impl<'a> RequestLine<'a> {
                 return Err(HeadError::Malformed("the version is neither HTTP/1.1 nor HTTP/1.0"));
             }
         };
-        if matches!(method, "TRACE" | "TRACK") {
+        // Methods are case-sensitive, and some upstreams don't care: what means TRACE to anybody is refused.
+        if ["TRACE", "TRACK"].iter().any(|refused| method.eq_ignore_ascii_case(refused)) {
             return Err(HeadError::MethodRefused);
+        }
+        if method != "CONNECT" && method.eq_ignore_ascii_case("CONNECT") {
+            return Err(HeadError::Malformed("the method `CONNECT` is written in capitals"));
         }
         let method = Method::from_bytes(method.as_bytes())
             .map_err(|_| HeadError::Malformed("the method is not a token"))?;

@@ -99,7 +99,7 @@ impl<'a> Allowed<'a> {
             },
         };
         let permit = allowed
-            .permit(&answers)
+            .permit(&answers, |address| client.services.resolver.is_own(address))
             .map_err(|denial| Refusal::denied(&denial, &authority, via, &client.identity.project))?;
         registration.permitted(permit.addresses());
         // A policy that came meanwhile has judged the name, and now judges the addresses too.

@@ -12,7 +12,6 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::sleep;
 
 use crate::policy::Authority;
 
@@ -25,9 +24,11 @@ use super::pipeline::Dialled;
 use super::refusal::{After, Reason, Refusal, Show};
 use answer::{Answer, Broken, Wanted};
 use body::{BodyError, Decoder, Upload, upload};
+use hang_up::Watch;
 
 mod answer;
 mod body;
+mod hang_up;
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// The default port of `http://`, which a `Host` field leaves out.
@@ -54,11 +55,13 @@ pub(super) async fn exchange<S: Stream>(
     let show = if exchange.target.method == Method::HEAD { Show::HeadOnly } else { Show::Whole };
     let mut progress = Progress { answer_begun: false, decoder: Decoder::new(exchange.framing) };
     let idle = Idle { meter: &meter, limit: client.limits.idle };
+    let watch = Watch::new(&wire.stream);
     let ran = tokio::select! {
         biased;
         reason = registration.stopped() => Err(Failure::Ended(reason)),
         () = idle.wait() => Err(Failure::Ended(Reason::IdleTimeout)),
         ran = run(wire, exchange, Metered { upstream, meter: Arc::clone(&meter) }, &mut progress) => ran,
+        () = watch.gone() => Err(Failure::Client),
     };
     match ran {
         Ok(keep_alive) => {
@@ -221,14 +224,6 @@ async fn alongside<M: Future>(main: M, connection: impl Future) -> M::Output {
         Poll::Pending
     })
     .await
-}
-
-impl Idle<'_> {
-    /// Waits until nothing has moved for the limit.
-    async fn wait(self) {
-        let mut timer = pin!(sleep(self.limit));
-        poll_fn(|cx| self.poll(cx, timer.as_mut())).await;
-    }
 }
 
 /// The connection to an upstream, with its bytes counted.

@@ -1,7 +1,8 @@
 //! Names into addresses: asked only after the verdict (D3), once per request (D5), without search domains (D7).
 
 use std::future::Future;
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::unix::fs::MetadataExt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,7 +27,35 @@ pub trait Resolve: Send + Sync + 'static {
     /// # Errors
     /// Says whether the name servers had no address, no time, or no wish to answer.
     fn resolve<'a>(&'a self, name: &'a DomainName) -> Resolving<'a>;
+
+    /// Tells whether an address belongs to this machine now: what listens there is as near as on loopback (T11).
+    fn is_own(&self, address: IpAddr) -> bool {
+        belongs_here(address)
+    }
 }
+
+/// Asks the system, without a packet: only an address of this machine can be bound, and only from there does a
+/// socket send when it is connected to there.
+fn belongs_here(address: IpAddr) -> bool {
+    let binds = |address: IpAddr| UdpSocket::bind((address, 0)).is_ok();
+    let (anywhere, foreign) = match address {
+        IpAddr::V4(_) => (IpAddr::from(Ipv4Addr::UNSPECIFIED), IpAddr::from(Ipv4Addr::new(192, 0, 2, 1))),
+        IpAddr::V6(_) => {
+            let example = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+            (IpAddr::from(Ipv6Addr::UNSPECIFIED), IpAddr::from(example))
+        }
+    };
+    let sends_from_there = || {
+        let socket = UdpSocket::bind((anywhere, 0))?;
+        socket.connect((address, DISCARD_PORT))?;
+        Ok::<_, io::Error>(socket.local_addr()?.ip() == address)
+    };
+    // A system can be told to let every address be bound (`ip_nonlocal_bind`).
+    binds(address) && (!binds(foreign) || sends_from_there().unwrap_or(true))
+}
+
+/// A port for a socket that sends nothing.
+const DISCARD_PORT: u16 = 9;
 
 /// A question to the name servers on its way.
 pub type Resolving<'a> = Pin<Box<dyn Future<Output = Result<Vec<IpAddr>, ResolveError>> + Send + 'a>>;
@@ -127,6 +156,20 @@ mod tests {
     use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
     use tokio::net::UdpSocket;
     use tokio::sync::mpsc;
+
+    #[test]
+    fn t11_an_address_of_this_machine_is_known() {
+        for (address, own) in
+            [("127.0.0.1", true), ("127.8.8.8", true), ("8.8.8.8", false), ("2001:4860::1", false)]
+        {
+            assert_eq!(belongs_here(address.parse().unwrap()), own, "{address}");
+        }
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        // Only a machine with a way out has an address besides loopback.
+        if socket.connect("8.8.8.8:9").is_ok() {
+            assert!(belongs_here(socket.local_addr().unwrap().ip()));
+        }
+    }
 
     use super::*;
 

@@ -5,9 +5,10 @@ use std::net::Ipv6Addr;
 use super::{DomainPattern, InvalidPattern, Pattern, PatternFlaw, PatternHost, Reach};
 use crate::policy::authority::split;
 use crate::policy::host::{DomainName, Host};
+use crate::policy::rule::Effect;
 
-/// Reads a pattern, or says what is wrong with it.
-pub(super) fn read(text: &str) -> Result<(PatternHost, Option<u16>), PatternFlaw> {
+/// Reads the pattern of a rule with this effect, or says what is wrong with it.
+pub(super) fn read(text: &str, effect: Effect) -> Result<(PatternHost, Option<u16>), PatternFlaw> {
     check_form(text)?;
     let (authority, reach) = match text.strip_prefix("*.") {
         Some(below) => (below, Reach::Below),
@@ -19,7 +20,10 @@ pub(super) fn read(text: &str) -> Result<(PatternHost, Option<u16>), PatternFlaw
         (Host::Ip(_), Reach::Below) => Err(PatternFlaw::Star),
         (Host::Name(name), reach) => {
             let pattern = DomainPattern { name, reach };
-            check_breadth(&pattern)?;
+            match effect {
+                Effect::Allow => check_breadth(&pattern)?,
+                Effect::Deny => {}
+            }
             Ok((PatternHost::Domain(pattern), port))
         }
     }
@@ -89,18 +93,18 @@ fn narrower(name: &DomainName) -> String {
 }
 
 /// Adds to a flaw what to write instead.
-pub(super) fn explained(text: &str, flaw: PatternFlaw) -> InvalidPattern {
+pub(super) fn explained(text: &str, flaw: PatternFlaw, effect: Effect) -> InvalidPattern {
     let repair = match &flaw {
         PatternFlaw::PublicSuffix(name) => Some(narrower(name)),
         PatternFlaw::SharedSuffix(name) => Some(format!("you.{name}")),
         PatternFlaw::Range => None,
-        _ => repaired(text),
+        _ => repaired(text, effect),
     };
     InvalidPattern { text: text.to_owned(), flaw, repair }
 }
 
 /// Takes off what does not belong into a pattern and gives the rest, if it then is one.
-fn repaired(text: &str) -> Option<String> {
+fn repaired(text: &str, effect: Effect) -> Option<String> {
     let text = text.trim();
     let text = text.split_once("://").map_or(text, |(_, rest)| rest);
     let text = text.split(['/', '?', '#']).next().unwrap_or_default();
@@ -111,6 +115,6 @@ fn repaired(text: &str) -> Option<String> {
         rest if rest.parse::<Ipv6Addr>().is_ok() => format!("[{rest}]"),
         rest => rest.to_owned(),
     };
-    let (host, port) = read(&text).ok()?;
+    let (host, port) = read(&text, effect).ok()?;
     Some(Pattern { host, port }.to_string())
 }

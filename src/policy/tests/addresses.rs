@@ -241,3 +241,116 @@ fn t10_a_permit_is_withdrawn_with_what_allowed_it() {
     let once = || Case::new().rule(once(allow("example.com"), &[1]));
     assert_eq!(withdrawn(once(), once(), "example.com:443", &["1.1.1.1"]), None);
 }
+
+/// Expects that the permit is refused by a rule, whose pattern is `rule`.
+#[track_caller]
+fn check_denied(case: &Case, authority: &str, answers: &[&str], rule: &str) {
+    let denial = permit(&case.build(), authority, answers).unwrap_err();
+    let shown = denial.rule().map(ToString::to_string);
+    assert_eq!((denial.reason(), shown.as_deref()), (Reason::DeniedByRule, Some(rule)), "{authority}");
+}
+
+#[test]
+fn s4_a_denied_address_is_denied_for_names_and_pins_too() {
+    let case = Case::new()
+        .allow(&["example.com", "example.com:8443", "db.example.com:5432", "*.corp.example.com"])
+        .private(&["*.corp.example.com"])
+        .pin("db.example.com", &["127.0.0.1", "::ffff:10.0.0.1"])
+        .deny(&["1.1.1.1", "10.0.0.1", "8.8.8.8:443", "[2606:4700::1111]", "10.0.0.7:443"]);
+    check_denied(&case, "example.com:443", &["1.1.1.1"], "1.1.1.1");
+    check_denied(&case, "example.com:443", &["9.9.9.9", "1.1.1.1"], "1.1.1.1");
+    check_denied(&case, "example.com:443", &["2606:4700::1111"], "[2606:4700::1111]");
+    check_denied(&case, "example.com:443", &["8.8.8.8"], "8.8.8.8:443");
+    check_denied(&case, "db.example.com:5432", &[], "10.0.0.1");
+    check_denied(&case, "git.corp.example.com:443", &["10.0.0.7"], "10.0.0.7:443");
+    // Mapped, NAT64, 6to4, and both addresses of Teredo.
+    for address in [
+        "::ffff:1.1.1.1",
+        "64:ff9b::1.1.1.1",
+        "2002:101:101::1",
+        "2001:0:101:101::f7f7:f7f7",
+        "2001:0:808:404::fefe:fefe",
+    ] {
+        check_denied(&case, "example.com:443", &[address], "1.1.1.1");
+    }
+    // A rule with a port denies that port alone.
+    case.resolved("example.com:8443", &["8.8.8.8"], "[8.8.8.8:8443]").resolved(
+        "example.com:443",
+        &["9.9.9.9"],
+        "[9.9.9.9:443]",
+    );
+    // What is denied is denied as a literal in every form, before anybody is asked.
+    Case::new()
+        .asking()
+        .deny(&["1.1.1.1"])
+        .connect("[64:ff9b::1.1.1.1]:443", "denied_by_rule 1.1.1.1")
+        .connect("[::ffff:1.1.1.1]:443", "denied_by_rule 1.1.1.1")
+        .connect("[64:ff9b::1.1.1.2]:443", "ask");
+    // An allow rule opens one form alone.
+    Case::new().allow(&["1.1.1.1"]).connect("[64:ff9b::1.1.1.1]:443", "not_allowed");
+}
+
+#[test]
+fn s4_an_answer_that_denies_an_address_holds_for_names() {
+    let rule = Rule::deny(parsed(Pattern::parse("1.1.1.1")), Origin::new(OriginKind::Session));
+    let policy = Case::new().allow(&["example.com"]).build().with_rule(rule);
+    let denial = permit(&policy, "example.com:443", &["1.1.1.1"]).unwrap_err();
+    assert_eq!(denial.reason(), Reason::DeniedByUser);
+    assert_eq!(denial.detail(), Some("`example.com` stands for `1.1.1.1`"));
+}
+
+#[test]
+fn t10_s4_a_new_deny_rule_on_an_address_withdraws_names_and_pins() {
+    let listed =
+        || Case::new().allow(&["example.com", "db.example.com"]).pin("db.example.com", &["10.0.0.1"]);
+    for (authority, answers, denied) in [
+        ("example.com:443", &["9.9.9.9", "1.1.1.1"][..], "1.1.1.1"),
+        ("example.com:443", &["64:ff9b::1.1.1.1"], "1.1.1.1:443"),
+        ("db.example.com:443", &[], "10.0.0.1"),
+    ] {
+        let permit = permit(&listed().build(), authority, answers).unwrap();
+        let (request, addresses) = (permit.request(), permit.addresses());
+        let after = |rule| listed().deny(&[rule]).build();
+        let withdrawn = after(denied).withdraws(&request, addresses).map(|denial| denial.reason());
+        assert_eq!(withdrawn, Some(Reason::DeniedByRule), "{authority}");
+        assert_eq!(after("1.1.1.1:8443").withdraws(&request, addresses), None);
+    }
+}
+
+#[test]
+fn t11_h18_an_address_of_this_machine_counts_as_loopback() {
+    let own = ips(&["10.0.0.5", "8.8.4.4", "2600::5"]);
+    let case = Case::new()
+        .allow(&[
+            "example.com",
+            "git.corp.example.com",
+            "db.example.com",
+            "db.example.com:9999",
+            "10.0.0.5",
+            "[2600::5]",
+        ])
+        .private(&["*.corp.example.com"])
+        .pin("db.example.com", &["10.0.0.5"])
+        .listening(&["0.0.0.0:9999"]);
+    let shown = |authority: &str, answers: &[&str]| {
+        let Decision::Allow(allowed) = evaluate(&case.build(), authority, Via::Connect, 1) else { panic!() };
+        match allowed.permit(&ips(answers), |address| own.contains(&address)) {
+            Ok(permit) => format!("{:?}", permit.addresses()),
+            Err(denial) => format!("{} {}", denial.reason().code(), denial.detail().unwrap_or("-")),
+        }
+    };
+    let forbidden = |address| format!("address_forbidden `{address}` belongs to this machine");
+    assert_eq!(shown("example.com:443", &["8.8.4.4"]), forbidden("8.8.4.4"));
+    assert_eq!(shown("example.com:443", &["1.1.1.1", "::ffff:8.8.4.4"]), forbidden("8.8.4.4"));
+    assert_eq!(shown("example.com:443", &["64:ff9b::8.8.4.4"]), forbidden("64:ff9b::808:404"));
+    assert_eq!(shown("git.corp.example.com:443", &["10.0.0.5"]), forbidden("10.0.0.5"));
+    assert_eq!(shown("git.corp.example.com:443", &["10.0.0.6"]), "[10.0.0.6:443]");
+    assert_eq!(shown("10.0.0.5:443", &[]), forbidden("10.0.0.5"));
+    assert_eq!(shown("[2600::5]:443", &[]), forbidden("2600::5"));
+    // Only a pin opens it, and the guardian's own sockets stay closed even then.
+    assert_eq!(shown("db.example.com:443", &[]), "[10.0.0.5:443]");
+    assert_eq!(
+        shown("db.example.com:9999", &[]),
+        "address_forbidden the guardian itself listens on `10.0.0.5:9999`"
+    );
+}

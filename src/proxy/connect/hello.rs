@@ -9,6 +9,7 @@ use rustls::{Error as TlsError, InvalidMessage, PeerMisbehaved};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::time::timeout;
 
+use super::{record, sni};
 use crate::policy::Host;
 use crate::proxy::refusal::Reason;
 
@@ -47,23 +48,29 @@ impl HelloError {
 }
 
 /// Reads from `client` into `buffer`, behind what is there already, until the `ClientHello` is complete, and
-/// checks that it names `host`. The bytes stay in the buffer, as they came.
+/// checks that it names `host`. The bytes stay in the buffer, as they came; how many of them are the hello's is
+/// given back.
 pub(super) async fn check<C>(
     client: &mut C,
     buffer: &mut BytesMut,
     host: &Host,
     patience: Duration,
-) -> Result<(), HelloError>
+) -> Result<usize, HelloError>
 where
     C: AsyncRead + Unpin,
 {
     let late = |_| HelloError::NotTls("no complete ClientHello came in time".to_owned());
-    timeout(patience, read_hello(client, buffer))
-        .await
-        .map_err(late)?
-        .and_then(|hello| compare(hello.client_hello().server_name(), host))
+    timeout(patience, read_hello(client, buffer)).await.map_err(late)??;
+    let (message, bytes) = record::message(buffer).ok_or_else(|| {
+        HelloError::NotTls("the records of the ClientHello hold something else, too".to_owned())
+    })?;
+    let named = sni::server_name(&message)
+        .map_err(|sni::Doubtful| HelloError::OtherName("not one valid host name".to_owned()))?;
+    compare(named, host)?;
+    Ok(bytes)
 }
 
+/// Reads until the hello is complete and rustls, which goes by the whole of it, accepts it.
 async fn read_hello<C>(client: &mut C, buffer: &mut BytesMut) -> Result<Accepted, HelloError>
 where
     C: AsyncRead + Unpin,

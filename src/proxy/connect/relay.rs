@@ -72,6 +72,12 @@ impl Idle<'_> {
             }
         }
     }
+
+    /// Waits until nothing has moved for the limit.
+    pub(in crate::proxy) async fn wait(self) {
+        let mut timer = pin!(sleep(self.limit));
+        poll_fn(|cx| self.poll(cx, timer.as_mut())).await;
+    }
 }
 
 /// One direction of a tunnel.

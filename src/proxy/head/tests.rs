@@ -154,7 +154,6 @@ fn targets_that_name_no_upstream_are_refused() {
     refuses("GET https://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n", https);
     refuses("GET ftp://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n", "only `http://` targets are forwarded");
     refuses("GET a.test:80 HTTP/1.1\r\nHost: a.test\r\n\r\n", neither);
-    refuses("connect a.test:443 HTTP/1.1\r\nHost: a.test\r\n\r\n", neither);
     refuses("GET http://a.test/#x HTTP/1.1\r\nHost: a.test\r\n\r\n", "the target holds a fragment (`#`)");
     refuses("GET http://a.test/<> HTTP/1.1\r\nHost: a.test\r\n\r\n", encoding);
 }
@@ -259,10 +258,22 @@ fn h5_host_field_stands_exactly_once() {
 }
 
 #[test]
-fn h9_trace_is_refused() {
-    for method in ["TRACE", "TRACK"] {
+fn h9_trace_is_refused_in_any_letter_case() {
+    for method in ["TRACE", "TRACK", "trace", "Track", "tRaCe", "TRACk"] {
         let error = parse(&format!("{method} http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n")).unwrap_err();
         assert_eq!(error, HeadError::MethodRefused);
+    }
+}
+
+#[test]
+fn h9_connect_in_another_letter_case_is_refused() {
+    for method in ["connect", "Connect", "CONNECt"] {
+        for target in ["a.test:443", "http://a.test/"] {
+            refuses(
+                &format!("{method} {target} HTTP/1.1\r\nHost: a.test\r\n\r\n"),
+                "the method `CONNECT` is written in capitals",
+            );
+        }
     }
 }
 

@@ -356,3 +356,40 @@ fn only_port_443_is_kept_to_tls() {
     assert!(matches!(inside("192.0.2.1:443"), Inside::Tls(_)));
     assert!(matches!(inside("a.test:8443"), Inside::Anything));
 }
+
+#[tokio::test]
+async fn t11_a_name_that_leads_to_this_machine_is_refused() {
+    let own = IpAddr::from([8, 8, 4, 4]);
+    let script = Script { answers: vec![Ok(vec![own])], own: vec![own], ..Script::allowing("a.test") };
+    let mut proxy = script.start();
+    let mut peer = proxy.connect();
+    peer.send(proxy.connect_head("a.test:443")).await;
+    assert!(peer.head().await.contains("X-Cloister-Reason: address_forbidden\r\n"));
+    assert_eq!(
+        proxy.event().await,
+        "deny a.test:443 address_forbidden by a.test (`8.8.4.4` belongs to this machine)"
+    );
+}
+
+#[tokio::test]
+async fn s4_a_denied_address_closes_the_tunnel_of_a_name() {
+    let origin = Server::start().await;
+    let mut proxy = Script::allowing(origin.authority()).start();
+    let mut peer = proxy.connect();
+    peer.send(proxy.connect_head(&origin.authority())).await;
+    peer.head().await;
+    assert!(proxy.event().await.starts_with("allow "));
+    let denying = Script { deny: vec!["127.0.0.1".to_owned()], ..Script::allowing(origin.authority()) };
+    proxy.policies.replace(Some(denying.policy()));
+    assert_eq!(proxy.client.revalidate(), 1);
+    assert_eq!(peer.rest().await, b"");
+    assert_eq!(proxy.event().await, format!("close {} rule_withdrawn 0/0", origin.authority()));
+    peer = proxy.connect();
+    peer.send(proxy.connect_head(&origin.authority())).await;
+    assert!(peer.head().await.contains("X-Cloister-Reason: denied_by_rule\r\n"));
+    let event = proxy.event().await;
+    assert!(
+        event.starts_with(&format!("deny {} denied_by_rule by 127.0.0.1 (", origin.authority())),
+        "{event}"
+    );
+}

@@ -39,6 +39,8 @@ pub(super) struct Script {
     pub(super) pins: Vec<String>,
     /// What the DNS answers, one question after the other.
     pub(super) answers: Vec<Result<Vec<IpAddr>, ResolveError>>,
+    /// The addresses of this machine.
+    pub(super) own: Vec<IpAddr>,
     pub(super) journal_fails: bool,
     pub(super) limits: Limits,
 }
@@ -52,6 +54,7 @@ impl Default for Script {
             private: Vec::new(),
             pins: vec!["origin.test".to_owned()],
             answers: Vec::new(),
+            own: Vec::new(),
             journal_fails: false,
             limits: Limits::default(),
         }
@@ -84,7 +87,11 @@ impl Script {
     pub(super) fn start(self) -> Proxy {
         let (lines, journal) = mpsc::unbounded_channel();
         let policies = Arc::new(Rules(Mutex::new(Some(Arc::new(self.policy())))));
-        let names = Arc::new(Names { answers: Mutex::new(self.answers.into()), asked: Mutex::default() });
+        let names = Arc::new(Names {
+            answers: Mutex::new(self.answers.into()),
+            asked: Mutex::default(),
+            own: self.own,
+        });
         let services = Services {
             policies: policies.clone(),
             journal: Arc::new(Lines { lines, fails: self.journal_fails }),
@@ -118,6 +125,7 @@ impl Policies for Rules {
 pub(super) struct Names {
     answers: Mutex<VecDeque<Result<Vec<IpAddr>, ResolveError>>>,
     asked: Mutex<Vec<String>>,
+    own: Vec<IpAddr>,
 }
 
 impl Names {
@@ -132,6 +140,10 @@ impl Resolve for Names {
         self.asked.lock().unwrap().push(name.to_string());
         let answer = self.answers.lock().unwrap().pop_front().unwrap_or(Err(ResolveError::Failed(None)));
         Box::pin(std::future::ready(answer))
+    }
+
+    fn is_own(&self, address: IpAddr) -> bool {
+        self.own.contains(&address)
     }
 }
 

@@ -337,3 +337,24 @@ async fn t10_withdrawn_rule_cuts_a_running_answer() {
     assert_eq!(case.peer.rest().await, b"abc");
     assert_eq!(read_to_end(&mut upstream).await, b"");
 }
+
+#[tokio::test]
+async fn h15_a_client_that_has_gone_frees_its_place_while_the_upstream_is_silent() {
+    let mut case = case().await;
+    let (mut upstream, _) = case.request("GET", "").await;
+    let Case { mut proxy, peer, authority, .. } = case;
+    drop(peer);
+    assert_eq!(read_to_end(&mut upstream).await, b"");
+    assert!(proxy.event().await.starts_with(&format!("allow {authority} ")));
+    assert!(proxy.event().await.starts_with(&format!("close {authority} client_reset ")));
+    assert_eq!(proxy.client.open_tunnels(), 0);
+}
+
+#[tokio::test]
+async fn h15_a_client_that_ended_only_its_own_direction_gets_its_answer() {
+    let mut case = case().await;
+    let (mut upstream, _) = case.request("GET", "").await;
+    case.peer.stream.shutdown().await.unwrap();
+    reply(&mut upstream, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    assert_eq!(case.peer.answer().await.1, "ok");
+}

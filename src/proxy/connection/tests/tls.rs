@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
 use super::harness::{Peer, Proxy, Script, Server, read_exactly, read_to_end};
 use crate::proxy::Limits;
@@ -120,11 +121,11 @@ async fn n10_right_name_passes_unchanged_however_it_is_split() {
                 tokio::task::yield_now().await;
             }
             peer.send("later").await;
-            let mut expected = bytes.clone();
-            expected.extend(b"later");
-            assert_eq!(read_exactly(&mut upstream, expected.len()).await, expected);
+            assert_eq!(read_exactly(&mut upstream, bytes.len()).await, bytes);
             upstream.write_all(b"hello").await.unwrap();
             assert_eq!(peer.exactly(5).await, b"hello");
+            // What stands behind the first hello waits until the upstream has begun its answer.
+            assert_eq!(read_exactly(&mut upstream, 5).await, b"later");
         }
     }
 }
@@ -183,4 +184,129 @@ async fn client_that_leaves_before_its_hello_is_no_denial() {
     peer.send(&hello("origin.test")[..20]).await;
     drop(peer);
     assert_eq!(proxy.event().await, format!("close {authority} ok 0/0"));
+}
+
+#[tokio::test]
+async fn n10_unknown_types_of_names_get_an_alert() {
+    let named = handshake(&["origin.test"]);
+    let entry = named.windows(11).position(|bytes| bytes == b"origin.test").unwrap() - 3;
+    let mut other_type = named.clone();
+    other_type[entry] = 1;
+    refuses(&records(&other_type, 16_000), &ALERT, "sni_mismatch").await;
+    let mut besides = handshake(&["origin.test", "evil.test"]);
+    besides[entry + 3 + 11] = 7;
+    refuses(&records(&besides, 16_000), &ALERT, "sni_mismatch").await;
+}
+
+/// The random of a `HelloRetryRequest`.
+const RETRY: [u8; 32] = [
+    0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91, 0xc2,
+    0xa2, 0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
+];
+const CHANGE_CIPHER_SPEC: [u8; 6] = [20, 3, 3, 0, 1, 1];
+const EARLY_DATA: [u8; 8] = [23, 3, 3, 0, 3, 1, 2, 3];
+
+fn server_hello(random: [u8; 32]) -> Vec<u8> {
+    [&[2, 0, 0, 44, 3, 3][..], &random, &[0, 0x13, 1, 0, 0, 4, 0, 43, 0, 0]].concat()
+}
+
+/// A tunnel whose first hello is upstream, which has asked for another, in pieces of `step` bytes.
+async fn asked_again(step: usize, size: usize, behind_hello: &[u8]) -> (Case, TcpStream) {
+    let mut case = tunnel(Limits { hello_timeout: Duration::from_secs(1), ..Limits::default() }).await;
+    let mut upstream = case.server.accept().await;
+    let first = hello("origin.test");
+    case.peer.send([&first, behind_hello].concat()).await;
+    assert_eq!(read_exactly(&mut upstream, first.len()).await, first);
+    let retry = records(&server_hello(RETRY), size);
+    for piece in retry.chunks(step) {
+        upstream.write_all(piece).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(case.peer.exactly(retry.len()).await, retry);
+    (case, upstream)
+}
+
+#[tokio::test]
+async fn n10_a_second_hello_with_the_same_name_passes_however_it_is_split() {
+    let second = [&CHANGE_CIPHER_SPEC[..], &records(&handshake(&["origin.test"]), 100)].concat();
+    for (step, size) in [(1, 16_000), (7, 5), (1000, 1), (1000, 16_000)] {
+        let (Case { mut peer, .. }, mut upstream) = asked_again(step, size, &[]).await;
+        for piece in second.chunks(step.max(3)) {
+            peer.send(piece).await;
+            tokio::task::yield_now().await;
+        }
+        peer.send("later").await;
+        assert_eq!(read_exactly(&mut upstream, second.len() + 5).await, [&second[..], b"later"].concat());
+        upstream.write_all(b"done").await.unwrap();
+        assert_eq!(peer.exactly(4).await, b"done");
+    }
+}
+
+#[tokio::test]
+async fn n10_early_data_before_the_second_hello_passes() {
+    let early = [&CHANGE_CIPHER_SPEC[..], &EARLY_DATA, &EARLY_DATA].concat();
+    let (Case { mut peer, .. }, mut upstream) = asked_again(100, 16_000, &early).await;
+    assert_eq!(read_exactly(&mut upstream, early.len()).await, early);
+    peer.send(hello("origin.test")).await;
+    let second = hello("origin.test");
+    assert_eq!(read_exactly(&mut upstream, second.len()).await, second);
+}
+
+#[tokio::test]
+async fn n10_a_second_hello_with_another_name_gets_an_alert_and_never_goes_upstream() {
+    for (second, reason, answer) in [
+        (hello("evil.test"), "sni_mismatch", &ALERT[..]),
+        (records(&handshake(&[]), 16_000), "sni_mismatch", &ALERT),
+        (records(&handshake(&["evil.test"]), 3), "sni_mismatch", &ALERT),
+        (records(&[2, 0, 0, 0], 4), "not_tls", &[]),
+        (b"GET / HTTP/1.1\r\n".to_vec(), "not_tls", &[]),
+    ] {
+        // In time, and too early: before it was asked for.
+        for too_early in [false, true] {
+            let behind: &[u8] = if too_early { &second } else { &[] };
+            let (mut case, mut upstream) = asked_again(11, 16_000, behind).await;
+            if !too_early {
+                case.peer.send(&second).await;
+            }
+            assert_eq!(case.peer.rest().await, answer);
+            assert_eq!(read_to_end(&mut upstream).await, b"");
+            let bytes =
+                format!("{}/{}", hello("origin.test").len(), records(&server_hello(RETRY), 16_000).len());
+            let events = [case.proxy.event().await, case.proxy.event().await];
+            assert_denied(&events, &case.authority, reason, &bytes);
+        }
+    }
+}
+
+#[tokio::test]
+async fn n10_a_second_hello_that_does_not_come_is_not_waited_for() {
+    let (mut case, mut upstream) = asked_again(11, 16_000, &hello("origin.test")[..30]).await;
+    assert_eq!(case.peer.rest().await, b"");
+    assert_eq!(read_to_end(&mut upstream).await, b"");
+    assert!(case.proxy.event().await.starts_with(&format!("deny {} not_tls ", case.authority)));
+}
+
+#[tokio::test]
+async fn n10_an_upstream_that_says_nothing_ends_at_the_idle_limit() {
+    let limits = Limits { idle: Duration::from_millis(50), ..Limits::default() };
+    let Case { mut proxy, mut peer, server, authority } = tunnel(limits).await;
+    let mut upstream = server.accept().await;
+    let first = hello("origin.test");
+    peer.send([&first[..], &EARLY_DATA].concat()).await;
+    assert_eq!(read_to_end(&mut upstream).await, first);
+    assert_eq!(peer.rest().await, b"");
+    assert_eq!(proxy.event().await, format!("close {authority} idle_timeout {}/0", first.len()));
+}
+
+#[tokio::test]
+async fn n10_a_client_that_ends_behind_its_hello_still_hears_the_answer() {
+    let Case { mut peer, server, .. } = tunnel(Limits::default()).await;
+    let mut upstream = server.accept().await;
+    let first = hello("origin.test");
+    peer.send(&first).await;
+    peer.stream.shutdown().await.unwrap();
+    assert_eq!(read_to_end(&mut upstream).await, first);
+    upstream.write_all(b"answer").await.unwrap();
+    drop(upstream);
+    assert_eq!(peer.rest().await, b"answer");
 }
