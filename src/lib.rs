@@ -29,7 +29,7 @@
 //!   → Permit             proof: authority + addresses + rule; only `policy` can make one
 //!   → audit              the record is written before the first byte flows
 //!   → dial(permit)       the one place that opens an outgoing socket
-//!   → ClientHello        CONNECT on 443: the SNI must be the authorised host
+//!   → ClientHello        CONNECT on 443: the SNI must be the authorised host, also after a HelloRetryRequest
 //!   → tunnel             bytes both ways, half-close kept, idle limit, closed when its rule is withdrawn
 //!   → audit              closed, with byte counts
 //! ```
@@ -56,14 +56,15 @@
 //! 3. A sandbox can't reach the control socket: it has its own network name space and mounts, and the control key
 //!    is another type than a sandbox's token ([`token::ControlKey`], [`token::PlainToken`]).
 //! 4. What lies in the project narrows only: in this version nothing in the project is read as configuration.
-//! 5. No read-write mount contains what Cloister reads, its own binary included ([`project::Project::find`]).
-//! 6. The hooks and settings of the project's git are read-only inside, as far as they exist at the start.
+//! 5. No read-write mount contains what Cloister reads, its own binary included ([`project::Project::find`]); what was
+//!    checked is what is mounted ([`init::Anchor`]), and no repository chooses another's place ([`git::Repository`]).
+//! 6. What the project's git would execute or obey is read-only inside, also when absent ([`git::Repository::guarded`]).
 //! 7. When the guardian, the settings or the audit log fail, traffic stops ([`proxy::Journal`] is asked first).
 //! 8. Secrets stand in no argument list, log or error: a token reaches the first process through a pipe, and the
 //!    disk as a hash.
 //! 9. Text from a sandbox is shown escaped ([`text::Untrusted`], [`text::Quoted`]); bytes from a first process are
 //!    frames with a largest size ([`init::wire`]).
-//! 10. Tokens and instances belong to a project's path ([`name::ProjectId`]), never to a name alone.
+//! 10. Tokens, instances and running sandboxes belong to a project's path ([`name::ProjectId`]), never to a name alone.
 
 pub mod audit;
 pub mod cli;
