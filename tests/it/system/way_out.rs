@@ -277,12 +277,16 @@ fn claude_code() -> Option<std::ffi::OsString> {
     let modules = folder.join("node_modules");
     if !modules.join(".bin/claude").exists() {
         fs::create_dir_all(&folder).unwrap();
-        // npm wants its user's settings.
-        let mut install = crate::harness::plain("npm");
-        install.envs(std::env::vars_os());
-        install.args(["install", "--no-audit", "--no-fund", "--prefix"]).arg(&folder);
-        install.arg("@anthropic-ai/claude-code@2.1.328").stdout(Stdio::null());
-        if !install.status().is_ok_and(|status| status.success()) {
+        let install = || {
+            let mut npm = crate::harness::plain("npm");
+            // npm wants its user's settings.
+            npm.envs(std::env::vars_os());
+            npm.args(["install", "--no-audit", "--no-fund", "--prefix"]).arg(&folder);
+            npm.arg("@anthropic-ai/claude-code@2.1.328").stdout(Stdio::null());
+            npm.status().is_ok_and(|status| status.success())
+        };
+        // A registry may hiccup once.
+        if !(install() || install()) {
             requirement::skip("npm", "`npm install` of Claude Code failed");
             return None;
         }
