@@ -91,7 +91,9 @@ impl Repository {
             return *git_dir == own && self.common_dir == own;
         }
         // A linked worktree: written by the repository, out of reach for a sandbox of the worktree alone.
-        let back = fs::read_to_string(git_dir.join("gitdir")).unwrap_or_default();
+        let back = git_dir.join("gitdir");
+        let is_small = fs::metadata(&back).is_ok_and(|found| found.is_file() && found.len() < MAX_FILE_BYTES);
+        let back = is_small.then(|| fs::read_to_string(back).ok()).flatten().unwrap_or_default();
         let names_it = fs::canonicalize(git_dir.join(back.trim_end())).is_ok_and(|named| named == own);
         kind.is_file() && git_dir.parent() == Some(&self.common_dir.join("worktrees")) && names_it
     }
@@ -117,23 +119,37 @@ impl Repository {
                 Guarded::file(self.git_dir.join("config.worktree"), ""),
             ]);
         }
-        match guarded.iter().find(|one| fs::symlink_metadata(&one.path).is_ok_and(|found| found.is_symlink()))
-        {
-            Some(link) => Err(GitError::Link(link.path.clone())),
-            None => Ok(guarded),
-        }
+        let is_link = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
+        let worktrees = self.common_dir.join("worktrees");
+        let link =
+            guarded.iter().map(|one| &one.path).chain([&worktrees]).find(|path| is_link(path)).cloned();
+        link.map_or(Ok(guarded), |link| Err(GitError::Link(link)))
     }
 }
 
 impl Repository {
-    /// The directories that hold what is guarded and that lie in the project or the shared directory.
-    pub fn pinned(&self) -> Vec<PathBuf> {
+    /// The directories that hold what is guarded and that lie in the project or the shared directory, in the order
+    /// in which they are laid over each other. What the repository keeps for other worktrees is none of a sandbox's
+    /// business; it can only be sealed where it exists.
+    pub fn pinned(&self) -> Vec<Pinned> {
+        let worktrees = self.common_dir.join("worktrees");
+        let sealed = worktrees.is_dir().then_some(Pinned { path: worktrees, is_writable: false });
+        let own = Pinned { path: self.git_dir.clone(), is_writable: true };
         if self.git_dir == self.common_dir {
-            vec![self.common_dir.clone()]
+            [own].into_iter().chain(sealed).collect()
         } else {
-            vec![self.common_dir.join("worktrees"), self.git_dir.clone()]
+            sealed.into_iter().chain([own]).collect()
         }
     }
+}
+
+/// A directory of a repository that can't be renamed or replaced from inside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pinned {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Whether what is in it can be written.
+    pub is_writable: bool,
 }
 
 /// A file or directory of a repository that a sandbox may read and not write.
@@ -162,7 +178,8 @@ fn check_small_files(directory: &Path) -> Result<(), GitError> {
     else {
         return Ok(());
     };
-    let inside = ["HEAD", "config", "config.worktree", "commondir", "gitdir"].map(|name| own.join(name));
+    let inside =
+        ["HEAD", "config", "config.worktree", "commondir", "gitdir", "shallow"].map(|name| own.join(name));
     let odd = |path: &&PathBuf| {
         fs::metadata(path)
             .is_ok_and(|found| !found.is_dir() && (!found.is_file() || found.len() > MAX_FILE_BYTES))

@@ -212,6 +212,11 @@ impl Paths {
         self.runtime.join("lock").join(format!("{name}.lock"))
     }
 
+    /// The lock under which placeholders in repositories are made and removed: sandboxes can share a repository.
+    pub fn placeholder_lock(&self) -> PathBuf {
+        self.runtime.join("placeholders.lock")
+    }
+
     /// The lock that is held by the running guardian.
     pub fn guardian_lock(&self) -> PathBuf {
         self.runtime.join("guardian.lock")

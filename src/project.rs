@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::git::{GitError, Guarded, Repository};
+use crate::git::{GitError, Guarded, Pinned, Repository};
 use crate::name::{CloisterId, CloisterName, InvalidName, ProjectId, ProjectName};
 use crate::paths::{self, Lock, Paths, PathsError};
 
@@ -140,7 +140,7 @@ impl Project {
     }
 
     /// The directories of the repository that a sandbox must not rename.
-    pub fn pinned(&self) -> Vec<PathBuf> {
+    pub fn pinned(&self) -> Vec<Pinned> {
         self.repository.as_ref().map(Repository::pinned).unwrap_or_default()
     }
 

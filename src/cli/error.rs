@@ -161,9 +161,7 @@ fn io_hint(error: &io::Error) -> Option<String> {
             Some("the disk is full: free some space and try again; nothing was left half-done".into())
         }
         io::ErrorKind::PermissionDenied => Some("see who owns it with `ls -ld`".into()),
-        io::ErrorKind::ReadOnlyFilesystem => {
-            Some("set `XDG_STATE_HOME` and the like to a place that can be written".into())
-        }
+        io::ErrorKind::ReadOnlyFilesystem => Some("it has to be a place that can be written".into()),
         _ => None,
     }
 }

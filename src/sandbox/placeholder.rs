@@ -1,9 +1,11 @@
 //! Files that have to exist so that something can be mounted over them, and that go away with the sandbox.
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write};
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, unlinkat};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::paths::PathsError;
@@ -25,52 +27,79 @@ impl Placeholder {
         Self { path: path.to_owned(), content: content.map(str::to_owned) }
     }
 
-    /// Makes it; what exists already stays as it is.
+    /// Makes it; what exists already stays as it is. No link is followed: a sandbox may have laid one.
     pub fn make(&self) -> Result<(), PathsError> {
-        let made = match &self.content {
-            None => DirBuilder::new().create(&self.path),
-            Some(content) => OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .open(&self.path)
-                .and_then(|mut file| file.write_all(content.as_bytes())),
-        };
-        match made {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                Err(PathsError::io("make the placeholder", &self.path)(error))
+        let made = self.parent().and_then(|(parent, name)| match &self.content {
+            None => mkdirat(&parent, name, Mode::from_raw_mode(0o755)),
+            Some(content) => {
+                let flags =
+                    OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let file = openat(&parent, name, flags, Mode::from_raw_mode(0o644))?;
+                rustix::io::write(file, content.as_bytes()).map(drop)
             }
-            _ => Ok(()),
+        });
+        match made {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(error) => Err(PathsError::io("make the placeholder", &self.path)(error.into())),
         }
     }
 
     /// Removes it, unless something else has taken its place.
     pub fn remove(&self) -> Result<(), PathsError> {
-        let removed = match &self.content {
-            None => fs::remove_dir(&self.path),
-            Some(content) if holds(&self.path, content) => fs::remove_file(&self.path),
+        let removed = self.parent().and_then(|(parent, name)| match &self.content {
+            None => unlinkat(&parent, name, AtFlags::REMOVEDIR),
+            Some(content) if holds(&parent, name, content)? => unlinkat(&parent, name, AtFlags::empty()),
             Some(_) => Ok(()),
-        };
+        });
         match removed {
-            Err(error)
-                if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) =>
-            {
-                Err(PathsError::io("remove the placeholder", &self.path)(error))
-            }
-            _ => Ok(()),
+            Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::NOTDIR | Errno::LOOP) => Ok(()),
+            Err(error) => Err(PathsError::io("remove the placeholder", &self.path)(error.into())),
         }
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory in which it lies, reached through no link, and its name there.
+    fn parent(&self) -> Result<(OwnedFd, &OsStr), Errno> {
+        let (Some(parent), Some(name)) = (self.path.parent(), self.path.file_name()) else {
+            return Err(Errno::INVAL);
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok((openat2(CWD, parent, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?, name))
     }
 }
 
 /// Tells whether an ordinary file holds exactly this.
-fn holds(path: &Path, content: &str) -> bool {
-    let is_same_size =
-        fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() == content.len() as u64);
-    is_same_size && fs::read(path).is_ok_and(|found| found == content.as_bytes())
+fn holds(parent: &OwnedFd, name: &OsStr, content: &str) -> Result<bool, Errno> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = openat(parent, name, flags, Mode::empty())?;
+    // One byte more than what is looked for.
+    let mut found = vec![0; content.len() + 1];
+    let count = rustix::io::read(file, &mut found)?;
+    Ok(&found[..count] == content.as_bytes())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn f10_nothing_is_made_or_removed_through_a_link() {
+        let directory = tempfile::tempdir().unwrap();
+        let (victim, link) = (directory.path().join("victim"), directory.path().join("link"));
+        fs::create_dir(&victim).unwrap();
+        symlink(&victim, &link).unwrap();
+        let placeholder = Placeholder::new(&link.join("file"), Some("x"));
+        assert!(placeholder.make().is_err());
+        fs::write(victim.join("file"), "x").unwrap();
+        placeholder.remove().unwrap();
+        assert!(victim.join("file").exists());
+    }
 
     #[test]
     fn what_was_made_is_removed_and_nothing_else() {

@@ -126,6 +126,17 @@ impl Receipt {
         files.iter().filter_map(|file| Self::load(file).transpose()).collect()
     }
 
+    /// The placeholders that sandboxes need that run now, the named one apart.
+    pub fn placeholders_in_use(directory: &Path, but: &CloisterName) -> Result<Vec<PathBuf>, ReceiptError> {
+        let others = Self::load_all(directory)?
+            .into_iter()
+            .filter(|other| other.cloister != *but && other.is_running());
+        Ok(others
+            .flat_map(|other| other.placeholders)
+            .map(|placeholder| placeholder.path().to_owned())
+            .collect())
+    }
+
     /// Writes the receipt.
     pub fn keep(&self, path: &Path) -> Result<(), ReceiptError> {
         let mut text = serde_json::to_vec_pretty(self)
@@ -142,7 +153,8 @@ impl Receipt {
     /// Ends the sandbox and removes what it left, going on past errors; all of them are reported.
     ///
     /// With the first process the kernel ends every process of its name space.
-    pub fn tear_down(&self) -> Vec<TeardownError> {
+    /// `in_use` are placeholders that another sandbox of the same repository needs.
+    pub fn tear_down(&self, in_use: &[PathBuf]) -> Vec<TeardownError> {
         const PATIENCE: Duration = Duration::from_secs(5);
         let mut errors = Vec::new();
         for identity in self.first.iter().chain(&self.monitor) {
@@ -154,7 +166,11 @@ impl Receipt {
                 Err(source) => errors.push(TeardownError::Signal { pid, source }),
             }
         }
-        let removed = self.placeholders.iter().map(Placeholder::remove);
+        let own = self
+            .placeholders
+            .iter()
+            .filter(|placeholder| !in_use.iter().any(|path| path == placeholder.path()));
+        let removed = own.map(Placeholder::remove);
         let removed = removed.chain([paths::remove_if_present(&self.socket)]);
         errors.extend(removed.filter_map(Result::err).map(TeardownError::Paths));
         errors
@@ -207,9 +223,9 @@ mod tests {
         let mut child = process::command("/bin/sleep").arg("1000").spawn().unwrap();
         let receipt = receipt(socket.clone(), Identity::of(i32::try_from(child.id()).unwrap()));
         assert!(receipt.is_running());
-        assert!(receipt.tear_down().is_empty());
+        assert!(receipt.tear_down(&[]).is_empty());
         child.wait().unwrap();
         assert!(!receipt.is_running() && !socket.exists());
-        assert!(receipt.tear_down().is_empty(), "a second teardown finds nothing to do");
+        assert!(receipt.tear_down(&[]).is_empty(), "a second teardown finds nothing to do");
     }
 }

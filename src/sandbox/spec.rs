@@ -120,8 +120,8 @@ pub struct Wanted<'a> {
     pub work: &'a Path,
     /// Further directories of the repository that lie outside `work` (a linked worktree's common directory).
     pub repository: Option<&'a Path>,
-    /// Directories inside the writable ones that must not be renamed, for what is protected lies in them.
-    pub pinned: &'a [PathBuf],
+    /// Directories inside the writable ones that must not be renamed, and whether they can be written.
+    pub pinned: &'a [(PathBuf, bool)],
     /// Files and directories inside the pinned ones that the host's git would execute or obey.
     pub protected: &'a [PathBuf],
     /// The persistent home on the host.
@@ -287,9 +287,10 @@ fn project(wanted: &Wanted<'_>) -> Vec<Mount> {
         mounts.push(Mount::ReadWrite { source: common.to_owned(), target: common.to_owned() });
     }
     // A mount point can't be renamed; its parents can, and what is protected would go with them.
-    mounts.extend(
-        wanted.pinned.iter().map(|path| Mount::ReadWrite { source: path.clone(), target: inside(path) }),
-    );
+    mounts.extend(wanted.pinned.iter().map(|(path, is_writable)| {
+        let (source, target) = (path.clone(), inside(path));
+        if *is_writable { Mount::ReadWrite { source, target } } else { Mount::ReadOnly { source, target } }
+    }));
     mounts.extend(
         wanted.protected.iter().map(|path| Mount::ReadOnly { source: path.clone(), target: inside(path) }),
     );
@@ -321,7 +322,7 @@ pub(super) mod tests {
                 id: &id,
                 work: Path::new("/src/demo"),
                 repository: None,
-                pinned: &["/src/demo/.git".into()],
+                pinned: &[("/src/demo/.git".into(), true)],
                 protected: &["/src/demo/.git/hooks".into()],
                 home: Path::new("/data/home"),
                 sockets: Path::new("/run/s/1"),

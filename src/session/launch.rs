@@ -106,11 +106,18 @@ impl Prepared<'_> {
     /// Takes back what a failed start did; the failure itself is what is reported.
     async fn undo(&self, guardian: &Guardian) {
         let receipt = self.paths.receipt_file(&self.name);
+        let all: Vec<PathBuf> = self.placeholders.iter().map(|one| one.path().to_owned()).collect();
+        // What can't be told to be free stays; the next stop looks again.
+        let in_use = Receipt::placeholders_in_use(&self.paths.receipts_dir(), &self.name).unwrap_or(all);
         if let Ok(Some(receipt)) = Receipt::load(&receipt) {
-            drop(receipt.tear_down());
+            drop(receipt.tear_down(&in_use));
         }
         let _ = paths::remove_if_present(&receipt);
-        self.placeholders.iter().for_each(|placeholder| drop(placeholder.remove()));
+        for placeholder in
+            self.placeholders.iter().filter(|one| !in_use.iter().any(|path| path == one.path()))
+        {
+            let _ = placeholder.remove();
+        }
         if guardian.revoke(&self.name).await.is_err() {
             let _ = client::forget_token(self.paths, &self.name);
         }

@@ -160,7 +160,11 @@ pub async fn start(request: StartRequest<'_>, paths: &Paths) -> Result<Sandbox, 
         }
         return Ok(prepared.entered(running.socket.clone(), false));
     }
-    if let Some(error) = receipt.map(|stale| stale.tear_down()).and_then(|errors| errors.into_iter().next()) {
+    // Sandboxes can share a repository: none may take a placeholder away that another is about to mount over.
+    let _shared = Lock::acquire(&paths.placeholder_lock())?;
+    let in_use = Receipt::placeholders_in_use(&paths.receipts_dir(), &prepared.name)?;
+    let left = receipt.map(|stale| stale.tear_down(&in_use)).unwrap_or_default();
+    if let Some(error) = left.into_iter().next() {
         return Err(StartError::Teardown(error));
     }
     let socket = prepared.launch(&guardian).await?;
@@ -197,12 +201,13 @@ impl<'a> Prepared<'a> {
             Backend::Docker => return Err(StartError::NoDocker),
         }
         let guarded = project.guarded()?;
+        let pinned: Vec<_> = project.pinned().into_iter().map(|one| (one.path, one.is_writable)).collect();
         let wanted = Wanted {
             name: &name,
             id: &id,
             work: &project.directory,
             repository: project.outside_repository(),
-            pinned: &project.pinned(),
+            pinned: &pinned,
             protected: &guarded.iter().map(|one| one.path.clone()).collect::<Vec<_>>(),
             home: &paths.instance_dir(&project.name).join("home"),
             sockets: &paths.sockets_dir(&id),

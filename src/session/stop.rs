@@ -72,7 +72,12 @@ pub async fn stop(name: &CloisterName, paths: &Paths) -> Result<Stopped, StopErr
     if receipt.is_running() {
         ask_to_end(&receipt.socket).await;
     }
-    let mut problems: Vec<StopProblem> = receipt.tear_down().into_iter().map(StopProblem::Teardown).collect();
+    let torn_down = {
+        let _shared = Lock::acquire(&paths.placeholder_lock())?;
+        let in_use = Receipt::placeholders_in_use(&paths.receipts_dir(), name)?;
+        receipt.tear_down(&in_use)
+    };
+    let mut problems: Vec<StopProblem> = torn_down.into_iter().map(StopProblem::Teardown).collect();
     problems.extend(revoke(name, Some(&receipt), paths).await.err());
     if problems.is_empty() {
         problems.extend(paths::remove_if_present(&file).err().map(StopProblem::Paths));

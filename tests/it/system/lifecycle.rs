@@ -266,6 +266,37 @@ fn a_linked_worktree_can_commit() {
 }
 
 #[test]
+fn f3_sandboxes_of_one_repository_keep_each_others_guards_and_other_worktrees_closed() {
+    let Some(host) = Host::with_bubblewrap() else { return };
+    let git = |arguments: &[&str]| {
+        let mut command = host.program("git");
+        command.args(["-c", "user.name=n", "-c", "user.email=e@example.com"]).args(arguments);
+        assert_eq!(crate::harness::finish(command).code, 0, "{arguments:?}");
+    };
+    git(&["commit", "--quiet", "--allow-empty", "-m", "first"]);
+    let linked = host.path("home/linked");
+    git(&["worktree", "add", "--quiet", linked.to_str().unwrap()]);
+    let in_linked = |arguments: &[&str]| {
+        let mut command = host.cloister(arguments);
+        command.current_dir(&linked);
+        let done = crate::harness::finish(command);
+        assert_eq!(done.code, 0, "{arguments:?}: {done:?}");
+        done.stdout
+    };
+    host.ok(&["start", "-d"]);
+    in_linked(&["start", "-d"]);
+    let plant = "for file in commondir config.worktree hooks/pre-commit worktrees/linked/commondir \
+                   worktrees/linked/config.worktree; do (echo evil > $GIT/$file) 2>/dev/null && echo $file; done; \
+                 mv $GIT/worktrees $GIT/other 2>/dev/null && echo moved; git status --short";
+    let main = host.repository().join(".git").display().to_string();
+    assert_eq!(in_linked(&["start", "--", "sh", "-c", &plant.replace("$GIT", &main)]), "");
+    in_linked(&["stop"]);
+    assert_eq!(host.inside(&plant.replace("$GIT", "/work/.git")).stdout, "");
+    host.ok(&["stop"]);
+    assert!(!host.repository().join(".git/commondir").exists());
+}
+
+#[test]
 fn a_link_to_the_project_leads_to_the_same_cloister() {
     let Some(host) = Host::with_bubblewrap() else { return };
     let link = host.path("home/link");
