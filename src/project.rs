@@ -23,6 +23,8 @@ pub struct Project {
     pub id: ProjectId,
     /// The directory, with links resolved.
     pub directory: PathBuf,
+    /// Where in it the user stands, with links resolved.
+    pub standing: PathBuf,
     /// The repository around it; `None` where a directory without one was permitted.
     pub repository: Option<Repository>,
 }
@@ -131,7 +133,7 @@ impl Project {
         }
         let base = directory.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let name = name.map_or_else(|| ProjectName::from_directory(base), Ok)?;
-        Ok(Self { name, id, directory, repository })
+        Ok(Self { name, id, directory, standing: resolved, repository })
     }
 
     /// The repository's shared directory where it lies outside the project (a linked worktree).

@@ -33,7 +33,7 @@ pub enum RootConsent {
 /// What is to be started.
 #[derive(Debug, Clone)]
 pub struct StartRequest<'a> {
-    /// Where the user stands.
+    /// Where the user stands: this process's current directory.
     pub directory: &'a Path,
     /// The project's name, if not its directory's.
     pub name: Option<ProjectName>,

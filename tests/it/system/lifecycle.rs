@@ -228,18 +228,25 @@ fn a_dry_run_shows_the_plan_and_changes_nothing() {
     assert!(!host.path("home/.local").exists() && !host.path("home/.config").exists());
 }
 
+/// Gives the repository a commit and a worktree beside it.
+fn linked_worktree(host: &Host) -> std::path::PathBuf {
+    let linked = host.path("home/linked");
+    for arguments in [
+        &["commit", "--quiet", "--allow-empty", "-m", "first"][..],
+        &["worktree", "add", "--quiet", linked.to_str().unwrap()],
+    ] {
+        let mut command = host.program("git");
+        command.args(["-c", "user.name=n", "-c", "user.email=e@example.com"]).args(arguments);
+        assert_eq!(crate::harness::finish(command).code, 0, "{arguments:?}");
+    }
+    linked
+}
+
 #[test]
 fn a_linked_worktree_can_commit() {
     let Some(host) = Host::with_bubblewrap() else { return };
     let main = host.repository();
-    let git = |arguments: &[&str]| {
-        let mut command = host.program("git");
-        command.args(["-c", "user.name=n", "-c", "user.email=e@example.com"]).args(arguments);
-        assert_eq!(crate::harness::finish(command).code, 0, "{arguments:?}");
-    };
-    git(&["commit", "--quiet", "--allow-empty", "-m", "first"]);
-    let linked = host.path("home/linked");
-    git(&["worktree", "add", "--quiet", linked.to_str().unwrap()]);
+    let linked = linked_worktree(&host);
     let mut command = host.cloister(&[
         "start",
         "--",
@@ -268,14 +275,7 @@ fn a_linked_worktree_can_commit() {
 #[test]
 fn f3_sandboxes_of_one_repository_keep_each_others_guards_and_other_worktrees_closed() {
     let Some(host) = Host::with_bubblewrap() else { return };
-    let git = |arguments: &[&str]| {
-        let mut command = host.program("git");
-        command.args(["-c", "user.name=n", "-c", "user.email=e@example.com"]).args(arguments);
-        assert_eq!(crate::harness::finish(command).code, 0, "{arguments:?}");
-    };
-    git(&["commit", "--quiet", "--allow-empty", "-m", "first"]);
-    let linked = host.path("home/linked");
-    git(&["worktree", "add", "--quiet", linked.to_str().unwrap()]);
+    let linked = linked_worktree(&host);
     let in_linked = |arguments: &[&str]| {
         let mut command = host.cloister(arguments);
         command.current_dir(&linked);
