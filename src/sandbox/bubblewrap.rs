@@ -8,6 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,9 @@ use crate::process::{self, Identity};
 
 /// How long `bwrap` may take to report the process that it made.
 const INFO_PATIENCE: Duration = Duration::from_secs(20);
+
+/// The first process of a sandbox.
+const FIRST: [&str; 3] = [BINARY, "sandbox-init", "first"];
 
 /// The bubblewrap backend with the program that it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,7 +132,7 @@ impl Bubblewrap {
         }
         words.extend([Word::Text("--info-fd".into()), Word::Info]);
         words.extend(spec.mounts.iter().flat_map(mount));
-        words.extend(text(["--chdir", "/", "--", BINARY, "sandbox-init", "first"]));
+        words.extend(text(["--chdir", "/"]));
         Ok(Plan { program: self.program.clone(), words })
     }
 }
@@ -202,7 +206,9 @@ impl Plan {
             Word::Filter(program) => format!("<filter of {} instructions>", program.len() / 8),
             Word::Info => "<report>".to_owned(),
         });
-        std::iter::once(self.program.display().to_string()).chain(words).collect()
+        let first = FIRST.map(str::to_owned);
+        let program = self.program.display().to_string();
+        std::iter::once(program).chain(words).chain(["--".to_owned()]).chain(first).collect()
     }
 
     /// Makes the sandbox. `keep` is called with its processes before the first of them gets its settings; when
@@ -235,18 +241,24 @@ impl Plan {
         let ((boot_read, boot_write), (info_read, info_write)) = (pipe()?, pipe()?);
         let mut inherited: Vec<OwnedFd> = Vec::new();
         let mut command = process::command(&self.program);
+        // Hundreds of mounts would not fit on a command line: `bwrap` reads its arguments from a descriptor.
+        let mut arguments = Vec::new();
         for word in &self.words {
             let number = match word {
                 Word::Text(text) => {
-                    command.arg(text);
+                    arguments.extend_from_slice(text.as_bytes());
+                    arguments.push(0);
                     continue;
                 }
                 Word::Content(content) => hold(&mut inherited, in_memory(content.as_bytes())?),
                 Word::Filter(program) => hold(&mut inherited, in_memory(program)?),
                 Word::Info => info_write.as_raw_fd(),
             };
-            command.arg(number.to_string());
+            arguments.extend_from_slice(number.to_string().as_bytes());
+            arguments.push(0);
         }
+        let arguments = hold(&mut inherited, in_memory(&arguments)?);
+        command.args(["--args", &arguments.to_string(), "--"]).args(FIRST);
         for descriptor in inherited.iter().map(AsFd::as_fd).chain([info_write.as_fd()]) {
             process::make_inheritable(descriptor).map_err(io_error("pass a descriptor on"))?;
         }
@@ -358,13 +370,17 @@ mod tests {
              --symlink /run /var/run --dir /etc --ro-bind /etc/ssl/certs /etc/ssl/certs \
              --perms 0444 --ro-bind-data <154 bytes> /etc/passwd --perms 0444 --ro-bind-data <44 bytes> /etc/group \
              --perms 0444 --ro-bind-data <84 bytes> /etc/hosts --perms 0444 --ro-bind-data <5 bytes> /etc/hostname \
-             --perms 0444 --ro-bind-data <73 bytes> /etc/nsswitch.conf \
+             --perms 0444 --ro-bind-data <130 bytes> /etc/nsswitch.conf \
              --perms 0444 --ro-bind-data <80 bytes> /etc/resolv.conf \
              --perms 0444 --ro-bind-data <18 bytes> /etc/shells \
+             --perms 0444 --ro-bind-data <190 bytes> /etc/profile \
+             --perms 0444 --ro-bind-data <33 bytes> /etc/machine-id --symlink /proc/self/mounts /etc/mtab \
+             --ro-bind /opt/go /opt/go \
              --ro-bind /run/s/1 /run/cloister --perms 0755 --tmpfs /run/cloister/bin \
              --ro-bind /opt/cloister /run/cloister/bin/cloister --remount-ro /run/cloister/bin \
              --bind /data/home /home/cloister --bind /src/demo /work --bind /src/demo/.git /work/.git \
-             --ro-bind /src/demo/.git/hooks /work/.git/hooks --remount-ro /run --remount-ro / \
+             --ro-bind /src/demo/.git/hooks /work/.git/hooks --ro-bind /data /data \
+             --remount-ro /run --remount-ro / \
              --chdir / -- /run/cloister/bin/cloister sandbox-init first",
             instructions[0], instructions[1]
         );
