@@ -3,6 +3,10 @@
 //! A name belongs to one path. The registry remembers which; a second path that would get the same name is
 //! refused with the way to choose another.
 
+mod shares;
+
+pub use shares::{Refusal, Share, ShareProblem, SharesError, Surroundings, shares};
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;

@@ -10,7 +10,7 @@
 mod closure;
 mod finder;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -88,13 +88,13 @@ impl Tools {
         }
         finder.outside_links(Path::new(ALTERNATIVES));
         path.extend(STANDARD.map(PathBuf::from));
-        let mut unique: Vec<PathBuf> = Vec::new();
-        path.into_iter().for_each(|one| if !unique.contains(&one) { unique.push(one) });
+        let mut known = HashSet::new();
+        path.retain(|directory| known.insert(directory.clone()));
         variables.extend(PATHS_TO_PASS.iter().filter_map(|name| {
             let real = fs::canonicalize((search.variable)(name)?).ok().filter(|real| finder.is_seen(real))?;
             Some(((*name).to_owned(), real.into_os_string().into_string().ok()?))
         }));
-        Self { mounts: finder.into_mounts(), path: unique, variables }
+        Self { mounts: finder.into_mounts(), path, variables }
     }
 
     /// The host's directories and files that are shown.

@@ -3,23 +3,26 @@
 //! Everything that can be checked is checked before the first change. What is then done in order (registration,
 //! sandbox, receipt) is undone when a later part fails, under a lock that lets one start at a time near a cloister.
 
+mod host;
+
 use std::io;
 use std::path::{Path, PathBuf};
 
 use tokio::net::UnixStream;
 
 use super::environment;
-use crate::config::{Backend, Config, ConfigError};
+use crate::config::{Backend, Config, ConfigError, Network};
 use crate::guardian::client::{ClientError, Guardian};
 use crate::init::wire::Start;
 use crate::name::{CloisterId, CloisterName, ProjectName};
 use crate::paths::{Lock, Paths, PathsError};
 use crate::process;
-use crate::project::{GitNeed, Project, ProjectError};
+use crate::project::{GitNeed, Project, ProjectError, SharesError};
 use crate::sandbox::{
-    Diagnosis, Facts, LaunchError, Placeholder, Plan, Receipt, ReceiptError, Spec, TeardownError, Wanted,
-    diagnose, find_bwrap,
+    ClosureError, Diagnosis, LaunchError, Placeholder, Plan, Receipt, ReceiptError, Spec, TeardownError,
+    Wanted, diagnose, find_bwrap,
 };
+use host::{Host, Look};
 
 /// Whether root may start a sandbox whose processes are root's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub struct StartRequest<'a> {
     pub git: GitNeed,
     /// Whether root's consent was given.
     pub root: RootConsent,
+    /// How far the sandbox reaches, if not as the settings say.
+    pub network: Option<Network>,
 }
 
 /// A sandbox that runs, and what a session in it needs.
@@ -50,6 +55,8 @@ pub struct Sandbox {
     pub name: CloisterName,
     /// Whether it was made just now.
     pub is_new: bool,
+    /// How far it reaches.
+    pub network: Network,
     socket: PathBuf,
     config: Config,
 }
@@ -63,12 +70,31 @@ pub enum StartError {
     /// The backend is not there.
     #[error("this version has no backend `docker`")]
     NoDocker,
+    /// The tier is not there.
+    #[error("this version has no network tier `{}`", .0.as_str())]
+    NoTier(Network),
+    /// The sandbox that runs reaches further, or less far.
+    #[error("the cloister `{name}` is running with network `{}`, not `{}`", running.as_str(), wanted.as_str())]
+    OtherNetwork {
+        /// The name.
+        name: CloisterName,
+        /// How far it reaches.
+        running: Network,
+        /// What is wanted.
+        wanted: Network,
+    },
     /// The directory can't be opened.
     #[error(transparent)]
     Project(#[from] ProjectError),
     /// The settings are wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The settings share what can't be shared.
+    #[error(transparent)]
+    Shares(#[from] SharesError),
+    /// The tools that the settings name can't be had.
+    #[error(transparent)]
+    Tools(#[from] ClosureError),
     /// The guardian can't be had.
     #[error(transparent)]
     Guardian(#[from] ClientError),
@@ -107,9 +133,6 @@ pub enum StartError {
     /// There is no such sandbox.
     #[error("no cloister `{0}` is running")]
     NotRunning(CloisterName),
-    /// The settings can't be sent to it.
-    #[error("cannot write the settings of the sandbox's first process")]
-    Boot(#[source] serde_json::Error),
     /// Something else of the system.
     #[error("cannot {action}")]
     Io {
@@ -144,6 +167,7 @@ pub(super) struct Prepared<'a> {
     pub(super) spec: Spec,
     pub(super) plan: Plan,
     pub(super) placeholders: Vec<Placeholder>,
+    pub(super) host: Host,
     config: Config,
 }
 
@@ -157,6 +181,10 @@ pub async fn start(request: StartRequest<'_>, paths: &Paths) -> Result<Sandbox, 
     if let Some(running) = receipt.as_ref().filter(|receipt| receipt.is_running()) {
         if running.directory != prepared.project.directory {
             return Err(StartError::OtherDirectory { name: prepared.name, owner: running.directory.clone() });
+        }
+        if running.network != prepared.spec.network {
+            let (running, wanted) = (running.network, prepared.spec.network);
+            return Err(StartError::OtherNetwork { name: prepared.name, running, wanted });
         }
         return Ok(prepared.entered(running.socket.clone(), false));
     }
@@ -178,7 +206,13 @@ pub async fn enter(name: &CloisterName, paths: &Paths) -> Result<Sandbox, StartE
     let config = Config::load_for(paths, Some(&receipt.project))?;
     // A session without a guardian has no way out; the sandbox itself needs none.
     Guardian::ensure(paths).await?;
-    Ok(Sandbox { name: name.clone(), is_new: false, socket: receipt.socket, config })
+    Ok(Sandbox {
+        name: name.clone(),
+        is_new: false,
+        network: receipt.network,
+        socket: receipt.socket,
+        config,
+    })
 }
 
 /// What would be started: the spec, and the command that makes it.
@@ -200,27 +234,41 @@ impl<'a> Prepared<'a> {
             Backend::Auto | Backend::Bubblewrap => {}
             Backend::Docker => return Err(StartError::NoDocker),
         }
+        let network = request.network.unwrap_or(config.network);
+        match network {
+            Network::None | Network::Guarded => {}
+            Network::Inet | Network::Full => return Err(StartError::NoTier(network)),
+        }
         let guarded = project.guarded()?;
         let pinned: Vec<_> = project.pinned().into_iter().map(|one| (one.path, one.is_writable)).collect();
+        let protected: Vec<PathBuf> = guarded.iter().map(|one| one.path.clone()).collect();
+        let kept: Vec<PathBuf> =
+            pinned.iter().map(|(path, _)| path.clone()).chain(protected.clone()).collect();
+        let look = Look { config: &config, project: &project, paths, binary: &binary, guarded: &kept };
+        let host = Host::gather(&look)?;
         let wanted = Wanted {
             name: &name,
             id: &id,
             work: &project.directory,
             repository: project.outside_repository(),
             pinned: &pinned,
-            protected: &guarded.iter().map(|one| one.path.clone()).collect::<Vec<_>>(),
+            protected: &protected,
             home: &paths.instance_dir(&project.name).join("home"),
             sockets: &paths.sockets_dir(&id),
             binary: &binary,
+            network,
+            limits: config.limits,
+            tools: &host.tools.mounts,
+            shared: &host.shared(),
         };
-        let spec = Spec::new(&wanted, &Facts::gather());
+        let spec = Spec::new(&wanted, &host.facts);
         let plan = find_bwrap(&process::environment("PATH").unwrap_or_default())?.plan(&spec)?;
         let placeholders = guarded.iter().map(|one| Placeholder::new(&one.path, one.placeholder)).collect();
-        Ok(Self { paths, project, name, id, spec, plan, placeholders, config })
+        Ok(Self { paths, project, name, id, spec, plan, placeholders, host, config })
     }
 
     fn entered(self, socket: PathBuf, is_new: bool) -> Sandbox {
-        Sandbox { name: self.name, is_new, socket, config: self.config }
+        Sandbox { name: self.name, is_new, network: self.spec.network, socket, config: self.config }
     }
 }
 

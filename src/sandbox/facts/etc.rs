@@ -252,8 +252,8 @@ mod tests {
             host.file(&format!("etc/{name}/file"), 0o644);
         }
         let etc = host.top.join("etc");
-        let expected = ["java-17-openjdk", "java-21-openjdk"]
-            .map(|name| bind(etc.join(name), &format!("/etc/{name}")));
+        let expected =
+            ["java-17-openjdk", "java-21-openjdk"].map(|name| bind(etc.join(name), &format!("/etc/{name}")));
         assert_eq!(host.gather(), expected);
     }
 

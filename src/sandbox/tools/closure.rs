@@ -6,8 +6,8 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
-use super::STORE;
 use super::super::facts::Store;
+use super::STORE;
 use crate::process;
 
 /// How many store paths are mounted one by one; each makes a start slower.

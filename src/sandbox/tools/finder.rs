@@ -159,8 +159,8 @@ impl<'a> Finder<'a> {
         let roots = self.roots.iter().filter(|root| !is_below(root, false));
         let links = self.links.iter().filter(|(link, _)| !is_below(link, true));
         let roots = roots.map(|root| Mount::ReadOnly { source: root.clone(), target: root.clone() });
-        let links = links
-            .map(|(link, points_to)| Mount::Link { points_to: points_to.clone(), target: link.clone() });
+        let links =
+            links.map(|(link, points_to)| Mount::Link { points_to: points_to.clone(), target: link.clone() });
         roots.chain(links).collect()
     }
 
@@ -177,7 +177,7 @@ impl<'a> Finder<'a> {
                 Component::CurDir | Component::Prefix(_) => {}
                 Component::Normal(_) => {
                     let next = real.join(&part);
-                    match self.link_at(&next)? {
+                    match self.link_at(&next).ok()? {
                         None => real = next,
                         Some(points_to) => {
                             left.extend(parts(&points_to));
@@ -194,17 +194,16 @@ impl<'a> Finder<'a> {
     }
 
     /// What the link says that lies here; nothing where something else lies.
-    fn link_at(&mut self, path: &Path) -> Option<Option<PathBuf>> {
+    fn link_at(&mut self, path: &Path) -> io::Result<Option<PathBuf>> {
         if self.plain.contains(path) {
-            return Some(None);
+            return Ok(None);
         }
         match fs::read_link(path) {
-            Ok(points_to) => Some(Some(points_to)),
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                 self.plain.insert(path.to_owned());
-                Some(None)
+                Ok(None)
             }
-            Err(_) => None,
+            found => found.map(Some),
         }
     }
 
@@ -251,7 +250,10 @@ fn is_program(path: &Path, found: &Metadata) -> bool {
         && found.mode() & 0o111 != 0
         && found.mode() & SET_ID == 0
         && !is_open_to_all(found)
-        && path.parent().and_then(|parent| fs::metadata(parent).ok()).is_some_and(|found| !is_open_to_all(&found))
+        && path
+            .parent()
+            .and_then(|parent| fs::metadata(parent).ok())
+            .is_some_and(|found| !is_open_to_all(&found))
 }
 
 fn is_open_to_all(found: &Metadata) -> bool {
