@@ -385,10 +385,10 @@ mod tests {
              --symlink /run /var/run --dir /etc --ro-bind /etc/ssl/certs /etc/ssl/certs \
              --perms 0444 --ro-bind-data <154 bytes> /etc/passwd --perms 0444 --ro-bind-data <44 bytes> /etc/group \
              --perms 0444 --ro-bind-data <84 bytes> /etc/hosts --perms 0444 --ro-bind-data <5 bytes> /etc/hostname \
-             --perms 0444 --ro-bind-data <130 bytes> /etc/nsswitch.conf \
+             --perms 0444 --ro-bind-data <128 bytes> /etc/nsswitch.conf \
              --perms 0444 --ro-bind-data <80 bytes> /etc/resolv.conf \
              --perms 0444 --ro-bind-data <18 bytes> /etc/shells \
-             --perms 0444 --ro-bind-data <190 bytes> /etc/profile \
+             --perms 0444 --ro-bind-data <187 bytes> /etc/profile \
              --perms 0444 --ro-bind-data <33 bytes> /etc/machine-id --symlink /proc/self/mounts /etc/mtab \
              --ro-bind /opt/go /opt/go \
              --ro-bind /run/s/1 /run/cloister --perms 0755 --tmpfs /run/cloister/bin \

@@ -29,9 +29,6 @@ const STANDARD: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "
 /// Where Nix keeps programs: its links never lead out of it.
 const STORE: &str = "/nix/store";
 
-/// Where the system's own links choose between programs.
-const ALTERNATIVES: &str = "/etc/alternatives";
-
 /// The host's variables that name a file or directory which programs need; passed on when the sandbox shows it.
 const PATHS_TO_PASS: [&str; 9] = [
     "CURL_CA_BUNDLE",
@@ -53,6 +50,8 @@ pub struct Search<'a> {
     pub home: &'a Path,
     /// Where programs from outside the distribution are unpacked: `/opt`.
     pub opt: &'a Path,
+    /// Where the system's links choose between programs: `/etc/alternatives`.
+    pub alternatives: &'a Path,
     /// What the sandbox shows already.
     pub seen: &'a [PathBuf],
     /// What is never shown: keys, Cloister's own files, what a sandbox can write; with links resolved.
@@ -86,7 +85,7 @@ impl Tools {
             }
             path.push(resolved);
         }
-        finder.outside_links(Path::new(ALTERNATIVES));
+        finder.outside_links(search.alternatives);
         path.extend(STANDARD.map(PathBuf::from));
         let mut known = HashSet::new();
         path.retain(|directory| known.insert(directory.clone()));

@@ -41,6 +41,7 @@ impl Host {
             variable: &process::environment,
             home: &home,
             opt: Path::new("/opt"),
+            alternatives: Path::new("/etc/alternatives"),
             seen: &facts.seen(),
             hidden: &look.hidden(),
             chosen,
