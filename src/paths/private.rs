@@ -99,7 +99,9 @@ pub(super) fn places(home: &Path, config: &Path) -> Vec<PathBuf> {
         .chain(of_root)
         .chain([config.to_owned()])
         .collect();
-    let led_to = named.iter().filter_map(|place| fs::canonicalize(place).ok());
+    // Most are not there: one look each is enough to know.
+    let there = named.iter().filter(|place| fs::metadata(place).is_ok());
+    let led_to = there.filter_map(|place| fs::canonicalize(place).ok());
     let mut all: Vec<PathBuf> = led_to.chain(named.iter().cloned()).collect();
     all.sort_unstable();
     all.dedup();

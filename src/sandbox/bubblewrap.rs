@@ -44,6 +44,8 @@ enum Word {
     Text(OsString),
     /// A descriptor from which this text is read.
     Content(String),
+    /// A descriptor from which this file is read.
+    Opened(PathBuf),
     /// A descriptor from which this system call filter is read.
     Filter(Vec<u8>),
     /// The descriptor to which `bwrap` reports the first process.
@@ -177,11 +179,16 @@ fn mount(mount: &Mount) -> Vec<Word> {
         }
         Mount::Directory { target } => vec![option("--dir"), path(target)],
         Mount::Link { points_to, target } => vec![option("--symlink"), path(points_to), path(target)],
-        Mount::File { target, content } => vec![
+        Mount::File { target, content } => {
+            // A file on the sandbox's own root, which is sealed in the end, needs no mount of its own.
+            let how = if target.starts_with("/etc") { "--file" } else { "--ro-bind-data" };
+            vec![option("--perms"), option("0444"), option(how), Word::Content(content.clone()), path(target)]
+        }
+        Mount::Copy { source, target } => vec![
             option("--perms"),
             option("0444"),
-            option("--ro-bind-data"),
-            Word::Content(content.clone()),
+            option("--file"),
+            Word::Opened(source.clone()),
             path(target),
         ],
         Mount::Processes { target } => vec![option("--proc"), path(target)],
@@ -207,6 +214,7 @@ impl Plan {
         let words = self.words.iter().map(|word| match word {
             Word::Text(text) => text.to_string_lossy().into_owned(),
             Word::Content(content) => format!("<{} bytes>", content.len()),
+            Word::Opened(path) => format!("<{}>", path.display()),
             Word::Filter(program) => format!("<filter of {} instructions>", program.len() / 8),
             Word::Info => "<report>".to_owned(),
         });
@@ -254,6 +262,9 @@ impl Plan {
                     continue;
                 }
                 Word::Content(content) => hold(&mut inherited, in_memory(content.as_bytes())?),
+                Word::Opened(path) => {
+                    hold(&mut inherited, File::open(path).map_err(io_error("open a file to copy"))?.into())
+                }
                 Word::Filter(program) => hold(&mut inherited, in_memory(program)?),
                 Word::Info => info_write.as_raw_fd(),
             };
@@ -383,13 +394,14 @@ mod tests {
              --size 2147483648 --perms 1777 --tmpfs /dev/shm --remount-ro /dev \
              --size 4294967296 --perms 1777 --tmpfs /tmp --symlink /tmp /var/tmp --perms 0755 --tmpfs /run \
              --symlink /run /var/run --dir /etc --ro-bind /etc/ssl/certs /etc/ssl/certs \
-             --perms 0444 --ro-bind-data <154 bytes> /etc/passwd --perms 0444 --ro-bind-data <44 bytes> /etc/group \
-             --perms 0444 --ro-bind-data <84 bytes> /etc/hosts --perms 0444 --ro-bind-data <5 bytes> /etc/hostname \
-             --perms 0444 --ro-bind-data <128 bytes> /etc/nsswitch.conf \
-             --perms 0444 --ro-bind-data <80 bytes> /etc/resolv.conf \
-             --perms 0444 --ro-bind-data <18 bytes> /etc/shells \
-             --perms 0444 --ro-bind-data <187 bytes> /etc/profile \
-             --perms 0444 --ro-bind-data <33 bytes> /etc/machine-id --symlink /proc/self/mounts /etc/mtab \
+             --perms 0444 --file </etc/services> /etc/services \
+             --perms 0444 --file <154 bytes> /etc/passwd --perms 0444 --file <44 bytes> /etc/group \
+             --perms 0444 --file <84 bytes> /etc/hosts --perms 0444 --file <5 bytes> /etc/hostname \
+             --perms 0444 --file <128 bytes> /etc/nsswitch.conf \
+             --perms 0444 --file <80 bytes> /etc/resolv.conf \
+             --perms 0444 --file <18 bytes> /etc/shells \
+             --perms 0444 --file <187 bytes> /etc/profile \
+             --perms 0444 --file <33 bytes> /etc/machine-id --symlink /proc/self/mounts /etc/mtab \
              --ro-bind /opt/go /opt/go \
              --ro-bind /run/s/1 /run/cloister --perms 0755 --tmpfs /run/cloister/bin \
              --ro-bind /opt/cloister /run/cloister/bin/cloister --remount-ro /run/cloister/bin \

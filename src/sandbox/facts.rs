@@ -102,7 +102,9 @@ impl Facts {
     pub fn seen(&self) -> Vec<PathBuf> {
         let links = self.links.iter().map(|(link, _)| link.clone());
         let etc = self.etc.iter().filter_map(|mount| match mount {
-            Mount::ReadOnly { target, .. } | Mount::Link { target, .. } => Some(target.clone()),
+            Mount::ReadOnly { target, .. } | Mount::Copy { target, .. } | Mount::Link { target, .. } => {
+                Some(target.clone())
+            }
             _ => None,
         });
         self.directories.iter().cloned().chain(links).chain(etc).collect()

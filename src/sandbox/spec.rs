@@ -71,6 +71,14 @@ pub enum Mount {
         /// What it holds.
         content: String,
     },
+    /// A small host file, as it is at the start, that can be read by all and written by nobody. Unlike a mount, it
+    /// costs next to nothing.
+    Copy {
+        /// Where it lies on the host.
+        source: PathBuf,
+        /// Where it is seen: in a directory of the sandbox's own.
+        target: PathBuf,
+    },
     /// The process table of the sandbox.
     Processes {
         /// Where it is seen.
@@ -171,6 +179,7 @@ impl Spec {
             | Mount::Directory { .. }
             | Mount::Link { .. }
             | Mount::File { .. }
+            | Mount::Copy { .. }
             | Mount::Processes { .. }
             | Mount::Devices { .. }
             | Mount::Hidden { .. }
@@ -328,7 +337,10 @@ pub(super) mod tests {
         Facts {
             directories: vec!["/usr".into()],
             links: vec![("/bin".into(), "usr/bin".into())],
-            etc: vec![same(Path::new("/etc/ssl/certs"))],
+            etc: vec![
+                same(Path::new("/etc/ssl/certs")),
+                Mount::Copy { source: "/etc/services".into(), target: "/etc/services".into() },
+            ],
             masked_files: vec!["/proc/kcore".into()],
             masked_directories: vec!["/proc/acpi".into()],
             read_only: vec!["/proc/sys".into()],
@@ -367,6 +379,7 @@ pub(super) mod tests {
             | Mount::Directory { target: at }
             | Mount::Link { target: at, .. }
             | Mount::File { target: at, .. }
+            | Mount::Copy { target: at, .. }
             | Mount::Processes { target: at }
             | Mount::Devices { target: at }
             | Mount::Hidden { target: at, .. } => at == Path::new(target),

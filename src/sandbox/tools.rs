@@ -85,7 +85,6 @@ impl Tools {
             }
             path.push(resolved);
         }
-        finder.outside_links(search.alternatives);
         path.extend(STANDARD.map(PathBuf::from));
         let mut known = HashSet::new();
         path.retain(|directory| known.insert(directory.clone()));

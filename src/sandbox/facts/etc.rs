@@ -11,6 +11,9 @@ use std::path::{Component, Path, PathBuf};
 
 use super::super::spec::Mount;
 
+/// Up to which size a file is copied; a larger one is mounted.
+const MAX_COPY_BYTES: u64 = 256 * 1024;
+
 /// Where NixOS keeps what the other entries point to: a link into the store.
 const STATIC: &str = "static";
 
@@ -131,12 +134,10 @@ impl Found<'_> {
             None
         } else if kind.is_symlink() {
             self.link(&path, &target)
-        } else if !is_open(&path) {
-            None
         } else if kind.is_dir() && self.has_lost_its_parts {
             return self.entries(below, &path);
         } else {
-            Some(Mount::ReadOnly { source: path.clone(), target })
+            shown(&path, target)
         };
         if let Some(mount) = mount {
             self.seen.push(path);
@@ -155,7 +156,7 @@ impl Found<'_> {
         } else if self.is_seen(&real) {
             Some(Mount::Link { points_to: real, target })
         } else {
-            is_open(&real).then_some(Mount::ReadOnly { source: real, target })
+            shown(&real, target)
         }
     }
 
@@ -171,12 +172,19 @@ impl Found<'_> {
     }
 }
 
-/// Tells whether everybody may read this on the host.
-fn is_open(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|found| {
-        let needed = if found.is_dir() { 0o005 } else { 0o004 };
-        (found.is_dir() || found.is_file()) && found.mode() & needed == needed
-    })
+/// How a file or directory is shown that everybody may read on the host; nothing else is.
+fn shown(real: &Path, target: PathBuf) -> Option<Mount> {
+    let found = fs::metadata(real).ok()?;
+    let source = real.to_owned();
+    let is_open = |bits| found.mode() & bits == bits;
+    if found.is_dir() {
+        is_open(0o005).then_some(Mount::ReadOnly { source, target })
+    } else if found.is_file() && is_open(0o004) {
+        let is_small = found.len() <= MAX_COPY_BYTES;
+        Some(if is_small { Mount::Copy { source, target } } else { Mount::ReadOnly { source, target } })
+    } else {
+        None
+    }
 }
 
 /// The path without `.` and `..`, as text: no link is followed.
@@ -230,6 +238,10 @@ mod tests {
         Mount::ReadOnly { source, target: target.into() }
     }
 
+    fn copy(source: PathBuf, target: &str) -> Mount {
+        Mount::Copy { source, target: target.into() }
+    }
+
     fn link(points_to: impl Into<PathBuf>, target: &str) -> Mount {
         Mount::Link { points_to: points_to.into(), target: target.into() }
     }
@@ -242,7 +254,15 @@ mod tests {
         for secret in ["shadow", "gitconfig", "npmrc", "pip.conf", "ssl/private/key", "apt/auth.conf"] {
             host.file(&format!("etc/{secret}"), 0o644);
         }
-        assert_eq!(host.gather(), [bind(services, "/etc/services")]);
+        assert_eq!(host.gather(), [copy(services, "/etc/services")]);
+    }
+
+    #[test]
+    fn large_files_are_mounted() {
+        let host = Host::new();
+        let large = host.file("etc/mime.types", 0o644);
+        fs::File::options().write(true).open(&large).unwrap().set_len(MAX_COPY_BYTES + 1).unwrap();
+        assert_eq!(host.gather(), [bind(large, "/etc/mime.types")]);
     }
 
     #[test]
@@ -270,7 +290,7 @@ mod tests {
         let expected = [
             link(zone, "/etc/localtime"),
             link("../usr/lib/os-release", "/etc/os-release"),
-            bind(elsewhere, "/etc/services"),
+            copy(elsewhere, "/etc/services"),
         ];
         assert_eq!(host.gather(), expected);
     }
@@ -298,7 +318,7 @@ mod tests {
         let expected = [
             bind(store.join("zoneinfo"), "/etc/zoneinfo"),
             link(etc.join("zoneinfo/Europe/Vienna"), "/etc/localtime"),
-            bind(bundle, "/etc/ssl/certs/ca-bundle.crt"),
+            copy(bundle, "/etc/ssl/certs/ca-bundle.crt"),
         ];
         assert_eq!(gather(&etc, &[]), expected);
     }

@@ -11,7 +11,7 @@ use super::STORE;
 use crate::process;
 
 /// How many store paths are mounted one by one; each makes a start slower.
-const MAX_PATHS: usize = 1500;
+const MAX_PATHS: usize = 1000;
 
 /// Why the tools can't be shown.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +46,8 @@ pub fn closure(tools: &[PathBuf], search_path: &OsStr) -> Result<Store, ClosureE
     let Some(program) = nix_store(search_path)? else { return Ok(Store::Whole) };
     let mut command = process::command(program);
     // Nix is one program under many names, and looks at the name by which it is called.
+    // It wants a home, and is to read no settings there.
+    command.env("HOME", "/nonexistent");
     command.arg0("nix-store").args(["--query", "--requisites"]).args(tools).args(system());
     let output = command.output().map_err(ClosureError::Start)?;
     if !output.status.success() {
@@ -105,8 +107,10 @@ mod tests {
             let odd = format!("/nix/store/a-one\n{odd}\n");
             assert!(matches!(parse(&odd), Err(ClosureError::Refused(_))), "{odd}");
         }
-        let many: String = (0..=MAX_PATHS).map(|number| format!("/nix/store/{number}\n")).collect();
-        assert!(matches!(parse(&many), Err(ClosureError::TooMany(count)) if count == MAX_PATHS + 1));
+        let many: Vec<String> = (0..=MAX_PATHS).map(|number| format!("/nix/store/{number}")).collect();
+        assert!(
+            matches!(parse(&many.join("\n")), Err(ClosureError::TooMany(count)) if count == MAX_PATHS + 1)
+        );
     }
 
     #[test]

@@ -101,8 +101,16 @@ impl<'a> Finder<'a> {
             if !entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
                 continue;
             }
-            let leads_out = fs::read_link(entry.path())
-                .is_ok_and(|target| !self.is_seen(&lexical(&directory.join(target))));
+            let leads_out = fs::read_link(entry.path()).is_ok_and(|points_to| {
+                let next = lexical(&directory.join(points_to));
+                // The system's own choice between programs is one more link.
+                let next = if next.starts_with(self.search.alternatives) {
+                    fs::read_link(&next).unwrap_or(next)
+                } else {
+                    next
+                };
+                !self.is_seen(&next)
+            });
             if leads_out {
                 self.show(&entry.path());
             }

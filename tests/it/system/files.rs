@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use crate::harness::{Done, Host, finish};
+use crate::harness::{Done, Host, User, finish};
 use crate::requirement;
 
 fn script(host: &Host, below: &str, content: &str) {
@@ -251,6 +251,31 @@ fn tools_that_are_not_in_the_store_are_named() {
     let tool = "/nix/store/00000000000000000000000000000000-nothing-1.0";
     host.configure(&format!("tools: [{tool}]\n"));
     refused(&host, &["names what is not in the Nix store", tool, "nix-store --realise"]);
+}
+
+#[test]
+fn chosen_tools_show_their_part_of_the_store_alone() {
+    let Some(mut host) = Host::with_bubblewrap() else { return };
+    let entries = fs::read_dir("/nix/store").into_iter().flatten().flatten();
+    let mut names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    // What is built from many others needs many mounts.
+    let Some(name) = names.find(|name| Path::new(name).extension().is_some_and(|kind| kind == "drv")) else {
+        return requirement::skip("nix-store", "nothing lies in `/nix/store`");
+    };
+    if rustix::process::geteuid().is_root() {
+        host = Host::new(User::Same);
+    }
+    let tool = format!("/nix/store/{name}");
+    let mut query = host.program("nix-store");
+    query.args(["--query", "--requisites", &tool]);
+    let known = finish(query);
+    if known.code != 0 {
+        return requirement::skip("nix-store", "this user may not ask the Nix store");
+    }
+    let mut expected: Vec<&str> = known.stdout.lines().collect();
+    expected.sort_unstable();
+    host.configure(&format!("tools: [{tool}]\n"));
+    inside(&host, "ls -d /nix/store/*", &format!("{}\n", expected.join("\n")));
 }
 
 /// Runs each of the programs that the host has, and compares what they say.
