@@ -5,7 +5,7 @@
 
 mod private;
 
-pub use private::{Reach, find_socket};
+pub use private::{Reach, Survey, survey};
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};

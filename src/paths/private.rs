@@ -108,7 +108,7 @@ pub(super) fn places(home: &Path, config: &Path) -> Vec<PathBuf> {
     all
 }
 
-/// How far a directory is searched for sockets.
+/// How far a directory is surveyed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reach {
     /// How many levels of directories.
@@ -117,25 +117,38 @@ pub struct Reach {
     pub entries: usize,
 }
 
-/// Finds a Unix socket in a directory. What lies beyond the reach is not looked at.
-pub fn find_socket(directory: &Path, reach: Reach) -> Option<PathBuf> {
+/// What of a directory matters before it is shown to a sandbox. What lies beyond the reach is not looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Survey {
+    /// The first Unix socket.
+    pub socket: Option<PathBuf>,
+    /// Everything that is called `.git`.
+    pub repositories: Vec<PathBuf>,
+}
+
+/// Looks through a directory, following no link.
+pub fn survey(directory: &Path, reach: Reach) -> Survey {
+    let mut survey = Survey::default();
     let mut level = vec![directory.to_owned()];
     let mut left = reach.entries;
     for _ in 0..reach.levels {
         let mut next = Vec::new();
         for entry in level.iter().filter_map(|directory| fs::read_dir(directory).ok()).flatten().flatten() {
-            left = left.checked_sub(1)?;
+            let Some(fewer) = left.checked_sub(1) else { return survey };
+            left = fewer;
             let Ok(kind) = entry.file_type() else { continue };
-            if kind.is_socket() {
-                return Some(entry.path());
+            if kind.is_socket() && survey.socket.is_none() {
+                survey.socket = Some(entry.path());
             }
-            if kind.is_dir() {
+            if entry.file_name() == ".git" {
+                survey.repositories.push(entry.path());
+            } else if kind.is_dir() {
                 next.push(entry.path());
             }
         }
         level = next;
     }
-    None
+    survey
 }
 
 #[cfg(test)]
@@ -169,9 +182,22 @@ mod tests {
         fs::create_dir_all(&deep).unwrap();
         let socket = deep.join("s");
         let _listener = UnixListener::bind(&socket).unwrap();
-        let find = |levels, entries| find_socket(directory.path(), Reach { levels, entries });
-        assert_eq!(find(3, 100), Some(socket));
-        assert_eq!(find(2, 100), None, "too deep");
-        assert_eq!(find(3, 2), None, "too many");
+        let look = |levels, entries| survey(directory.path(), Reach { levels, entries }).socket;
+        assert_eq!(look(3, 100), Some(socket));
+        assert_eq!(look(2, 100), None, "too deep");
+        assert_eq!(look(3, 2), None, "too many");
+    }
+
+    #[test]
+    fn repositories_are_found_and_not_entered() {
+        let directory = tempfile::tempdir().unwrap();
+        let (one, two) = (directory.path().join("one/.git"), directory.path().join("two/.git"));
+        fs::create_dir_all(one.join("modules/.git")).unwrap();
+        fs::create_dir_all(two.parent().unwrap()).unwrap();
+        fs::write(&two, "gitdir: elsewhere").unwrap();
+        symlink(directory.path(), directory.path().join("round")).unwrap();
+        let mut found = survey(directory.path(), Reach { levels: 9, entries: 100 }).repositories;
+        found.sort_unstable();
+        assert_eq!(found, [one, two]);
     }
 }

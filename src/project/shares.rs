@@ -12,7 +12,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::Project;
 use crate::config::{Config, Mount, MountMode};
-use crate::paths::{Paths, Reach, find_socket, overlap};
+use crate::paths::{Paths, Reach, Survey, overlap, survey};
 use crate::text::Untrusted;
 
 /// Where references are seen.
@@ -22,8 +22,8 @@ const WORK: &str = "/work";
 /// The user's home inside.
 const HOME: &str = "/home/cloister";
 
-/// How far a directory is searched for sockets.
-const SOCKETS: Reach = Reach { levels: 4, entries: 5000 };
+/// How far a directory is searched for sockets and repositories.
+const REACH: Reach = Reach { levels: 4, entries: 5000 };
 
 /// Places of the host from which the kernel and running programs are reached.
 const ALIVE: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/var/run"];
@@ -174,18 +174,30 @@ pub fn shares(config: &Config, around: &Surroundings<'_>) -> Result<Vec<Share>, 
     });
     let (mut shares, mut problems): (Vec<Share>, Vec<ShareProblem>) = Default::default();
     for wanted in refs.chain(config.mounts.iter().cloned()) {
-        let checked = around.check(&wanted, &private).and_then(|share| {
-            let is_taken = shares.iter().any(|other| other.target == share.target);
-            if is_taken { Err(Refusal::SamePlace(share.target)) } else { Ok(share) }
-        });
-        match checked {
+        let is_taken = shares.iter().any(|other| other.target == wanted.target);
+        let checked = around.check(&wanted, &private);
+        match checked
+            .and_then(|share| if is_taken { Err(Refusal::SamePlace(share.target)) } else { Ok(share) })
+        {
             Ok(share) => shares.push(share),
             Err(refusal) => problems.push(ShareProblem { path: wanted.source, refusal }),
         }
     }
     // One that lies in another's place comes after it.
     shares.sort_by(|one, other| one.target.cmp(&other.target));
+    problems.extend(shares.iter().filter_map(|share| unfounded(share, &shares)));
     if problems.is_empty() { Ok(shares) } else { Err(SharesError(problems)) }
+}
+
+/// The problem of a share that lies in another one's place, where the other has nothing over which it could lie:
+/// nothing is made in what the host shares.
+fn unfounded(share: &Share, all: &[Share]) -> Option<ShareProblem> {
+    let around =
+        all.iter().rfind(|other| other.target != share.target && share.target.starts_with(&other.target))?;
+    let below = share.target.strip_prefix(&around.target).ok()?;
+    let point = first_odd(&around.source, below, &fs::metadata(&share.source).ok()?)?;
+    let refusal = Refusal::NoPoint { target: share.target.clone(), point };
+    Some(ShareProblem { path: share.source.clone(), refusal })
 }
 
 /// The name of a reference: the last part of its path, without what is odd in a name.
@@ -207,19 +219,22 @@ impl Surroundings<'_> {
         self.check_source(&source, &found, private)?;
         self.check_place(target)?;
         self.check_point(target, &found)?;
-        let git = source.join(".git");
-        let mut sealed = Vec::new();
+        let Survey { socket, repositories } =
+            if found.is_dir() { survey(&source, REACH) } else { Survey::default() };
+        if let Some(socket) = socket {
+            return Err(Refusal::Socket(socket));
+        }
         if wanted.mode == MountMode::ReadWrite {
             self.check_obeyed(&source)?;
             check_no_git_data(&source)?;
-            match fs::symlink_metadata(&git) {
-                Ok(found) if found.is_symlink() => return Err(Refusal::GitData(git)),
-                Ok(_) => sealed.push(git.clone()),
-                Err(_) => {}
+            let is_link = |git: &&PathBuf| fs::symlink_metadata(git).is_ok_and(|found| found.is_symlink());
+            if let Some(link) = repositories.iter().find(is_link) {
+                return Err(Refusal::GitData(link.clone()));
             }
         }
-        let config = git.join("config");
-        let emptied = if holds_credentials(&config) { vec![config] } else { Vec::new() };
+        let configs = repositories.iter().map(|git| git.join("config"));
+        let emptied = configs.filter(|config| holds_credentials(config)).collect();
+        let sealed = if wanted.mode == MountMode::ReadWrite { repositories } else { Vec::new() };
         Ok(Share { source, target: target.clone(), mode: wanted.mode, sealed, emptied })
     }
 
@@ -243,11 +258,8 @@ impl Surroundings<'_> {
         }
         let mut project =
             [Some(self.project.directory.as_path()), self.project.outside_repository()].into_iter().flatten();
-        if let Some(place) = project.find(overlaps) {
-            return Err(Refusal::Project(place.to_owned()));
-        }
-        match found.is_dir().then(|| find_socket(source, SOCKETS)).flatten() {
-            Some(socket) => Err(Refusal::Socket(socket)),
+        match project.find(overlaps) {
+            Some(place) => Err(Refusal::Project(place.to_owned())),
             None => Ok(()),
         }
     }

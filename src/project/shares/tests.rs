@@ -152,6 +152,25 @@ fn directories_and_files_are_mounted_where_nothing_else_is() {
 }
 
 #[test]
+fn what_lies_in_anothers_place_needs_a_point_there() {
+    let host = host();
+    let (outer, inner) = (host.at("srv/data"), host.at("home/lib"));
+    let mount = |source: &PathBuf, target: &str| Mount {
+        source: source.clone(),
+        target: target.into(),
+        mode: MountMode::ReadOnly,
+    };
+    let mounts = vec![mount(&inner, "/data/point"), mount(&outer, "/data")];
+    let config = Config { mounts, ..Config::default() };
+    let refusal = Refusal::NoPoint { target: "/data/point".into(), point: outer.join("point") };
+    assert_eq!(host.check(&config).unwrap_err().0, [ShareProblem { path: inner.clone(), refusal }]);
+    host.make("srv/data/point");
+    let expected =
+        [share(&outer, "/data", MountMode::ReadOnly), share(&inner, "/data/point", MountMode::ReadOnly)];
+    assert_eq!(host.check(&config).unwrap(), expected);
+}
+
+#[test]
 fn keys_are_refused_in_every_way() {
     let host = host();
     for place in
@@ -288,6 +307,9 @@ fn f3_a_repositorys_data_is_never_writable() {
     host.shown(&bare, "/data", MountMode::ReadOnly);
     let sealed = Share { sealed: vec![git.clone()], ..share(&repository, "/data", MountMode::ReadWrite) };
     assert_eq!(host.mount(&repository, "/data", MountMode::ReadWrite).unwrap(), [sealed]);
+    // One that lies deeper is no less git's.
+    let around = Share { sealed: vec![git.clone()], ..share(&host.at("srv"), "/data", MountMode::ReadWrite) };
+    assert_eq!(host.mount(&host.at("srv"), "/data", MountMode::ReadWrite).unwrap(), [around]);
     fs::rename(&git, host.at("srv/moved")).unwrap();
     symlink(host.at("srv/moved"), &git).unwrap();
     host.refused(&repository, MountMode::ReadWrite, Refusal::GitData(git));

@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::super::spec::{HOME, Mount, WORK};
 use super::{STORE, Search};
-use crate::paths::{Reach, find_socket};
+use crate::paths::{Reach, survey};
 
 /// How many links one path may go through, as in the kernel.
 const MAX_LINKS: usize = 40;
@@ -64,9 +64,9 @@ impl<'a> Finder<'a> {
             self.outside_links(&way.real);
             return Some(way.real);
         }
-        // The programs of a version manager ask for the rest of it, and would stand before the ones that work.
-        let is_shims = way.real.file_name().is_some_and(|name| name == "shims");
-        if is_shims || self.is_hidden(&way) || is_open_to_all(&metadata) {
+        // Such programs ask for the rest of a version manager or for a daemon, and would stand before ones that work.
+        let is_useless = way.real.ends_with("shims") || way.real.ends_with("snap/bin");
+        if is_useless || self.is_hidden(&way) || is_open_to_all(&metadata) {
             return None;
         }
         if let Some(tree) = self.tree_of(&way.real.join("program")) {
@@ -247,7 +247,7 @@ impl<'a> Finder<'a> {
         overlapping.next().is_none()
             && !below.any(|place| place.starts_with(tree))
             && fs::metadata(tree).is_ok_and(|found| found.is_dir() && !is_open_to_all(&found))
-            && find_socket(tree, SOCKETS).is_none()
+            && survey(tree, SOCKETS).socket.is_none()
     }
 }
 

@@ -292,10 +292,12 @@ fn k1_a_tree_with_a_socket_is_not_shown_whole() {
 }
 
 #[test]
-fn shims_are_passed_over() {
+fn shims_and_snaps_are_passed_over() {
     let host = host();
     host.program("home/.pyenv/shims/python3");
-    let tools = host.find(&["home/.pyenv/shims"]);
+    host.program("usr/bin/snap");
+    host.link("snap/bin/node", host.at("usr/bin/snap"));
+    let tools = host.find(&["home/.pyenv/shims", "snap/bin"]);
     check(&tools, &[]);
     assert_eq!(host.path(&tools), [] as [String; 0]);
 }

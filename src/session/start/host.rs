@@ -6,7 +6,7 @@ use super::StartError;
 use crate::config::{Config, MountMode};
 use crate::paths::{Paths, resolve_existing};
 use crate::process;
-use crate::project::{Project, Share, Surroundings, shares};
+use crate::project::{self, Project, Share, Surroundings, shares};
 use crate::sandbox::{Facts, Mount, Search, Store, Tools, closure};
 
 /// What stands in a file that holds credentials on the host.
@@ -43,7 +43,7 @@ impl Host {
             opt: Path::new("/opt"),
             alternatives: Path::new("/etc/alternatives"),
             seen: &facts.seen(),
-            hidden: &look.hidden(),
+            hidden: &look.hidden()?,
             chosen,
         });
         let directories = std::env::split_paths(&search_path).filter(|directory| directory.is_absolute());
@@ -70,11 +70,13 @@ impl Host {
 
 impl Look<'_> {
     /// What is never shown of the host's programs: keys, Cloister's own files, and what a sandbox can write.
-    fn hidden(&self) -> Vec<PathBuf> {
+    fn hidden(&self) -> Result<Vec<PathBuf>, StartError> {
         let own = self.paths.own_dirs().into_iter().map(resolve_existing);
-        let writable = [Some(self.project.directory.as_path()), self.project.outside_repository()];
-        let writable = writable.into_iter().flatten().chain([self.binary]).map(Path::to_owned);
-        self.paths.private_places().into_iter().chain(own).chain(writable).collect()
+        let here =
+            [Some(self.project.directory.as_path()), self.project.outside_repository(), Some(self.binary)];
+        let here = here.into_iter().flatten().map(Path::to_owned);
+        let known = project::known(self.paths)?;
+        Ok(self.paths.private_places().into_iter().chain(own).chain(here).chain(known).collect())
     }
 
     /// Where the sandbox shows something of the host before anything is shared.
