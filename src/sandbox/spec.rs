@@ -45,6 +45,11 @@ impl Network {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mount {
+    /// A file or directory of the host's system, which every user there can read, read-only at its own place.
+    System {
+        /// Where it lies on the host and is seen.
+        path: PathBuf,
+    },
     /// A host file or directory that can be read.
     ReadOnly {
         /// Where it lies on the host.
@@ -164,7 +169,8 @@ impl Spec {
                 .iter()
                 .any(|root| source.starts_with(root))
                 .then_some((source.as_path(), target.as_path())),
-            Mount::Memory { .. }
+            Mount::System { .. }
+            | Mount::Memory { .. }
             | Mount::Directory { .. }
             | Mount::Link { .. }
             | Mount::File { .. }
@@ -191,7 +197,7 @@ impl Spec {
 }
 
 fn same(path: &Path) -> Mount {
-    Mount::ReadOnly { source: path.to_owned(), target: path.to_owned() }
+    Mount::System { path: path.to_owned() }
 }
 
 /// The programs and libraries of the host.
@@ -334,7 +340,8 @@ pub(super) mod tests {
 
     fn position(spec: &Spec, target: &str) -> usize {
         let found = spec.mounts.iter().position(|mount| match mount {
-            Mount::ReadOnly { target: at, .. }
+            Mount::System { path: at }
+            | Mount::ReadOnly { target: at, .. }
             | Mount::ReadWrite { target: at, .. }
             | Mount::Memory { target: at, .. }
             | Mount::Directory { target: at }
