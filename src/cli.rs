@@ -22,11 +22,14 @@ use output::{Output, complain};
 
 /// Runs the command of this process and gives its exit code.
 pub fn main() -> ExitCode {
-    process::keep_descriptors();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error),
     };
+    // A stage hands on what it was given, and is told which descriptors those are.
+    if !matches!(arguments.command, Command::SandboxInit(InitCommand::Stage { .. })) {
+        process::keep_descriptors();
+    }
     let output = Output::new(&arguments.global);
     if let Command::SandboxInit(command) = &arguments.command {
         return inside(command, &output);
@@ -47,9 +50,13 @@ fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
-/// Runs this binary's part inside a sandbox.
+/// Runs this binary's part inside a sandbox, or on the way there.
 fn inside(command: &InitCommand, output: &Output) -> ExitCode {
     match command {
+        InitCommand::Stage { instructions, argv } => {
+            output.error(&CommandError::internal(crate::sandbox::perform_stage(*instructions, argv)));
+            ExitCode::from(3)
+        }
         InitCommand::First => match crate::init::first() {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
