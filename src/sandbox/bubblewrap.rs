@@ -399,9 +399,12 @@ mod tests {
     use super::*;
     use crate::sandbox::spec::tests::spec;
 
-    #[test]
-    fn the_whole_command_line() {
-        let plan = Bubblewrap { program: "/usr/bin/bwrap".into() }.plan(&spec(), HostUser::Caller).unwrap();
+    /// Compares the whole command line; `sources` are those outside the system.
+    #[track_caller]
+    fn check(user: HostUser, sources: [&str; 5]) {
+        let [sockets, binary, home, work, git] = sources;
+        let hooks = if user == HostUser::Caller { "/src/demo/.git/hooks" } else { "/tmp/5" };
+        let plan = Bubblewrap { program: "/usr/bin/bwrap".into() }.plan(&spec(), user).unwrap();
         let instructions: Vec<String> = filter()
             .unwrap()
             .iter()
@@ -421,14 +424,30 @@ mod tests {
              --perms 0444 --ro-bind-data <73 bytes> /etc/nsswitch.conf \
              --perms 0444 --ro-bind-data <80 bytes> /etc/resolv.conf \
              --perms 0444 --ro-bind-data <18 bytes> /etc/shells \
-             --ro-bind /run/s/1 /run/cloister --perms 0755 --tmpfs /run/cloister/bin \
-             --ro-bind /opt/cloister /run/cloister/bin/cloister --remount-ro /run/cloister/bin \
-             --bind /data/home /home/cloister --bind /src/demo /work --bind /src/demo/.git /work/.git \
-             --ro-bind /src/demo/.git/hooks /work/.git/hooks --remount-ro /run --remount-ro / \
+             --ro-bind {sockets} /run/cloister --perms 0755 --tmpfs /run/cloister/bin \
+             --ro-bind {binary} /run/cloister/bin/cloister --remount-ro /run/cloister/bin \
+             --bind {home} /home/cloister --bind {work} /work --bind {git} /work/.git \
+             --ro-bind {hooks} /work/.git/hooks --remount-ro /run --remount-ro / \
              --chdir / -- /run/cloister/bin/cloister sandbox-init first",
             instructions[0], instructions[1]
         );
         assert_eq!(plan.display().join(" "), expected);
+        assert_eq!(plan.display_stage().is_empty(), user == HostUser::Caller);
+    }
+
+    #[test]
+    fn the_whole_command_line() {
+        let sources = ["/run/s/1", "/opt/cloister", "/data/home", "/src/demo", "/src/demo/.git"];
+        check(HostUser::Caller, sources);
+        check(HostUser::Unprivileged, ["/tmp/0", "/tmp/1", "/tmp/2", "/tmp/3", "/tmp/4"]);
+    }
+
+    #[test]
+    fn a_stage_gets_its_instructions_on_a_descriptor_and_hands_on_the_command() {
+        let plan = Bubblewrap { program: "/usr/bin/bwrap".into() }.plan(&spec(), HostUser::Unprivileged);
+        let command = plan.unwrap().staged(7);
+        let words: Vec<_> = command.get_args().map(|word| word.to_str().unwrap()).collect();
+        assert_eq!(words, ["sandbox-init", "stage", "--instructions", "7", "--", "/usr/bin/bwrap"]);
     }
 
     #[test]

@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_change, move_mount, open_tree,
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_change, move_mount,
+    open_tree,
 };
 use rustix::process::{Gid, Uid};
 use rustix::thread::{
@@ -90,6 +91,9 @@ pub enum StageError {
     /// A container or an idmapped mount is in the way.
     #[error("mounting `{}` with other owners (idmapped mounts) is not permitted here", _0.display())]
     Forbidden(PathBuf),
+    /// The owners can't be mapped.
+    #[error("no user name space can be made here: {0}")]
+    NoNameSpace(String),
     /// Something else failed.
     #[error("cannot {action} `{}`: {reason}", path.display())]
     Failed {
@@ -246,7 +250,7 @@ fn ranges(owner: u32) -> Vec<IdRange> {
 /// A user name space for mounts, on which an owner on the disk is seen as the payload's user.
 fn seen_as_payload((uid, gid): (u32, u32)) -> Result<OwnedFd, StageError> {
     kernel::user_namespace(&ranges(uid), &ranges(gid))
-        .map_err(StageError::failed("make a user name space for", Path::new(PLACE)))
+        .map_err(|error| StageError::NoNameSpace(error.to_string()))
 }
 
 /// Opens what a path leads to without any link: what was checked is what is copied (F10).
@@ -283,9 +287,8 @@ fn culprit(path: &Path, trees: Trees, owners: &OwnedFd) -> PathBuf {
     let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
     let below = points.filter(|point| trees == Trees::All && point != path && point.starts_with(path));
     let mut all = std::iter::once(path.to_owned()).chain(below);
-    let fails = |path: &PathBuf| {
-        open(path).is_ok_and(|source| copy(path, &source, Trees::One, owners, 0).is_err())
-    };
+    let fails =
+        |path: &PathBuf| open(path).is_ok_and(|source| copy(path, &source, Trees::One, owners, 0).is_err());
     if trees == Trees::One {
         return path.to_owned();
     }
@@ -308,7 +311,8 @@ pub fn perform(instructions: i32, argv: &[std::ffi::OsString]) -> io::Error {
         Ok(report) => report,
         Err(error) => return error,
     };
-    let error = lay_out(&staged).and_then(|()| become_payload()).err().unwrap_or_else(|| become_program(argv));
+    let error =
+        lay_out(&staged).and_then(|()| become_payload()).err().unwrap_or_else(|| become_program(argv));
     let failure = io::Error::other(error.clone());
     let told = serde_json::to_vec(&Refusal { stage: error }).map_err(io::Error::from);
     told.and_then(|text| (&report).write_all(&text)).err().unwrap_or(failure)
@@ -398,4 +402,84 @@ fn become_program(argv: &[std::ffi::OsString]) -> StageError {
     };
     let error = process::command(program).args(arguments).exec();
     StageError::failed("run", Path::new(program))(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::spec::tests::spec;
+
+    #[test]
+    fn everything_outside_the_system_is_copied_and_what_lies_in_the_project_has_its_owner() {
+        let (stage, mounts) = Stage::of(&spec().mounts);
+        let expected = [
+            "/tmp/0 = /run/s/1 (read-only, its owner seen as uid 2000000)",
+            "/tmp/1 = /opt/cloister (read-only, its owner seen as uid 2000000)",
+            "/tmp/2 = /data/home (read-write, its owner seen as uid 2000000)",
+            "/tmp/3 = /src/demo (read-write, its owner seen as uid 2000000)",
+            "/tmp/4 = /src/demo/.git (read-write, the owner of /src/demo seen as uid 2000000)",
+            "/tmp/5 = /src/demo/.git/hooks (read-only, the owner of /src/demo seen as uid 2000000)",
+        ];
+        assert_eq!(stage.display(), expected);
+        let outside = |mount: &Mount| match mount {
+            Mount::ReadOnly { source, .. } | Mount::ReadWrite { source, .. } => !source.starts_with(PLACE),
+            _ => false,
+        };
+        assert!(!mounts.iter().any(outside), "{mounts:?}");
+        assert_eq!(mounts.len(), spec().mounts.len());
+    }
+
+    #[test]
+    fn nothing_of_the_system_lies_where_the_copies_are_laid_out() {
+        let facts = crate::sandbox::Facts::gather();
+        let paths = facts.directories.iter().chain(&facts.etc).chain(&facts.read_only);
+        assert!(paths.into_iter().all(|path| !path.starts_with(PLACE)));
+    }
+
+    #[test]
+    fn the_whole_instructions() {
+        let (stage, _) = Stage::of(&[Mount::ReadWrite { source: "/src".into(), target: "/work".into() }]);
+        let expected = r#"{"staged":[{"source":"/src","owned_like":"/src","is_writable":true}],"report":7,"inherited":[5,7]}"#;
+        assert_eq!(String::from_utf8(stage.instructions(7, vec![5, 7]).unwrap()).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_report_tells_a_failure_from_a_process() {
+        let error = StageError::FileSystem("/x".into());
+        let text = serde_json::to_string(&Refusal { stage: error.clone() }).unwrap();
+        assert_eq!(refusal(&text), Some(error));
+        assert_eq!(refusal(r#"{"child-pid": 7}"#), None);
+        assert_eq!(refusal(""), None);
+    }
+
+    #[track_caller]
+    fn check_ranges(owner: u32) {
+        let ranges = ranges(owner);
+        let seen = |number: u32| -> Vec<u32> {
+            let holds = |range: &&IdRange| (range.on_disk..range.on_disk + range.count).contains(&number);
+            ranges.iter().filter(holds).map(|range| range.seen + (number - range.on_disk)).collect()
+        };
+        assert_eq!(seen(owner), [PAYLOAD], "{ranges:?}");
+        for other in [0, 1, 999, 1000, 1001, 65_534, PAYLOAD, KNOWN - 1] {
+            if other != owner {
+                assert_eq!(seen(other), [OTHERS + other], "{ranges:?}");
+            }
+        }
+        assert!(ranges.iter().all(|range| range.count > 0), "{ranges:?}");
+    }
+
+    #[test]
+    fn one_owner_is_the_payloads_user_and_all_others_stay_apart() {
+        for owner in [0, 1, 1000, PAYLOAD, KNOWN - 1, KNOWN, u32::MAX - 1] {
+            check_ranges(owner);
+        }
+    }
+
+    #[test]
+    fn a_name_space_without_the_numbers_is_known_by_its_map() {
+        assert!(has_numbers("         0          0 4294967295\n"));
+        assert!(!has_numbers("         0     100000      65536\n"));
+        assert!(!has_numbers("0 100000 65536\n2000000 2000000 1\n"));
+        assert!(!has_numbers(""));
+    }
 }
