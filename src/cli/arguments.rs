@@ -111,7 +111,7 @@ pub(super) struct StartArguments {
     /// Do without a git repository
     #[arg(long)]
     pub(super) allow_no_git: bool,
-    /// As root, run even where the sandbox's processes can't be an unprivileged user's on this host
+    /// As root, run even where the sandbox's processes are root's on this host
     #[arg(long)]
     pub(super) allow_root: bool,
     /// Show what would be started, and start nothing

@@ -115,5 +115,6 @@ fn open_mapped(pid: libc::c_long, users: &[IdRange], groups: &[IdRange]) -> io::
 }
 
 fn lines(ranges: &[IdRange]) -> String {
-    ranges.iter().map(|IdRange { on_disk, seen, count }| format!("{on_disk} {seen} {count}\n")).collect()
+    let line = |IdRange { on_disk, seen, count }: &IdRange| format!("{on_disk} {seen} {count}\n");
+    ranges.iter().map(line).collect::<Vec<_>>().concat()
 }
