@@ -7,17 +7,19 @@
 mod bubblewrap;
 mod diagnose;
 mod facts;
+mod limits;
 mod placeholder;
 mod receipt;
 mod seccomp;
 mod spec;
 mod stage;
 
-pub use bubblewrap::{Bubblewrap, HostUser, Launch, LaunchError, Launched, Monitor, Plan, find_bwrap};
+pub use bubblewrap::{Bubblewrap, HostUser, LaunchError, Launched, Monitor, Plan, find_bwrap};
 pub use diagnose::{Diagnosis, diagnose};
 pub use facts::Facts;
+pub use limits::{Confinement, Enforcement};
 pub use placeholder::Placeholder;
 pub use receipt::{Receipt, ReceiptError, TeardownError};
 pub use seccomp::{Answer, Call, FilterError, RULES, Rule as SeccompRule, When, filter};
-pub use spec::{BINARY, HOME, Mount, Network, SOCKETS, Spec, User, WORK, Wanted};
+pub use spec::{BINARY, HOME, Mount, SOCKETS, Spec, User, WORK, Wanted};
 pub use stage::{StageError, perform as perform_stage};
