@@ -1,0 +1,5 @@
+//! System calls that no safe crate offers: the only module with `unsafe` code.
+
+mod idmap;
+
+pub use idmap::{IdRange, Trees, forget_keys, set_tree_attributes, unshare_mounts, user_namespace};
