@@ -79,7 +79,14 @@ pub fn user_namespace(users: &[IdRange], groups: &[IdRange]) -> io::Result<Owned
     // SAFETY: without a stack, `clone` returns twice like `fork`. The child only calls `close`, `read` and `_exit`,
     // which are async-signal-safe; it allocates nothing and returns to no caller.
     let pid = unsafe {
-        libc::syscall(libc::SYS_clone, libc::CLONE_NEWUSER | libc::SIGCHLD, 0_usize, 0_usize, 0_usize, 0_usize)
+        libc::syscall(
+            libc::SYS_clone,
+            libc::CLONE_NEWUSER | libc::SIGCHLD,
+            0_usize,
+            0_usize,
+            0_usize,
+            0_usize,
+        )
     };
     if pid == 0 {
         // SAFETY: both descriptors are open in the child, and nothing after this uses them.
