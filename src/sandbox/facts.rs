@@ -102,9 +102,10 @@ impl Facts {
     pub fn seen(&self) -> Vec<PathBuf> {
         let links = self.links.iter().map(|(link, _)| link.clone());
         let etc = self.etc.iter().filter_map(|mount| match mount {
-            Mount::ReadOnly { target, .. } | Mount::Copy { target, .. } | Mount::Link { target, .. } => {
-                Some(target.clone())
-            }
+            Mount::System { path: target }
+            | Mount::ReadOnly { target, .. }
+            | Mount::Copy { target, .. }
+            | Mount::Link { target, .. } => Some(target.clone()),
             _ => None,
         });
         self.directories.iter().cloned().chain(links).chain(etc).collect()

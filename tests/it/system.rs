@@ -7,5 +7,6 @@ mod lifecycle;
 mod limits;
 mod names;
 mod origin;
+mod root;
 mod sessions;
 mod way_out;

@@ -177,14 +177,13 @@ fn shown(real: &Path, target: PathBuf) -> Option<Mount> {
     let found = fs::metadata(real).ok()?;
     let source = real.to_owned();
     let is_open = |bits| found.mode() & bits == bits;
-    if found.is_dir() {
-        is_open(0o005).then_some(Mount::ReadOnly { source, target })
-    } else if found.is_file() && is_open(0o004) {
-        let is_small = found.len() <= MAX_COPY_BYTES;
-        Some(if is_small { Mount::Copy { source, target } } else { Mount::ReadOnly { source, target } })
-    } else {
-        None
-    }
+    let is_shown = if found.is_dir() { is_open(0o005) } else { found.is_file() && is_open(0o004) };
+    let is_small = found.is_file() && found.len() <= MAX_COPY_BYTES;
+    is_shown.then(|| match (is_small, source == target) {
+        (true, _) => Mount::Copy { source, target },
+        (false, true) => Mount::System { path: target },
+        (false, false) => Mount::ReadOnly { source, target },
+    })
 }
 
 /// The path without `.` and `..`, as text: no link is followed.
