@@ -39,7 +39,7 @@
 //! | layer | modules | may use |
 //! |---|---|---|
 //! | 0 pure values | [`name`], [`token`], [`text`], [`policy`] | no I/O, no async, no clock |
-//! | 1 base | [`paths`], [`process`], [`audit`], [`config`] | 0; `config` and `audit` also `paths` |
+//! | 1 base | [`kernel`], [`paths`], [`process`], [`audit`], [`config`] | 0; `config` and `audit` also `paths` |
 //! | 2 parts | [`git`], [`project`] (→ `git`), [`sandbox`], [`init`], [`proxy`] | 0–1, not each other unless named |
 //! | 3 wholes | [`guardian`], [`session`] (→ `guardian::client`, `init::wire`) | 0–2 |
 //! | 4 edge | [`cli`], `main` | all |
@@ -72,6 +72,7 @@ pub mod config;
 pub mod git;
 pub mod guardian;
 pub mod init;
+pub mod kernel;
 pub mod name;
 pub mod paths;
 pub mod policy;

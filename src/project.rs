@@ -176,16 +176,24 @@ impl Project {
         if registry.projects.insert(self.name.clone(), entry.clone()) == Some(entry) {
             return Ok(());
         }
-        let mut text = serde_json::to_vec_pretty(&registry)
-            .map_err(|error| ProjectError::Registry { path: file.clone(), reason: error.to_string() })?;
-        text.push(b'\n');
-        Ok(paths::write_atomic(&file, &text)?)
+        registry.save(&file)
     }
 }
 
 /// The directory that is registered under a name, if any.
 pub fn registered(name: &ProjectName, paths: &Paths) -> Result<Option<PathBuf>, ProjectError> {
     Ok(Registry::load(&paths.projects_file())?.projects.remove(name).map(|entry| entry.path))
+}
+
+/// Takes a name out of the registry: it belongs to nobody then.
+pub fn forget(name: &ProjectName, paths: &Paths) -> Result<(), ProjectError> {
+    let file = paths.projects_file();
+    let _lock = Lock::acquire(&file.with_extension("lock"))?;
+    let mut registry = Registry::load(&file)?;
+    match registry.projects.remove(name) {
+        Some(_) => registry.save(&file),
+        None => Ok(()),
+    }
 }
 
 /// Refuses a project that contains a known one in which the user stands: its sandbox may have removed its `.git`
@@ -240,6 +248,13 @@ impl Registry {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(failed(error.to_string())),
         }
+    }
+
+    fn save(&self, file: &Path) -> Result<(), ProjectError> {
+        let mut text = serde_json::to_vec_pretty(self)
+            .map_err(|error| ProjectError::Registry { path: file.to_owned(), reason: error.to_string() })?;
+        text.push(b'\n');
+        Ok(paths::write_atomic(file, &text)?)
     }
 }
 

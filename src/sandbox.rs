@@ -13,9 +13,12 @@ mod seccomp;
 mod spec;
 
 pub use bubblewrap::{Bubblewrap, Launch, LaunchError, Launched, Monitor, Plan, find_bwrap};
-pub use diagnose::{Diagnosis, diagnose};
+pub use diagnose::{Diagnosis, diagnose, in_container};
 pub use facts::Facts;
 pub use placeholder::Placeholder;
 pub use receipt::{Receipt, ReceiptError, TeardownError};
-pub use seccomp::{Answer, Call, FilterError, RULES, Rule as SeccompRule, When, filter};
+pub use seccomp::{
+    Answer, Call, FilterError, RULES, Rule as SeccompRule, Trial as SeccompTrial, When, filter,
+    trials as seccomp_trials,
+};
 pub use spec::{BINARY, HOME, Mount, Network, SOCKETS, Spec, User, WORK, Wanted};

@@ -11,7 +11,7 @@ use crate::sandbox::{HOME, SOCKETS, Spec};
 /// The guardian's name inside a sandbox, where `/etc/hosts` maps it to the relay.
 const GUARDIAN: &str = "cloister-guardian";
 /// The proxy's port inside a sandbox.
-const PROXY_PORT: u16 = 3128;
+pub(super) const PROXY_PORT: u16 = 3128;
 /// Where programs are looked for: the user's own first, which only this sandbox can write.
 const SEARCH_PATH: &str = "/home/cloister/.local/bin:/run/cloister/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// What describes the user's terminal and language; passed on when set.

@@ -8,7 +8,7 @@ use super::source::Source;
 /// The modules by layer. A module may use every layer below its own.
 const LAYERS: [&[&str]; 5] = [
     &["name", "token", "policy", "text"],
-    &["paths", "process", "audit", "config", "nix"],
+    &["kernel", "paths", "process", "audit", "config", "nix"],
     &["git", "project", "agent", "sandbox", "init", "approval", "proxy", "broker", "hostexec"],
     &["guardian", "web", "session"],
     &["cli", "main"],
