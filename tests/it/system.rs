@@ -5,5 +5,6 @@ mod containment;
 mod lifecycle;
 mod names;
 mod origin;
+mod probes;
 mod sessions;
 mod way_out;

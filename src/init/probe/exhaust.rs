@@ -5,6 +5,8 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::Stdio;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use super::Finding;
 use crate::kernel::attempt::Crowd;
 use crate::process;
@@ -59,6 +61,11 @@ pub(super) fn hold_memory(bytes: u64) -> io::Result<()> {
 }
 
 pub(super) fn open_files(ceiling: usize) -> Finding {
+    // A process may raise its own limit as far as this goes.
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        return Finding::Failed(error.to_string());
+    }
     let mut files = Vec::new();
     while files.len() < ceiling {
         match File::open("/dev/null") {
@@ -74,6 +81,8 @@ pub(super) fn disk(directory: &Path, ceiling: u64) -> Finding {
     let chunk = vec![0x55; MEBIBYTE];
     let fill = |written: &mut u64| -> io::Result<()> {
         let mut file = File::create(&path)?;
+        // Whatever ends this process ends the file.
+        fs::remove_file(&path)?;
         while *written < ceiling {
             file.write_all(&chunk)?;
             *written += chunk.len() as u64;
@@ -81,10 +90,7 @@ pub(super) fn disk(directory: &Path, ceiling: u64) -> Finding {
         Ok(())
     };
     let mut written = 0;
-    let result = fill(&mut written);
-    // What was never made needs no removing.
-    let _ = fs::remove_file(&path);
-    match result {
+    match fill(&mut written) {
         Err(error) => stopped_at(format_args!("{} MiB", written / MEBIBYTE as u64), &error),
         Ok(()) => Finding::Reached(format!("wrote {} MiB", written / MEBIBYTE as u64)),
     }
@@ -102,7 +108,7 @@ pub(super) fn inodes(directory: &Path, ceiling: usize) -> Finding {
     };
     let mut made = 0;
     let result = fill(&mut made);
-    // As above.
+    // What was never made needs no removing.
     let _ = fs::remove_dir_all(&folder);
     match result {
         Err(error) => stopped_at(format_args!("{made} files"), &error),

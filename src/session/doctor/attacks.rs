@@ -434,7 +434,7 @@ fn metadata(aim: &Aim) -> Vec<Probe> {
 /// Taking all there is (K14): each attempt has a ceiling of its own, a little above the limit that should stop it.
 fn appetite() -> Vec<Probe> {
     const DESCRIPTORS: usize = 1_048_640;
-    const FILES: usize = 600_000;
+    const FILES: usize = 250_000;
     let memory = LIMITS.memory_bytes + 64 * 1024 * 1024;
     let processes = usize::try_from(LIMITS.pids).unwrap_or_default() + 64;
     let mut probes = vec![

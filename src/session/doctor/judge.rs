@@ -93,9 +93,7 @@ fn judge(id: &str, probes: &[Probe], found: &[Found]) -> (Verdict, String) {
     if shown == 0 {
         return (Verdict::Inconclusive, "nothing of it could be shown to succeed outside".to_owned());
     }
-    let kernel = stopped - shown;
-    let unproved = if kernel > 0 { format!(", {kernel} also stopped outside") } else { String::new() };
-    (Verdict::Held, format!("{stopped} stopped, {shown} of them shown to succeed outside{unproved}"))
+    (Verdict::Held, format!("{stopped} stopped, {shown} of them seen to succeed where there is no sandbox"))
 }
 
 /// The first few, and how many there are.

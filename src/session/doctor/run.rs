@@ -20,6 +20,8 @@ use crate::session::Sandbox;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The probe, in a sandbox.
 const PROBE: [&str; 3] = [BINARY, "sandbox-init", "probe"];
+/// Removes what a killed probe leaves.
+const CLEAR: [&str; 3] = ["/bin/sh", "-c", "rm -rf /tmp/probe-* /dev/shm/probe-*"];
 
 /// What came of one attack at one place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +34,7 @@ pub(super) struct Found {
 }
 
 /// Runs every attack and every control.
-pub(super) async fn everywhere(stage: &Stage<'_>, probes: &[Probe]) -> Result<Vec<Found>, DoctorError> {
+pub(super) async fn everywhere(stage: &mut Stage<'_>, probes: &[Probe]) -> Result<Vec<Found>, DoctorError> {
     let mut found = Vec::new();
     for place in [Place::Host, Place::Privileged, Place::Neighbour, Place::Sandbox] {
         let mut order: Vec<(usize, bool)> = Vec::new();
@@ -57,19 +59,28 @@ pub(super) async fn everywhere(stage: &Stage<'_>, probes: &[Probe]) -> Result<Ve
 }
 
 /// Runs the attacks that may cost their process its life, each by itself.
-async fn alone(stage: &Stage<'_>, probes: &[Probe]) -> Result<Vec<Found>, DoctorError> {
+async fn alone(stage: &mut Stage<'_>, probes: &[Probe]) -> Result<Vec<Found>, DoctorError> {
     let mut found = Vec::new();
     for (number, probe) in probes.iter().enumerate().filter(|(_, probe)| probe.is_alone()) {
-        let (code, output) =
-            in_sandbox(stage.sandbox(Place::Sandbox)?, &PROBE, &list(&[&probe.attack])?).await?;
-        let finding = match serde_json::from_slice::<Vec<Finding>>(&output) {
-            Ok(mut findings) if findings.len() == 1 => findings.swap_remove(0),
-            _ if code > 128 => Finding::Refused(format!("stopped: killed by signal {}", code - 128)),
-            _ => Finding::Failed(format!("the probe ended with {code}")),
+        let input = list(&[&probe.attack])?;
+        let finding = match in_sandbox(stage.sandbox(Place::Sandbox)?, &PROBE, &input).await {
+            Ok((code, output)) => told(code, &output),
+            Err(error) if !stage.revive().await? => return Err(error),
+            Err(_) => Finding::Refused("stopped: the whole sandbox was ended".to_owned()),
         };
         found.push(Found { probe: number, is_attack: true, finding });
+        // Who was killed could not clear away, and the next one must not stumble over it.
+        in_sandbox(stage.sandbox(Place::Sandbox)?, &CLEAR, b"").await?;
     }
     Ok(found)
+}
+
+fn told(code: u8, output: &[u8]) -> Finding {
+    match serde_json::from_slice::<Vec<Finding>>(output) {
+        Ok(mut findings) if findings.len() == 1 => findings.swap_remove(0),
+        _ if code > 128 => Finding::Refused(format!("stopped: killed by signal {}", code - 128)),
+        _ => Finding::Failed(format!("the probe ended with {code}")),
+    }
 }
 
 fn list(attacks: &[&Attack]) -> Result<Vec<u8>, DoctorError> {

@@ -26,7 +26,7 @@ use crate::sandbox::{BINARY, Receipt};
 use crate::session::{RootConsent, Sandbox, StartRequest, StopError, start, stop};
 
 /// The limits of the throw-away sandboxes: small, so that whatever ends at them ends soon.
-pub(super) const LIMITS: Limits = Limits { memory_bytes: 512 * 1024 * 1024, cpus_milli: 2000, pids: 512 };
+pub(super) const LIMITS: Limits = Limits { memory_bytes: 128 * 1024 * 1024, cpus_milli: 2000, pids: 256 };
 
 /// The name under which the throw-away project may reach the canary, to show that its way out works.
 pub(super) const ALLOWED_NAME: &str = "canary.cloister.test";
@@ -151,6 +151,25 @@ impl<'a> Stage<'a> {
         // Whatever comes now, there is something to clear away.
         self.projects.push(name.clone());
         paths::write_atomic(&self.paths.project_file(&name), settings(canaries).as_bytes())?;
+        let sandbox = self.enter(letter, name).await?;
+        self.sandboxes.push(sandbox);
+        Ok(())
+    }
+
+    /// Starts the first sandbox again if an attack has ended it; tells whether one had.
+    pub(super) async fn revive(&mut self) -> Result<bool, DoctorError> {
+        if self.receipt("a")?.is_running() {
+            return Ok(false);
+        }
+        let sandbox = self.enter("a", self.project("a")?).await?;
+        if let Some(first) = self.sandboxes.first_mut() {
+            *first = sandbox;
+        }
+        Ok(true)
+    }
+
+    async fn enter(&self, letter: &str, name: ProjectName) -> Result<Sandbox, DoctorError> {
+        let directory = self.root.join(letter);
         // A sandbox is started from where its user stands.
         std::env::set_current_dir(&directory).map_err(io_error("enter the temporary project"))?;
         let request = StartRequest {
@@ -159,8 +178,7 @@ impl<'a> Stage<'a> {
             git: GitNeed::Optional,
             root: RootConsent::Given,
         };
-        self.sandboxes.push(start(request, self.paths).await?);
-        Ok(())
+        Ok(start(request, self.paths).await?)
     }
 
     /// Makes the second sandbox's canaries.
