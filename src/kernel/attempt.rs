@@ -20,11 +20,11 @@ pub enum Answer {
 
 /// Makes a system call in a child process.
 pub fn call(number: i64, arguments: [u64; 6]) -> io::Result<Answer> {
-    let [a, b, c, d, e, f] = arguments;
+    let [first, second, third, fourth, fifth, sixth] = arguments;
     in_child(|| {
         // SAFETY: `in_child` runs this in a process that shares no memory with this one and does nothing afterwards
         // but report the result and end; what the call does to its memory is read by nobody.
-        let value = unsafe { libc::syscall(number, a, b, c, d, e, f) };
+        let value = unsafe { libc::syscall(number, first, second, third, fourth, fifth, sixth) };
         // SAFETY: the address of the error number is valid for the life of the thread.
         if value == -1 { -i64::from(unsafe { *libc::__errno_location() }) } else { value.max(0) }
     })

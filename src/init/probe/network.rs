@@ -44,7 +44,7 @@ fn converse(mut stream: impl Read + Write, request: Option<&str>, expect: &str) 
     let mut answer = Vec::new();
     let mut chunk = [0; 1024];
     let mut left = MAX_ANSWER_BYTES;
-    while left > 0 && !contains(&answer, expect) {
+    while left > 0 && !contains(&answer, expect) && !is_refusal(&answer) {
         match stream.read(&mut chunk) {
             Ok(0) => break,
             Ok(count) => {
@@ -60,6 +60,12 @@ fn converse(mut stream: impl Read + Write, request: Option<&str>, expect: &str) 
     }
     let text = String::from_utf8_lossy(&answer);
     Err(io::Error::other(format!("another answer: {}", text.lines().next().unwrap_or_default())))
+}
+
+/// Tells whether an HTTP server has said no: nothing more is to come, also where it keeps the connection.
+fn is_refusal(answer: &[u8]) -> bool {
+    let is_whole = answer.windows(4).any(|end| end == b"\r\n\r\n");
+    is_whole && (answer.starts_with(b"HTTP/1.1 4") || answer.starts_with(b"HTTP/1.1 5"))
 }
 
 fn contains(answer: &[u8], expect: &str) -> bool {

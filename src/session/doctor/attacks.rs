@@ -1,7 +1,7 @@
 //! The attempts to break out, threat by threat: each with the same attempt outside, where it has to succeed.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::kernel;
 use super::stage::{ALLOWED_NAME, LIMITS, allowed_canary};
@@ -101,7 +101,7 @@ impl Probe {
     }
 
     /// Adds the attack itself, on the host, as the control.
-    fn as_on_the_host(self) -> Self {
+    fn shown_on_the_host(self) -> Self {
         let attack = self.attack.clone();
         self.with(Place::Host, attack)
     }
@@ -204,12 +204,12 @@ fn network(aim: &Aim) -> impl Iterator<Item = Probe> {
         };
         let attack = connect(Endpoint::Tcp(*address), &aim.greeting);
         ids.iter()
-            .map(move |id| Probe::here(id, format!("TCP to {address}"), attack.clone()).as_on_the_host())
+            .map(move |id| Probe::here(id, format!("TCP to {address}"), attack.clone()).shown_on_the_host())
     });
     let udp = aim.canaries.udp.iter().map(|address| {
         let id = if address.is_ipv6() { "T3" } else { "T2" };
         let attack = Attack::Datagram { to: *address, expect: aim.greeting.clone() };
-        Probe::here(id, format!("UDP to {address}"), attack).as_on_the_host()
+        Probe::here(id, format!("UDP to {address}"), attack).shown_on_the_host()
     });
     tcp.chain(udp)
 }
@@ -267,7 +267,7 @@ fn lateral(aim: &Aim) -> Vec<Probe> {
     );
     probes.extend(sockets.iter().map(|path| {
         let attack = connect(Endpoint::Unix(path.clone()), "");
-        Probe::here("T12", "its socket on the host", attack).as_on_the_host()
+        Probe::here("T12", "its socket on the host", attack).shown_on_the_host()
     }));
     probes
 }
@@ -292,8 +292,8 @@ fn control(aim: &Aim) -> Vec<Probe> {
         }
     }
     probes.extend([
-        Probe::here("I1", "the control key", read(key_file, Some(key))).as_on_the_host(),
-        Probe::here("I1", "the tokens of all sandboxes", read(&aim.tokens, None)).as_on_the_host(),
+        Probe::here("I1", "the control key", read(key_file, Some(key))).shown_on_the_host(),
+        Probe::here("I1", "the tokens of all sandboxes", read(&aim.tokens, None)).shown_on_the_host(),
     ]);
     probes.extend(secrets(aim));
     probes
@@ -321,7 +321,7 @@ fn secrets(aim: &Aim) -> Vec<Probe> {
     probes
 }
 
-fn read(path: &std::path::Path, expect: Option<&str>) -> Attack {
+fn read(path: &Path, expect: Option<&str>) -> Attack {
     Attack::Read { path: path.to_owned(), expect: expect.map(str::to_owned) }
 }
 
@@ -337,25 +337,32 @@ fn services(aim: &Aim) -> Vec<Probe> {
     ];
     const BUSES: &[&str] = &["/run/dbus/system_bus_socket", "/run/systemd/private", "/run/user/1000/bus"];
     let [engine, bus, agent] = &aim.sockets;
-    let kinds: [(&[&'static str], &PathBuf, &[&str], &[&str]); 3] = [
-        (&["K1", "T5"], engine, ENGINES, &["DOCKER_HOST", "CONTAINER_HOST"]),
-        (&["K2"], bus, BUSES, &["DBUS_SESSION_BUS_ADDRESS", "DBUS_SYSTEM_BUS_ADDRESS"]),
-        (&["K5"], agent, &[], &["SSH_AUTH_SOCK", "GPG_AGENT_INFO"]),
-    ];
-    let mut probes = Vec::new();
-    for (ids, canary, known, variables) in kinds {
-        for id in ids {
-            let at = |path: &str| connect(Endpoint::Unix(path.into()), "");
-            let canary = connect(Endpoint::Unix(canary.clone()), &aim.greeting);
-            let names = variables.iter().map(|name| (*name).to_owned()).collect();
-            probes.push(Probe::here(id, "a socket of its kind", canary).as_on_the_host());
-            probes.push(Probe::here(id, "its variable", Attack::Environment { names }).as_on_the_host());
-            probes.extend(known.iter().map(|path| Probe::here(id, *path, at(path)).as_on_the_host().maybe()));
-        }
-    }
+    let engines = ["DOCKER_HOST", "CONTAINER_HOST"];
+    let mut probes = service(aim, "K1", engine, ENGINES, engines);
+    probes.extend(service(aim, "T5", engine, ENGINES, engines));
+    let buses = ["DBUS_SESSION_BUS_ADDRESS", "DBUS_SYSTEM_BUS_ADDRESS"];
+    probes.extend(service(aim, "K2", bus, BUSES, buses));
+    probes.extend(service(aim, "K5", agent, &[], ["SSH_AUTH_SOCK", "GPG_AGENT_INFO"]));
     let abstract_socket = connect(Endpoint::Abstract(aim.abstract_name.clone()), &aim.greeting);
-    probes.push(Probe::here("K3", "an abstract socket of the host", abstract_socket).as_on_the_host());
+    probes.push(Probe::here("K3", "an abstract socket of the host", abstract_socket).shown_on_the_host());
     probes
+}
+
+/// To one kind of service: a canary like it, the variables that lead to it, and where it is known to listen.
+fn service(aim: &Aim, id: &'static str, canary: &Path, known: &[&str], variables: [&str; 2]) -> Vec<Probe> {
+    let names = variables.map(str::to_owned).into();
+    let canary = connect(Endpoint::Unix(canary.to_owned()), &aim.greeting);
+    let known = known.iter().map(|path| {
+        let attack = connect(Endpoint::Unix((*path).into()), "");
+        Probe::here(id, *path, attack).shown_on_the_host().maybe()
+    });
+    [
+        Probe::here(id, "a socket of its kind", canary).shown_on_the_host(),
+        Probe::here(id, "its variable", Attack::Environment { names }).shown_on_the_host(),
+    ]
+    .into_iter()
+    .chain(known)
+    .collect()
 }
 
 /// To the host's files, processes, terminals and kernel settings. Nothing is written.
@@ -385,9 +392,9 @@ fn files(aim: &Aim) -> Vec<Probe> {
         Attack::Read { path, expect: text.map(str::to_owned) }
     };
     let mut probes = vec![
-        Probe::here("F16", "a terminal of the host", terminal).as_on_the_host(),
-        Probe::here("K6", "processes of the host", process).as_on_the_host(),
-        Probe::here("K8", "a file of the host", read(&aim.file, text)).as_on_the_host(),
+        Probe::here("F16", "a terminal of the host", terminal).shown_on_the_host(),
+        Probe::here("K6", "processes of the host", process).shown_on_the_host(),
+        Probe::here("K8", "a file of the host", read(&aim.file, text)).shown_on_the_host(),
         Probe::here("K8", "a file of the host past the root", through("/proc/1/root"))
             .with(Place::Host, through("/proc/self/root")),
         Probe::here("K8", "a file of the host from above", through("/work/../../../.."))
@@ -395,11 +402,11 @@ fn files(aim: &Aim) -> Vec<Probe> {
     ];
     probes.extend(SETTINGS.map(|path| {
         Probe::here("K7", format!("writing {path}"), Attack::OpenForWriting { path: path.into() })
-            .as_on_the_host()
+            .shown_on_the_host()
             .maybe()
     }));
     probes.extend(SENSITIVE.map(|path| {
-        Probe::here("K7", format!("reading {path}"), read(path.as_ref(), None)).as_on_the_host().maybe()
+        Probe::here("K7", format!("reading {path}"), read(path.as_ref(), None)).shown_on_the_host().maybe()
     }));
     probes
 }
@@ -418,7 +425,9 @@ fn metadata(aim: &Aim) -> Vec<Probe> {
     ];
     let token = &aim.token;
     let straight = ADDRESSES.iter().filter_map(|address| address.parse().ok()).map(|address: SocketAddr| {
-        Probe::here("K12", format!("TCP to {address}"), connect(Endpoint::Tcp(address), "")).maybe()
+        Probe::here("K12", format!("TCP to {address}"), connect(Endpoint::Tcp(address), ""))
+            .shown_on_the_host()
+            .maybe()
     });
     let through = NAMES.map(|(name, answer)| {
         let request = format!(

@@ -111,10 +111,9 @@ fn came<'a>(probe: &Probe, found: impl Iterator<Item = &'a Found>) -> Came<'a> {
     };
     let is_shown = controls.iter().any(|control| control.finding.is_reached());
     match (&own.finding, probe.goal) {
-        (Finding::Failed(why), _) => Came::Unshown(why),
+        (Finding::Failed(why), _) | (Finding::Refused(why), Goal::Works) => Came::Unshown(why),
         (Finding::Reached(detail), Goal::Stopped | Goal::StoppedIfAnywhere) => Came::Succeeded(detail),
         (Finding::Reached(_), Goal::Works) => Came::Stopped { is_shown: true },
-        (Finding::Refused(why), Goal::Works) => Came::Unshown(why),
         // A ceiling that was not met was met by something: that is its own proof.
         (Finding::Refused(_), _) if probe.is_alone() => Came::Stopped { is_shown: true },
         (Finding::Refused(_), Goal::Stopped) if !is_shown => {

@@ -17,7 +17,7 @@ use crate::sandbox::{BINARY, find_bwrap};
 use crate::session::Sandbox;
 
 /// How long the attacks of one place may take together.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 /// The probe, in a sandbox.
 const PROBE: [&str; 3] = [BINARY, "sandbox-init", "probe"];
 /// Removes what a killed probe leaves.

@@ -311,3 +311,52 @@ fn a_host_without_bwrap_is_told_how_to_get_it() {
     }
     assert_nothing_left(&host, "");
 }
+
+/// A `bwrap` that leaves out what keeps a sandbox in, and mounts what must not be seen.
+const LEAKY: &str = r#"#!/bin/bash
+words=()
+# One of the two alone: both relays would want the same port of the host.
+[[ " $* " == *" --hostname probe-"*"-a "* ]] && shared=yes
+while [ $# -gt 0 ]; do
+  case $1 in
+    --unshare-net) [ "$shared" ] || words+=("$1") ;;
+    --disable-userns) ;;
+    --add-seccomp-fd) shift ;;
+    --cap-drop) shift; words+=(--cap-add ALL) ;;
+    --remount-ro)
+      if [ "$2" = /run ]; then
+        words+=(--bind "${0%/*/*}" "${0%/*/*}" --dev-bind /dev/pts /dev/pts --ro-bind /sys /sys)
+      fi
+      words+=("$1") ;;
+    *) words+=("$1") ;;
+  esac
+  shift
+done
+exec /usr/bin/bwrap "${words[@]}"
+"#;
+
+#[test]
+fn a_leaky_sandbox_is_reported_as_broken() {
+    if Host::with_bubblewrap().is_none() || !rustix::process::geteuid().is_root() {
+        // Only root can put a program where Cloister trusts it.
+        return;
+    }
+    if std::net::TcpListener::bind("127.0.0.1:3128").is_err() {
+        // The sandbox shares the host's ports, and this one is the relay's.
+        return;
+    }
+    let host = Host::new(User::Same);
+    let bwrap = host.path("leaky/bwrap");
+    host.write(&bwrap, LEAKY);
+    std::fs::set_permissions(&bwrap, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = doctor(&host, &["--probe", "--json"]);
+    command.env("PATH", format!("{}:/usr/bin:/bin", host.path("leaky").display()));
+    let done = finish(command);
+    assert_eq!(done.code, 1, "{done:?}");
+    let found = rows(&done);
+    let whole: Vec<&str> = found.iter().filter(|row| row.1 != "broken").map(|row| row.0.as_str()).collect();
+    // Whether metadata answers depends on the host, as do its addresses; the first process keeps its secrets itself.
+    let may_be_whole = ["T1", "T3", "I3", "K12", "K14"];
+    assert!(whole.iter().all(|id| may_be_whole.contains(id)), "{found:#?}");
+    assert!(found.iter().any(|row| row.0 == "K9" && row.2.contains("SYS_unshare")), "{found:#?}");
+}
