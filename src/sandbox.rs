@@ -7,18 +7,20 @@
 mod bubblewrap;
 mod diagnose;
 mod facts;
+mod limits;
 mod placeholder;
 mod receipt;
 mod seccomp;
 mod spec;
 
-pub use bubblewrap::{Bubblewrap, Launch, LaunchError, Launched, Monitor, Plan, find_bwrap};
+pub use bubblewrap::{Bubblewrap, LaunchError, Launched, Monitor, Plan, find_bwrap};
 pub use diagnose::{Diagnosis, diagnose, in_container};
 pub use facts::Facts;
+pub use limits::{Confinement, Enforcement};
 pub use placeholder::Placeholder;
 pub use receipt::{Receipt, ReceiptError, TeardownError};
 pub use seccomp::{
     Answer, Call, FilterError, RULES, Rule as SeccompRule, Trial as SeccompTrial, When, filter,
     trials as seccomp_trials,
 };
-pub use spec::{BINARY, HOME, Mount, Network, SOCKETS, Spec, User, WORK, Wanted};
+pub use spec::{BINARY, HOME, Mount, SOCKETS, Spec, User, WORK, Wanted};

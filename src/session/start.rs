@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use tokio::net::UnixStream;
 
 use super::environment;
-use crate::config::{Backend, Config, ConfigError};
+use crate::config::{Backend, Config, ConfigError, Network};
 use crate::guardian::client::{ClientError, Guardian};
 use crate::init::wire::Start;
 use crate::name::{CloisterId, CloisterName, ProjectName};
@@ -41,6 +41,8 @@ pub struct StartRequest<'a> {
     pub git: GitNeed,
     /// Whether root's consent was given.
     pub root: RootConsent,
+    /// How far the sandbox reaches, if not as the settings say.
+    pub network: Option<Network>,
 }
 
 /// A sandbox that runs, and what a session in it needs.
@@ -50,6 +52,8 @@ pub struct Sandbox {
     pub name: CloisterName,
     /// Whether it was made just now.
     pub is_new: bool,
+    /// How far it reaches.
+    pub network: Network,
     socket: PathBuf,
     config: Config,
 }
@@ -63,6 +67,19 @@ pub enum StartError {
     /// The backend is not there.
     #[error("this version has no backend `docker`")]
     NoDocker,
+    /// The tier is not there.
+    #[error("this version has no network tier `{}`", .0.as_str())]
+    NoTier(Network),
+    /// The sandbox that runs reaches further, or less far.
+    #[error("the cloister `{name}` is running with network `{}`, not `{}`", running.as_str(), wanted.as_str())]
+    OtherNetwork {
+        /// The name.
+        name: CloisterName,
+        /// How far it reaches.
+        running: Network,
+        /// What is wanted.
+        wanted: Network,
+    },
     /// The directory can't be opened.
     #[error(transparent)]
     Project(#[from] ProjectError),
@@ -107,9 +124,6 @@ pub enum StartError {
     /// There is no such sandbox.
     #[error("no cloister `{0}` is running")]
     NotRunning(CloisterName),
-    /// The settings can't be sent to it.
-    #[error("cannot write the settings of the sandbox's first process")]
-    Boot(#[source] serde_json::Error),
     /// Something else of the system.
     #[error("cannot {action}")]
     Io {
@@ -158,6 +172,10 @@ pub async fn start(request: StartRequest<'_>, paths: &Paths) -> Result<Sandbox, 
         if running.directory != prepared.project.directory {
             return Err(StartError::OtherDirectory { name: prepared.name, owner: running.directory.clone() });
         }
+        if running.network != prepared.spec.network {
+            let (running, wanted) = (running.network, prepared.spec.network);
+            return Err(StartError::OtherNetwork { name: prepared.name, running, wanted });
+        }
         return Ok(prepared.entered(running.socket.clone(), false));
     }
     // Sandboxes can share a repository: none may take a placeholder away that another is about to mount over.
@@ -178,7 +196,13 @@ pub async fn enter(name: &CloisterName, paths: &Paths) -> Result<Sandbox, StartE
     let config = Config::load_for(paths, Some(&receipt.project))?;
     // A session without a guardian has no way out; the sandbox itself needs none.
     Guardian::ensure(paths).await?;
-    Ok(Sandbox { name: name.clone(), is_new: false, socket: receipt.socket, config })
+    Ok(Sandbox {
+        name: name.clone(),
+        is_new: false,
+        network: receipt.network,
+        socket: receipt.socket,
+        config,
+    })
 }
 
 /// What would be started: the spec, and the command that makes it.
@@ -200,6 +224,11 @@ impl<'a> Prepared<'a> {
             Backend::Auto | Backend::Bubblewrap => {}
             Backend::Docker => return Err(StartError::NoDocker),
         }
+        let network = request.network.unwrap_or(config.network);
+        match network {
+            Network::None | Network::Guarded => {}
+            Network::Inet | Network::Full => return Err(StartError::NoTier(network)),
+        }
         let guarded = project.guarded()?;
         let pinned: Vec<_> = project.pinned().into_iter().map(|one| (one.path, one.is_writable)).collect();
         let wanted = Wanted {
@@ -212,6 +241,8 @@ impl<'a> Prepared<'a> {
             home: &paths.instance_dir(&project.name).join("home"),
             sockets: &paths.sockets_dir(&id),
             binary: &binary,
+            network,
+            limits: config.limits,
         };
         let spec = Spec::new(&wanted, &Facts::gather());
         let plan = find_bwrap(&process::environment("PATH").unwrap_or_default())?.plan(&spec)?;
@@ -220,7 +251,7 @@ impl<'a> Prepared<'a> {
     }
 
     fn entered(self, socket: PathBuf, is_new: bool) -> Sandbox {
-        Sandbox { name: self.name, is_new, socket, config: self.config }
+        Sandbox { name: self.name, is_new, network: self.spec.network, socket, config: self.config }
     }
 }
 

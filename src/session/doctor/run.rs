@@ -20,8 +20,6 @@ use crate::session::Sandbox;
 const PATIENCE: Duration = Duration::from_mins(2);
 /// The probe, in a sandbox.
 const PROBE: [&str; 3] = [BINARY, "sandbox-init", "probe"];
-/// Removes what a killed probe leaves.
-const CLEAR: [&str; 3] = ["/bin/sh", "-c", "rm -rf /tmp/probe-* /dev/shm/probe-*"];
 
 /// What came of one attack at one place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,23 +61,28 @@ async fn alone(stage: &mut Stage<'_>, probes: &[Probe]) -> Result<Vec<Found>, Do
     let mut found = Vec::new();
     for (number, probe) in probes.iter().enumerate().filter(|(_, probe)| probe.is_alone()) {
         let input = list(&[&probe.attack])?;
-        let finding = match in_sandbox(stage.sandbox(Place::Sandbox)?, &PROBE, &input).await {
+        let (finding, is_clean) = match in_sandbox(stage.sandbox(Place::Sandbox)?, &PROBE, &input).await {
             Ok((code, output)) => told(code, &output),
-            Err(error) if !stage.revive().await? => return Err(error),
-            Err(_) => Finding::Refused("stopped: the whole sandbox was ended".to_owned()),
+            Err(_) if stage.has_ended()? => {
+                (Finding::Refused("stopped: the whole sandbox was ended".to_owned()), false)
+            }
+            Err(error) => return Err(error),
         };
         found.push(Found { probe: number, is_attack: true, finding });
         // Who was killed could not clear away, and the next one must not stumble over it.
-        in_sandbox(stage.sandbox(Place::Sandbox)?, &CLEAR, b"").await?;
+        if !is_clean {
+            stage.restart().await?;
+        }
     }
     Ok(found)
 }
 
-fn told(code: u8, output: &[u8]) -> Finding {
+/// What a lone attack came to, and whether it lived to clear away.
+fn told(code: u8, output: &[u8]) -> (Finding, bool) {
     match serde_json::from_slice::<Vec<Finding>>(output) {
-        Ok(mut findings) if findings.len() == 1 => findings.swap_remove(0),
-        _ if code > 128 => Finding::Refused(format!("stopped: killed by signal {}", code - 128)),
-        _ => Finding::Failed(format!("the probe ended with {code}")),
+        Ok(mut findings) if findings.len() == 1 => (findings.swap_remove(0), true),
+        _ if code > 128 => (Finding::Refused(format!("stopped: killed by signal {}", code - 128)), false),
+        _ => (Finding::Failed(format!("the probe ended with {code}")), false),
     }
 }
 

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use tokio::net::UnixStream;
@@ -156,16 +157,28 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Starts the first sandbox again if an attack has ended it; tells whether one had.
-    pub(super) async fn revive(&mut self) -> Result<bool, DoctorError> {
-        if self.receipt("a")?.is_running() {
-            return Ok(false);
+    /// Tells whether the first sandbox has ended, or does so soon.
+    pub(super) fn has_ended(&self) -> Result<bool, DoctorError> {
+        const PATIENCE: Duration = Duration::from_secs(5);
+        let first = self.receipt("a")?.first;
+        first
+            .and_then(|first| first.open())
+            .map_or(Ok(true), |first| first.wait(PATIENCE))
+            .map_err(io_error("watch the sandbox"))
+    }
+
+    /// Starts the first sandbox anew: whatever an attack left in it is gone.
+    pub(super) async fn restart(&mut self) -> Result<(), DoctorError> {
+        let project = self.project("a")?;
+        let stopped = stop(&CloisterName::of(&project, None)?, self.paths).await?;
+        if let Some(problem) = stopped.problems.into_iter().next() {
+            return Err(DoctorError::Leftover(problem));
         }
-        let sandbox = self.enter("a", self.project("a")?).await?;
+        let sandbox = self.enter("a", project).await?;
         if let Some(first) = self.sandboxes.first_mut() {
             *first = sandbox;
         }
-        Ok(true)
+        Ok(())
     }
 
     async fn enter(&self, letter: &str, name: ProjectName) -> Result<Sandbox, DoctorError> {
@@ -176,6 +189,7 @@ impl<'a> Stage<'a> {
             directory: &directory,
             name: Some(name),
             git: GitNeed::Optional,
+            network: None,
             root: RootConsent::Given,
         };
         Ok(start(request, self.paths).await?)
