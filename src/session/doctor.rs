@@ -17,6 +17,8 @@ pub use judge::{Row, Verdict};
 
 use std::io;
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use crate::guardian::client::ClientError;
 use crate::init::wire::FromSandbox;
 use crate::name::InvalidName;
@@ -90,11 +92,25 @@ pub async fn probe(paths: &Paths) -> Result<Vec<Row>, DoctorError> {
     let mut stage = stage::Stage::new(paths)?;
     let result = tokio::select! {
         result = attack(&mut stage) => result,
-        _ = tokio::signal::ctrl_c() => Err(DoctorError::Interrupted),
+        ended = asked_to_end() => Err(ended.err().unwrap_or(DoctorError::Interrupted)),
     };
     let cleared = stage.clear().await;
     let rows = result?;
     cleared.map(|()| rows)
+}
+
+/// Waits for a signal that asks this process to end.
+async fn asked_to_end() -> Result<(), DoctorError> {
+    let watch = |kind| signal(kind).map_err(io_error("watch for signals"));
+    let mut interrupt = watch(SignalKind::interrupt())?;
+    let mut terminate = watch(SignalKind::terminate())?;
+    let mut hang_up = watch(SignalKind::hangup())?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        _ = hang_up.recv() => {}
+    }
+    Ok(())
 }
 
 async fn attack(stage: &mut stage::Stage<'_>) -> Result<Vec<Row>, DoctorError> {

@@ -282,7 +282,7 @@ fn control(aim: &Aim) -> Vec<Probe> {
     let socket = || Endpoint::Unix(aim.control_socket.clone());
     let (key_file, key) = &aim.control_key;
     let mut probes = Vec::new();
-    for route in ["GET /version", "GET /status", "POST /reload"] {
+    for route in ["GET /version", "GET /status"] {
         let shown = ask(socket(), request(route, key), "HTTP/1.1 2");
         for (way, to) in [("control socket", socket()), ("relay", relay())] {
             let attack = ask(to, request(route, &aim.token), "HTTP/1.1 2");
@@ -425,9 +425,7 @@ fn metadata(aim: &Aim) -> Vec<Probe> {
     ];
     let token = &aim.token;
     let straight = ADDRESSES.iter().filter_map(|address| address.parse().ok()).map(|address: SocketAddr| {
-        Probe::here("K12", format!("TCP to {address}"), connect(Endpoint::Tcp(address), ""))
-            .shown_on_the_host()
-            .maybe()
+        Probe::here("K12", format!("TCP to {address}"), connect(Endpoint::Tcp(address), "")).maybe()
     });
     let through = NAMES.map(|(name, answer)| {
         let request = format!(

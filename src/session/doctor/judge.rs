@@ -65,13 +65,19 @@ pub(super) fn rows(probes: &[Probe], found: &[Found], aim: &Aim) -> Vec<Row> {
 
 /// What one probe came to.
 enum Came<'a> {
-    Stopped { is_shown: bool },
+    Stopped {
+        is_shown: bool,
+    },
+    /// It did what it has to do.
+    Worked,
+    /// Something stopped it before its own ceiling did, which is its proof.
+    Bounded,
     Succeeded(&'a str),
     Unshown(&'a str),
 }
 
 fn judge(id: &str, probes: &[Probe], found: &[Found]) -> (Verdict, String) {
-    let (mut stopped, mut shown) = (0_usize, 0_usize);
+    let (mut stopped, mut shown, mut worked, mut bounded) = (0_usize, 0_usize, 0_usize, 0_usize);
     let mut broken = Vec::new();
     let mut unshown = Vec::new();
     for (number, probe) in probes.iter().enumerate().filter(|(_, probe)| probe.id == id) {
@@ -80,6 +86,8 @@ fn judge(id: &str, probes: &[Probe], found: &[Found]) -> (Verdict, String) {
                 stopped += 1;
                 shown += usize::from(is_shown);
             }
+            Came::Worked => worked += 1,
+            Came::Bounded => bounded += 1,
             Came::Succeeded(detail) => broken.push(format!("{}: {detail}", probe.what)),
             Came::Unshown(why) => unshown.push(format!("{}: {why}", probe.what)),
         }
@@ -90,10 +98,17 @@ fn judge(id: &str, probes: &[Probe], found: &[Found]) -> (Verdict, String) {
     if !unshown.is_empty() {
         return (Verdict::Inconclusive, listed(&unshown));
     }
-    if shown == 0 {
+    if shown + worked + bounded == 0 {
         return (Verdict::Inconclusive, "nothing of it could be shown to succeed outside".to_owned());
     }
-    (Verdict::Held, format!("{stopped} stopped, {shown} of them seen to succeed where there is no sandbox"))
+    let counts = [
+        (stopped, format!("{stopped} stopped, {shown} of them seen to succeed outside")),
+        (worked, format!("{worked} answered as they have to be")),
+        (bounded, format!("{bounded} stopped below their own ceiling")),
+    ];
+    let said: Vec<String> =
+        counts.into_iter().filter(|(count, _)| *count > 0).map(|(_, text)| text).collect();
+    (Verdict::Held, said.join("; "))
 }
 
 /// The first few, and how many there are.
@@ -113,9 +128,8 @@ fn came<'a>(probe: &Probe, found: impl Iterator<Item = &'a Found>) -> Came<'a> {
     match (&own.finding, probe.goal) {
         (Finding::Failed(why), _) | (Finding::Refused(why), Goal::Works) => Came::Unshown(why),
         (Finding::Reached(detail), Goal::Stopped | Goal::StoppedIfAnywhere) => Came::Succeeded(detail),
-        (Finding::Reached(_), Goal::Works) => Came::Stopped { is_shown: true },
-        // A ceiling that was not met was met by something: that is its own proof.
-        (Finding::Refused(_), _) if probe.is_alone() => Came::Stopped { is_shown: true },
+        (Finding::Reached(_), Goal::Works) => Came::Worked,
+        (Finding::Refused(_), _) if probe.is_alone() => Came::Bounded,
         (Finding::Refused(_), Goal::Stopped) if !is_shown => {
             Came::Unshown(controls.first().map_or("no control", |control| control.finding.detail()))
         }

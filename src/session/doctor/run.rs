@@ -172,10 +172,13 @@ pub(super) async fn in_sandbox(
     input: &[u8],
 ) -> Result<(u8, Vec<u8>), DoctorError> {
     let mut stream = open(sandbox, argv).await?;
-    for chunk in input.chunks(MAX_DATA_BYTES) {
-        say(&mut stream, FromHost::Input(chunk.to_vec())).await?;
+    let chunks = input.chunks(MAX_DATA_BYTES).map(|chunk| FromHost::Input(chunk.to_vec()));
+    for message in chunks.chain([FromHost::InputEnd]) {
+        // A command that has ended takes no input; what it said can still be heard.
+        if say(&mut stream, message).await.is_err() {
+            break;
+        }
     }
-    say(&mut stream, FromHost::InputEnd).await?;
     let mut output = Vec::new();
     loop {
         match hear(&mut stream).await? {

@@ -106,16 +106,22 @@ fn k14_appetite_is_bounded_as_far_as_the_host_offers() {
 
 #[test]
 fn a_probe_that_is_interrupted_clears_away_what_it_made() {
-    let Some(host) = Host::with_bubblewrap() else { return };
-    let mut command = doctor(&host, &["--probe"]);
+    for signal in [rustix::process::Signal::INT, rustix::process::Signal::TERM] {
+        let Some(host) = Host::with_bubblewrap() else { return };
+        interrupt(&host, signal);
+    }
+}
+
+fn interrupt(host: &Host, signal: rustix::process::Signal) {
+    let mut command = doctor(host, &["--probe"]);
     let probe = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     while !host.run(&["list", "--json"]).stdout.contains("probe-") {}
     let pid = rustix::process::Pid::from_child(&probe);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
     let done = collect(probe);
     assert_eq!(done.code, 1, "{done:?}");
     assert!(done.stderr.contains("interrupted"), "{done:?}");
-    assert_nothing_left(&host, "");
+    assert_nothing_left(host, "");
     assert_eq!(host.run(&["guardian", "status"]).code, 1, "it was started for the probe alone");
 }
 
