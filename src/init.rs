@@ -9,12 +9,14 @@ mod boot;
 mod child;
 pub mod probe;
 mod relay;
+mod reseal;
 mod serve;
 mod session;
 mod stream;
 pub mod wire;
 
 pub use boot::{Anchor, Boot, Relay};
+pub use reseal::{Reseal, reseal};
 
 use std::io;
 

@@ -45,8 +45,8 @@
 //! | 4 edge | [`cli`], `main` | all |
 //!
 //! Sole owners: [`git`] of git2; [`proxy`] of dialling, DNS and TLS hellos; [`guardian`] of axum; [`sandbox`] of
-//! bwrap and seccomp; [`kernel`] of unsafe code; [`process`] of starting programs; [`paths`] of the file layout;
-//! [`policy`] of allow and deny.
+//! bwrap and seccomp; [`process`] of starting programs; [`paths`] of the file layout; [`policy`] of allow and deny;
+//! [`kernel`] of `unsafe`.
 //! `tests/it/architecture.rs` checks the table, the owners and the sizes.
 //!
 //! # Invariants

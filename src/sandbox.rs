@@ -12,15 +12,17 @@ mod placeholder;
 mod receipt;
 mod seccomp;
 mod spec;
+mod stage;
 
-pub use bubblewrap::{Bubblewrap, LaunchError, Launched, Monitor, Plan, find_bwrap};
+pub use bubblewrap::{Bubblewrap, HostUser, LaunchError, Launched, Monitor, Plan, find_bwrap};
 pub use diagnose::{Diagnosis, diagnose, in_container};
 pub use facts::Facts;
 pub use limits::{Confinement, Enforcement};
 pub use placeholder::Placeholder;
-pub use receipt::{Receipt, ReceiptError, TeardownError};
+pub use receipt::{Guard, Receipt, ReceiptError, TeardownError};
 pub use seccomp::{
     Answer, Call, FilterError, RULES, Rule as SeccompRule, Trial as SeccompTrial, When, filter,
     trials as seccomp_trials,
 };
 pub use spec::{BINARY, HOME, Mount, SOCKETS, Spec, User, WORK, Wanted};
+pub use stage::{StageError, perform as perform_stage};

@@ -10,6 +10,6 @@ mod stop;
 mod terminal;
 
 pub use list::{Running, directory_of, running};
-pub use start::{RootConsent, Sandbox, StartError, StartRequest, enter, preview, start};
+pub use start::{Preview, RootConsent, Sandbox, StartError, StartRequest, enter, preview, start};
 pub use stop::{StopError, StopProblem, Stopped, stop, stop_all};
 pub use terminal::{SessionError, run};

@@ -1,6 +1,8 @@
 //! Calls made to see whether they are refused, each in a child process of its own: whatever one does to memory,
 //! descriptors or name spaces ends with that child.
 
+#![allow(unsafe_code, reason = "system calls that no safe crate offers")]
+
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};

@@ -13,12 +13,12 @@ use crate::config::{Backend, Config, ConfigError, Network};
 use crate::guardian::client::{ClientError, Guardian};
 use crate::init::wire::Start;
 use crate::name::{CloisterId, CloisterName, ProjectName};
-use crate::paths::{Lock, Paths, PathsError};
+use crate::paths::{Lock, Paths, PathsError, resolve_existing};
 use crate::process;
 use crate::project::{GitNeed, Project, ProjectError};
 use crate::sandbox::{
-    Diagnosis, Facts, LaunchError, Placeholder, Plan, Receipt, ReceiptError, Spec, TeardownError, Wanted,
-    diagnose, find_bwrap,
+    Diagnosis, Facts, HostUser, LaunchError, Placeholder, Plan, Receipt, ReceiptError, Spec, StageError,
+    TeardownError, Wanted, diagnose, find_bwrap,
 };
 
 /// Whether root may start a sandbox whose processes are root's.
@@ -52,6 +52,8 @@ pub struct Sandbox {
     pub name: CloisterName,
     /// Whether it was made just now.
     pub is_new: bool,
+    /// Why its processes are root's on the host, where root consented to that.
+    pub roots_own: Option<StageError>,
     /// How far it reaches.
     pub network: Network,
     socket: PathBuf,
@@ -61,9 +63,9 @@ pub struct Sandbox {
 /// Why nothing was started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Root did not consent.
-    #[error("as root, the sandbox's processes would be root's on this host (kernel uid 0)")]
-    Root,
+    /// They can't be an unprivileged user's, and root did not consent to the other.
+    #[error("as root, the sandbox's processes would be root's on this host")]
+    Root(#[source] StageError),
     /// The backend is not there.
     #[error("this version has no backend `docker`")]
     NoDocker,
@@ -141,7 +143,11 @@ pub(super) fn io_error(action: &'static str) -> impl FnOnce(io::Error) -> StartE
 
 impl From<LaunchError> for StartError {
     fn from(error: LaunchError) -> Self {
-        let LaunchError::Refused(complaint) = &error else { return Self::Launch(error) };
+        let complaint = match error {
+            LaunchError::Stage(error) => return Self::Root(error),
+            LaunchError::Refused(ref complaint) => complaint,
+            _ => return Self::Launch(error),
+        };
         match diagnose(complaint, Path::new("/")) {
             Some(diagnosis) => Self::Forbidden { diagnosis, source: error },
             None => Self::Launch(error),
@@ -157,6 +163,7 @@ pub(super) struct Prepared<'a> {
     pub(super) id: CloisterId,
     pub(super) spec: Spec,
     pub(super) plan: Plan,
+    roots_own: Option<StageError>,
     pub(super) placeholders: Vec<Placeholder>,
     config: Config,
 }
@@ -199,23 +206,34 @@ pub async fn enter(name: &CloisterName, paths: &Paths) -> Result<Sandbox, StartE
     Ok(Sandbox {
         name: name.clone(),
         is_new: false,
+        roots_own: None,
         network: receipt.network,
         socket: receipt.socket,
         config,
     })
 }
 
-/// What would be started: the spec, and the command that makes it.
-pub fn preview(request: StartRequest<'_>, paths: &Paths) -> Result<(Spec, Vec<String>), StartError> {
-    let prepared = Prepared::new(request, paths)?;
-    Ok((prepared.spec, prepared.plan.display()))
+/// What would be started, and why its processes would be root's where they would.
+#[derive(Debug)]
+pub struct Preview {
+    /// The sandbox.
+    pub spec: Spec,
+    /// What is laid out first, for a person.
+    pub stage: Vec<String>,
+    /// The command that makes it, for a person.
+    pub command: Vec<String>,
+    /// Why its processes would be root's on the host, where root consented to that.
+    pub roots_own: Option<StageError>,
+}
+
+/// Tells what would be started, and starts nothing.
+pub fn preview(request: StartRequest<'_>, paths: &Paths) -> Result<Preview, StartError> {
+    let Prepared { spec, plan, roots_own, .. } = Prepared::new(request, paths)?;
+    Ok(Preview { spec, stage: plan.display_stage(), command: plan.display(), roots_own })
 }
 
 impl<'a> Prepared<'a> {
     fn new(request: StartRequest<'_>, paths: &'a Paths) -> Result<Self, StartError> {
-        if rustix::process::geteuid().is_root() && request.root == RootConsent::Withheld {
-            return Err(StartError::Root);
-        }
         let binary = process::own_binary().map_err(io_error("find the binary of Cloister"))?;
         let project = Project::find(request.directory, request.name, request.git, paths, &binary)?;
         let (name, id) = project.cloister()?;
@@ -238,20 +256,42 @@ impl<'a> Prepared<'a> {
             repository: project.outside_repository(),
             pinned: &pinned,
             protected: &guarded.iter().map(|one| one.path.clone()).collect::<Vec<_>>(),
-            home: &paths.instance_dir(&project.name).join("home"),
-            sockets: &paths.sockets_dir(&id),
+            home: &resolve_existing(&paths.instance_dir(&project.name).join("home")),
+            sockets: &resolve_existing(&paths.sockets_dir(&id)),
             binary: &binary,
             network,
             limits: config.limits,
         };
         let spec = Spec::new(&wanted, &Facts::gather());
-        let plan = find_bwrap(&process::environment("PATH").unwrap_or_default())?.plan(&spec)?;
+        let (plan, roots_own) = plan(&spec, request.root)?;
         let placeholders = guarded.iter().map(|one| Placeholder::new(&one.path, one.placeholder)).collect();
-        Ok(Self { paths, project, name, id, spec, plan, placeholders, config })
+        Ok(Self { paths, project, name, id, spec, plan, roots_own, placeholders, config })
     }
 
     fn entered(self, socket: PathBuf, is_new: bool) -> Sandbox {
-        Sandbox { name: self.name, is_new, network: self.spec.network, socket, config: self.config }
+        Sandbox {
+            name: self.name,
+            is_new,
+            roots_own: self.roots_own,
+            network: self.spec.network,
+            socket,
+            config: self.config,
+        }
+    }
+}
+
+/// Plans a sandbox whose processes are not root's on the host. Where that can't be, root has to consent; then the
+/// reason comes with the plan.
+fn plan(spec: &Spec, consent: RootConsent) -> Result<(Plan, Option<StageError>), StartError> {
+    let bwrap = find_bwrap(&process::environment("PATH").unwrap_or_default())?;
+    if !rustix::process::geteuid().is_root() {
+        return Ok((bwrap.plan(spec, HostUser::Caller)?, None));
+    }
+    let plan = bwrap.plan(spec, HostUser::Unprivileged)?;
+    match (plan.probe(), consent) {
+        (Ok(()), _) => Ok((plan, None)),
+        (Err(reason), RootConsent::Given) => Ok((bwrap.plan(spec, HostUser::Caller)?, Some(reason))),
+        (Err(reason), RootConsent::Withheld) => Err(StartError::Root(reason)),
     }
 }
 

@@ -7,5 +7,6 @@ mod limits;
 mod names;
 mod origin;
 mod probes;
+mod root;
 mod sessions;
 mod way_out;

@@ -158,6 +158,8 @@ pub(super) struct Aim {
     pub(super) processes: Vec<i32>,
     pub(super) neighbour: Neighbour,
     pub(super) may_trace: bool,
+    /// Why the sandbox's processes are root's on the host, where they are.
+    pub(super) roots_own: Option<String>,
 }
 
 impl Aim {

@@ -56,7 +56,12 @@ pub(super) fn rows(probes: &[Probe], found: &[Found], aim: &Aim) -> Vec<Row> {
         .map(|(id, what)| {
             let (result, detail) = match aim.absent(id) {
                 Some(reason) => (Verdict::NotApplicable, reason.to_owned()),
-                None => judge(id, probes, found),
+                None => match &aim.roots_own {
+                    Some(why) if *id == "K9" => {
+                        (Verdict::Broken, format!("its processes are root's on this host: {why}"))
+                    }
+                    _ => judge(id, probes, found),
+                },
             };
             Row { id, what, result, detail }
         })

@@ -110,6 +110,7 @@ impl<'a> Stage<'a> {
             processes: [receipt.monitor, receipt.first].into_iter().flatten().map(|one| one.pid()).collect(),
             neighbour,
             may_trace: may_trace(Path::new("/")),
+            roots_own: self.sandbox(Place::Sandbox)?.roots_own.as_ref().map(ToString::to_string),
         })
     }
 

@@ -160,6 +160,16 @@ pub(crate) fn owners(source: &Source, crates: &[String]) -> Vec<Violation> {
     }))
 }
 
+/// Code that the compiler does not check stands in one module.
+pub(crate) fn unchecked_code(source: &Source) -> Vec<Violation> {
+    const OWNER: &str = "kernel";
+    if source.module().first().is_some_and(|own| own == OWNER) {
+        return Vec::new();
+    }
+    let message = format!("`unsafe` belongs to `{OWNER}`; allowed: what it offers as safe functions");
+    distinct(source.unsafe_lines().iter().map(|&line| violation(source, line, message.clone())))
+}
+
 /// Layer 0 does no I/O, knows no clock, is not async, and uses few crates.
 pub(crate) fn pure_values(source: &Source, crates: &[String]) -> Vec<Violation> {
     if source.module().first().and_then(|own| layer(own)) != Some(0) {
