@@ -180,10 +180,7 @@ impl Project {
         if registry.projects.insert(self.name.clone(), entry.clone()) == Some(entry) {
             return Ok(());
         }
-        let mut text = serde_json::to_vec_pretty(&registry)
-            .map_err(|error| ProjectError::Registry { path: file.clone(), reason: error.to_string() })?;
-        text.push(b'\n');
-        Ok(paths::write_atomic(&file, &text)?)
+        registry.save(&file)
     }
 }
 
@@ -195,6 +192,17 @@ pub fn registered(name: &ProjectName, paths: &Paths) -> Result<Option<PathBuf>, 
 /// The directories of all known projects: their sandboxes can write there.
 pub fn known(paths: &Paths) -> Result<Vec<PathBuf>, ProjectError> {
     Ok(Registry::load(&paths.projects_file())?.projects.into_values().map(|entry| entry.path).collect())
+}
+
+/// Takes a name out of the registry: it belongs to nobody then.
+pub fn forget(name: &ProjectName, paths: &Paths) -> Result<(), ProjectError> {
+    let file = paths.projects_file();
+    let _lock = Lock::acquire(&file.with_extension("lock"))?;
+    let mut registry = Registry::load(&file)?;
+    match registry.projects.remove(name) {
+        Some(_) => registry.save(&file),
+        None => Ok(()),
+    }
 }
 
 /// Refuses a project that contains a known one in which the user stands: its sandbox may have removed its `.git`
@@ -247,6 +255,13 @@ impl Registry {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(failed(error.to_string())),
         }
+    }
+
+    fn save(&self, file: &Path) -> Result<(), ProjectError> {
+        let mut text = serde_json::to_vec_pretty(self)
+            .map_err(|error| ProjectError::Registry { path: file.to_owned(), reason: error.to_string() })?;
+        text.push(b'\n');
+        Ok(paths::write_atomic(file, &text)?)
     }
 }
 

@@ -16,12 +16,15 @@ mod stage;
 mod tools;
 
 pub use bubblewrap::{Bubblewrap, HostUser, LaunchError, Launched, Monitor, Plan, find_bwrap};
-pub use diagnose::{Diagnosis, diagnose};
+pub use diagnose::{Diagnosis, diagnose, in_container};
 pub use facts::{Facts, Store};
 pub use limits::{Confinement, Enforcement};
 pub use placeholder::Placeholder;
 pub use receipt::{Guard, Receipt, ReceiptError, TeardownError};
-pub use seccomp::{Answer, Call, FilterError, RULES, Rule as SeccompRule, When, filter};
+pub use seccomp::{
+    Answer, Call, FilterError, RULES, Rule as SeccompRule, Trial as SeccompTrial, When, filter,
+    trials as seccomp_trials,
+};
 pub use spec::{BINARY, HOME, Mount, SOCKETS, Spec, User, WORK, Wanted};
 pub use stage::{StageError, perform as perform_stage};
 pub use tools::{ClosureError, Search, Tools, closure};

@@ -12,6 +12,7 @@ use crate::guardian::client::ClientError;
 use crate::paths::PathsError;
 use crate::project::{ProjectError, Refusal, SharesError};
 use crate::sandbox::{ClosureError, LaunchError, ReceiptError};
+use crate::session::doctor::DoctorError;
 use crate::session::{SessionError, StartError, StopError};
 
 /// What an error means for the exit code.
@@ -117,6 +118,7 @@ conversions! {
     DaemonError: daemon_hint;
     StartError: start_hint;
     StopError: stop_hint;
+    DoctorError: doctor_hint;
     AuditError: no_hint;
     ReadError: no_hint;
     VerifyError: no_hint;
@@ -319,6 +321,26 @@ fn launch_hint(error: &LaunchError) -> Option<String> {
         LaunchError::Filter(_) | LaunchError::Stage(_) | LaunchError::Refused(_) => {
             Some("run `cloister start --dry-run` to see the command that fails".into())
         }
+    }
+}
+
+fn doctor_hint(error: &DoctorError) -> Option<String> {
+    match error {
+        DoctorError::Start(error) => {
+            start_hint(error).or_else(|| Some("run `cloister doctor` to see what this host lacks".into()))
+        }
+        DoctorError::Stop(error) => stop_hint(error),
+        DoctorError::Guardian(error) => client_hint(error),
+        DoctorError::Paths(error) => paths_hint(error),
+        DoctorError::Project(error) => project_hint(error),
+        DoctorError::Receipt(error) => receipt_hint(error),
+        DoctorError::Bubblewrap(error) => launch_hint(error),
+        DoctorError::Leftover(_) => Some("see `cloister list`, and stop what begins with `probe-`".into()),
+        DoctorError::Answer { .. } | DoctorError::Garbage(_) => {
+            Some("run `cloister doctor --probe` again with `--debug`".into())
+        }
+        DoctorError::Io { source, .. } => io_hint(source),
+        DoctorError::Name(_) | DoctorError::Interrupted => None,
     }
 }
 

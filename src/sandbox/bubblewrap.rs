@@ -141,6 +141,11 @@ pub fn find_bwrap(search_path: &OsStr) -> Result<Bubblewrap, LaunchError> {
 }
 
 impl Bubblewrap {
+    /// The program.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// Turns a spec into the command that makes it. Pure but for the filter, which depends on the processor.
     pub fn plan(&self, spec: &Spec, user: HostUser) -> Result<Plan, LaunchError> {
         let (stage, mounts) = match user {

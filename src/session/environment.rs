@@ -11,7 +11,7 @@ use crate::sandbox::{HOME, SOCKETS, Spec, Tools};
 /// The guardian's name inside a sandbox, where `/etc/hosts` maps it to the relay.
 const GUARDIAN: &str = "cloister-guardian";
 /// The proxy's port inside a sandbox.
-const PROXY_PORT: u16 = 3128;
+pub(super) const PROXY_PORT: u16 = 3128;
 /// What describes the user's terminal and language; passed on when set.
 const FROM_HOST: [&str; 7] = ["TERM", "COLORTERM", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ"];
 
