@@ -16,6 +16,6 @@ pub use bubblewrap::{Bubblewrap, Launch, LaunchError, Launched, Monitor, Plan, f
 pub use diagnose::{Diagnosis, diagnose};
 pub use facts::Facts;
 pub use placeholder::Placeholder;
-pub use receipt::{Receipt, ReceiptError, TeardownError};
+pub use receipt::{InUse, Receipt, ReceiptError, Receipts, TeardownError};
 pub use seccomp::{Answer, Call, FilterError, RULES, Rule as SeccompRule, When, filter};
 pub use spec::{BINARY, HOME, Mount, Network, SOCKETS, Spec, User, WORK, Wanted};

@@ -364,7 +364,9 @@ mod tests {
              --ro-bind /run/s/1 /run/cloister --perms 0755 --tmpfs /run/cloister/bin \
              --ro-bind /opt/cloister /run/cloister/bin/cloister --remount-ro /run/cloister/bin \
              --bind /data/home /home/cloister --bind /src/demo /work --bind /src/demo/.git /work/.git \
-             --ro-bind /src/demo/.git/hooks /work/.git/hooks --remount-ro /run --remount-ro / \
+             --ro-bind /src/demo/.git/hooks /work/.git/hooks \
+             --perms 0444 --ro-bind-data <6 bytes> /work/.env \
+             --perms 0555 --tmpfs /work/secrets --remount-ro /work/secrets --remount-ro /run --remount-ro / \
              --chdir / -- /run/cloister/bin/cloister sandbox-init first",
             instructions[0], instructions[1]
         );

@@ -3,6 +3,8 @@
 //! Everything that can be checked is checked before the first change. What is then done in order (registration,
 //! sandbox, receipt) is undone when a later part fails, under a lock that lets one start at a time near a cloister.
 
+mod guards;
+
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +12,7 @@ use tokio::net::UnixStream;
 
 use super::environment;
 use crate::config::{Backend, Config, ConfigError};
+use crate::files::{Baseline, FilesError};
 use crate::guardian::client::{ClientError, Guardian};
 use crate::init::wire::Start;
 use crate::name::{CloisterId, CloisterName, ProjectName};
@@ -20,6 +23,7 @@ use crate::sandbox::{
     Diagnosis, Facts, LaunchError, Placeholder, Plan, Receipt, ReceiptError, Spec, TeardownError, Wanted,
     diagnose, find_bwrap,
 };
+use guards::{Guarding, HIDDEN};
 
 /// Whether root may start a sandbox whose processes are root's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +54,8 @@ pub struct Sandbox {
     pub name: CloisterName,
     /// Whether it was made just now.
     pub is_new: bool,
+    /// What the user should know about it.
+    pub notes: Vec<String>,
     socket: PathBuf,
     config: Config,
 }
@@ -66,6 +72,9 @@ pub enum StartError {
     /// The directory can't be opened.
     #[error(transparent)]
     Project(#[from] ProjectError),
+    /// Its files can't be guarded.
+    #[error(transparent)]
+    Files(#[from] FilesError),
     /// The settings are wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -143,32 +152,62 @@ pub(super) struct Prepared<'a> {
     pub(super) id: CloisterId,
     pub(super) spec: Spec,
     pub(super) plan: Plan,
+    /// What this start has to make, and to remove again.
     pub(super) placeholders: Vec<Placeholder>,
+    pub(super) baseline: Baseline,
+    notes: Vec<String>,
+    config: Config,
+}
+
+/// What is to be started, before its files are looked at.
+struct Draft<'a> {
+    paths: &'a Paths,
+    project: Project,
+    name: CloisterName,
+    id: CloisterId,
+    binary: PathBuf,
     config: Config,
 }
 
 /// Starts the sandbox of a directory, or finds the one that runs.
 pub async fn start(request: StartRequest<'_>, paths: &Paths) -> Result<Sandbox, StartError> {
-    let prepared = Prepared::new(request, paths)?;
-    let _lock = Lock::acquire(&paths.cloister_lock(&prepared.name))?;
-    prepared.project.register(paths)?;
-    let guardian = Guardian::ensure(paths).await?;
-    let receipt = Receipt::load(&paths.receipt_file(&prepared.name))?;
+    let draft = Draft::new(request, paths)?;
+    let _lock = Lock::acquire(&paths.cloister_lock(&draft.name))?;
+    let receipt = Receipt::load(&paths.receipt_file(&draft.name))?;
     if let Some(running) = receipt.as_ref().filter(|receipt| receipt.is_running()) {
-        if running.directory != prepared.project.directory {
-            return Err(StartError::OtherDirectory { name: prepared.name, owner: running.directory.clone() });
+        if running.directory != draft.project.directory {
+            return Err(StartError::OtherDirectory { name: draft.name, owner: running.directory.clone() });
         }
-        return Ok(prepared.entered(running.socket.clone(), false));
+        draft.project.register(paths)?;
+        Guardian::ensure(paths).await?;
+        let Draft { name, config, .. } = draft;
+        return Ok(Sandbox {
+            name,
+            is_new: false,
+            notes: Vec::new(),
+            socket: running.socket.clone(),
+            config,
+        });
     }
+    let project = draft.project.clone();
     // Sandboxes can share a repository: none may take a placeholder away that another is about to mount over.
-    let _shared = Lock::acquire(&paths.placeholder_lock())?;
-    let in_use = Receipt::placeholders_in_use(&paths.receipts_dir(), &prepared.name)?;
-    let left = receipt.map(|stale| stale.tear_down(&in_use)).unwrap_or_default();
+    let shared = Lock::acquire(&paths.placeholder_lock())?;
+    let in_use = Receipt::placeholders_in_use(&paths.receipts_dir(), &draft.name)?;
+    let left = receipt.as_ref().map(|stale| stale.tear_down(&in_use)).unwrap_or_default();
     if let Some(error) = left.into_iter().next() {
         return Err(StartError::Teardown(error));
     }
+    // Only now: what an earlier sandbox left is no part of the project.
+    let mut prepared = draft.prepare()?;
+    let stale = receipt.map(|stale| stale.placeholders).unwrap_or_default();
+    prepared.placeholders = Placeholder::to_make(&prepared.placeholders, &in_use.paths, &stale);
+    prepared.notes.extend(in_use.unreadable.iter().map(ToString::to_string));
+    project.register(paths)?;
+    let guardian = Guardian::ensure(paths).await?;
     let socket = prepared.launch(&guardian).await?;
-    Ok(prepared.entered(socket, true))
+    drop(shared);
+    let Prepared { name, notes, config, .. } = prepared;
+    Ok(Sandbox { name, is_new: true, notes, socket, config })
 }
 
 /// Finds a running sandbox by its name.
@@ -178,16 +217,16 @@ pub async fn enter(name: &CloisterName, paths: &Paths) -> Result<Sandbox, StartE
     let config = Config::load_for(paths, Some(&receipt.project))?;
     // A session without a guardian has no way out; the sandbox itself needs none.
     Guardian::ensure(paths).await?;
-    Ok(Sandbox { name: name.clone(), is_new: false, socket: receipt.socket, config })
+    Ok(Sandbox { name: name.clone(), is_new: false, notes: Vec::new(), socket: receipt.socket, config })
 }
 
 /// What would be started: the spec, and the command that makes it.
 pub fn preview(request: StartRequest<'_>, paths: &Paths) -> Result<(Spec, Vec<String>), StartError> {
-    let prepared = Prepared::new(request, paths)?;
+    let prepared = Draft::new(request, paths)?.prepare()?;
     Ok((prepared.spec, prepared.plan.display()))
 }
 
-impl<'a> Prepared<'a> {
+impl<'a> Draft<'a> {
     fn new(request: StartRequest<'_>, paths: &'a Paths) -> Result<Self, StartError> {
         if rustix::process::geteuid().is_root() && request.root == RootConsent::Withheld {
             return Err(StartError::Root);
@@ -200,27 +239,28 @@ impl<'a> Prepared<'a> {
             Backend::Auto | Backend::Bubblewrap => {}
             Backend::Docker => return Err(StartError::NoDocker),
         }
-        let guarded = project.guarded()?;
-        let pinned: Vec<_> = project.pinned().into_iter().map(|one| (one.path, one.is_writable)).collect();
+        Ok(Self { paths, project, name, id, binary, config })
+    }
+
+    /// Looks at the project's files, and plans the sandbox.
+    fn prepare(self) -> Result<Prepared<'a>, StartError> {
+        let Self { paths, project, name, id, binary, config } = self;
+        let Guarding { guarded, masked, placeholders, baseline, notes } = Guarding::of(&project, &config)?;
         let wanted = Wanted {
             name: &name,
             id: &id,
             work: &project.directory,
             repository: project.outside_repository(),
-            pinned: &pinned,
-            protected: &guarded.iter().map(|one| one.path.clone()).collect::<Vec<_>>(),
+            guarded: &guarded,
+            masked: &masked,
+            mask_text: HIDDEN,
             home: &paths.instance_dir(&project.name).join("home"),
             sockets: &paths.sockets_dir(&id),
             binary: &binary,
         };
         let spec = Spec::new(&wanted, &Facts::gather());
         let plan = find_bwrap(&process::environment("PATH").unwrap_or_default())?.plan(&spec)?;
-        let placeholders = guarded.iter().map(|one| Placeholder::new(&one.path, one.placeholder)).collect();
-        Ok(Self { paths, project, name, id, spec, plan, placeholders, config })
-    }
-
-    fn entered(self, socket: PathBuf, is_new: bool) -> Sandbox {
-        Sandbox { name: self.name, is_new, socket, config: self.config }
+        Ok(Prepared { paths, project, name, id, spec, plan, placeholders, baseline, notes, config })
     }
 }
 
