@@ -281,7 +281,11 @@ fn start_hint(error: &StartError) -> Option<String> {
             Some("see `cloister list`, or run `cloister start` in its directory".into())
         }
         StartError::Teardown(_) => Some("run `cloister stop`, then try again".into()),
-        StartError::Config(_) | StartError::Branch(_) | StartError::Boot(_) => None,
+        StartError::Config(_) | StartError::Branch(_) => None,
+        StartError::NoTier(_) => Some("use `guarded` or `none`".into()),
+        StartError::OtherNetwork { name, .. } => {
+            Some(format!("run `cloister stop {name}` first, or leave the network as it is"))
+        }
     }
 }
 
@@ -296,6 +300,7 @@ fn launch_hint(error: &LaunchError) -> Option<String> {
         LaunchError::Io { source, .. } => io_hint(source),
         LaunchError::Paths(error) => paths_hint(error),
         LaunchError::Receipt(error) => receipt_hint(error),
+        LaunchError::Settings(_) => None,
         LaunchError::Filter(_) | LaunchError::Refused(_) => {
             Some("run `cloister start --dry-run` to see the command that fails".into())
         }

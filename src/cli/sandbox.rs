@@ -41,6 +41,7 @@ async fn start_checked(
         name: arguments.project,
         git: if arguments.allow_no_git { GitNeed::Optional } else { GitNeed::Required },
         root: if arguments.allow_root { RootConsent::Given } else { RootConsent::Withheld },
+        network: arguments.network.map(Into::into),
     };
     if arguments.dry_run {
         return preview(request, paths, output);
@@ -56,8 +57,9 @@ async fn start_checked(
     if argv.is_empty() {
         let verb = if sandbox.is_new { "started" } else { "entering" };
         output.note(&format!(
-            "{verb} {} (bubblewrap, guarded); it stays up until `cloister stop {0}`",
-            sandbox.name
+            "{verb} {} (bubblewrap, {}); it stays up until `cloister stop {0}`",
+            sandbox.name,
+            sandbox.network.as_str()
         ));
         let shell = sandbox.shell();
         return run(&sandbox, vec![shell]).await;
@@ -237,9 +239,10 @@ struct Row {
     project: String,
     branch: Option<String>,
     backend: String,
-    network: String,
+    network: &'static str,
     uptime: u64,
     status: &'static str,
+    limits: String,
 }
 
 impl From<Running> for Row {
@@ -247,9 +250,10 @@ impl From<Running> for Row {
         Self {
             name: receipt.cloister.to_string(),
             project: receipt.project.to_string(),
+            limits: receipt.enforcement().to_string(),
             branch: receipt.branch,
             backend: receipt.backend,
-            network: receipt.network,
+            network: receipt.network.as_str(),
             uptime: uptime.as_secs(),
             status: "running",
         }
@@ -277,7 +281,7 @@ pub(super) fn list(paths: &Paths, output: &Output) -> Result<ExitCode, CommandEr
             let Row { name, project, branch, backend, network, status, .. } = running.into();
             // A branch's name comes from the repository, which a sandbox can write.
             let branch = branch.map_or_else(|| "-".to_owned(), |branch| Untrusted(&branch).to_string());
-            [name, project, branch, backend, network, uptime, status.to_owned()]
+            [name, project, branch, backend, network.to_owned(), uptime, status.to_owned()]
         })
         .collect();
     table(["NAME", "PROJECT", "BRANCH", "BACKEND", "NETWORK", "UPTIME", "STATUS"], &rows)?;

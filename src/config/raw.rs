@@ -219,7 +219,7 @@ impl<'p> Section<'_, 'p> {
             Value::Null => Vec::new(),
             Value::List(items) => {
                 let entries = items.into_iter().enumerate();
-                entries.filter_map(|(at, item)| self.mount(item, format!("{key}[{at}]"))).collect()
+                entries.filter_map(|(at, item)| self.mount(item, &format!("{key}[{at}]"))).collect()
             }
             found => {
                 self.report.add(line, &key, mismatch(kind, &found), None);
@@ -228,15 +228,15 @@ impl<'p> Section<'_, 'p> {
         }
     }
 
-    fn mount(&mut self, node: Node, key: String) -> Option<RawMount> {
+    fn mount(&mut self, node: Node, key: &str) -> Option<RawMount> {
         const NAMES: [&str; 3] = ["source", "target", "mode"];
         let Value::Map(entries) = node.value else {
             let what =
                 format!("expected a map of {}, found {}", keys::listed(&NAMES), node.value.description());
-            self.report.add(node.line, &key, what, None);
+            self.report.add(node.line, key, what, None);
             return None;
         };
-        let place = Marked { value: (), key: key.clone(), line: node.line };
+        let place = Marked { value: (), key: key.to_owned(), line: node.line };
         let mut mount = RawMount { place, source: None, target: None, mode: None };
         for (name, node) in entries {
             let field = match name.text.as_str() {
@@ -248,11 +248,11 @@ impl<'p> Section<'_, 'p> {
                         || format!("the keys known here are {}", keys::listed(&NAMES)),
                         |near| format!("did you mean `{near}`?"),
                     );
-                    self.report.add(name.line, &joined(&key, unknown), "is not a known key", Some(repair));
+                    self.report.add(name.line, &joined(key, unknown), "is not a known key", Some(repair));
                     continue;
                 }
             };
-            *field = self.free_text(node, &joined(&key, &name.text));
+            *field = self.free_text(node, &joined(key, &name.text));
         }
         Some(mount)
     }

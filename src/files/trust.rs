@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use super::class::{Rank, classify};
 use super::walk::{Entry, Kind, walk};
 use super::{FilesError, Walk, beneath};
+use crate::name::hex;
 use crate::paths;
 
 /// Up to which size a file is hashed, in bytes. Of a larger one its size and the time of its last change count, which
@@ -224,7 +225,7 @@ fn content(top: &std::os::fd::OwnedFd, path: &Path) -> io::Result<(String, Optio
         let mark = format!("{} bytes, {}.{:09}", metadata.len(), metadata.ctime(), metadata.ctime_nsec());
         return Ok((mark, born));
     }
-    Ok((format!("{:x}", Sha256::digest(&content)), born))
+    Ok((hex(&Sha256::digest(&content)), born))
 }
 
 /// The hooks and settings of a git directory, and an interrupted rebase that would run commands.

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::limits::{Confinement, Enforcement};
 use super::placeholder::Placeholder;
+use crate::config::Network;
 use crate::name::{CloisterId, CloisterName, ProjectId, ProjectName};
 use crate::paths::{self, PathsError};
 use crate::process::Identity;
@@ -31,7 +33,7 @@ pub struct Receipt {
     /// The backend that made it.
     pub backend: String,
     /// How far it reaches.
-    pub network: String,
+    pub network: Network,
     /// When it was started, in seconds since 1970.
     pub started: u64,
     /// The socket of its first process.
@@ -42,6 +44,8 @@ pub struct Receipt {
     pub first: Option<Identity>,
     /// The inode of its process name space.
     pub pid_namespace: Option<u64>,
+    /// What holds it to its limits.
+    pub limits: Option<Confinement>,
     /// What was made to be mounted over.
     pub placeholders: Vec<Placeholder>,
 }
@@ -118,6 +122,9 @@ pub enum TeardownError {
     /// A file could not be removed.
     #[error(transparent)]
     Paths(#[from] PathsError),
+    /// A control group could not be removed.
+    #[error("cannot remove the sandbox's control group")]
+    Group(#[source] io::Error),
 }
 
 impl Receipt {
@@ -180,6 +187,11 @@ impl Receipt {
         self.first.as_ref().is_some_and(Identity::is_alive)
     }
 
+    /// What holds the sandbox to its limits.
+    pub fn enforcement(&self) -> Enforcement {
+        self.limits.as_ref().map_or(Enforcement::None, |limits| limits.by)
+    }
+
     /// Ends the sandbox and removes what it left, going on past errors; all of them are reported.
     ///
     /// With the first process the kernel ends every process of its name space.
@@ -196,6 +208,8 @@ impl Receipt {
                 Err(source) => errors.push(TeardownError::Signal { pid, source }),
             }
         }
+        errors
+            .extend(self.limits.iter().filter_map(|limits| limits.remove().err()).map(TeardownError::Group));
         errors.extend(self.remove_placeholders(in_use));
         errors.extend(paths::remove_if_present(&self.socket).err().map(TeardownError::Paths));
         errors
@@ -223,12 +237,13 @@ mod tests {
             directory: "/src/demo".into(),
             branch: Some("main".to_owned()),
             backend: "bubblewrap".to_owned(),
-            network: "guarded".to_owned(),
+            network: Network::Guarded,
             started: 1,
             socket,
             monitor: None,
             first,
             pid_namespace: None,
+            limits: None,
             placeholders: Vec::new(),
         }
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::facts::Facts;
+use crate::config::{Limits, Network};
 use crate::name::{CloisterId, CloisterName};
 
 /// The user inside a sandbox.
@@ -21,23 +22,6 @@ pub struct User {
 impl Default for User {
     fn default() -> Self {
         Self { name: "cloister".to_owned(), uid: 1000, gid: 1000 }
-    }
-}
-
-/// How far a sandbox reaches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Network {
-    /// Through the guardian and nowhere else.
-    Guarded,
-}
-
-impl Network {
-    /// The name that users read and write.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Guarded => "guarded",
-        }
     }
 }
 
@@ -65,6 +49,8 @@ pub enum Mount {
         target: PathBuf,
         /// Its permission bits.
         mode: u32,
+        /// The most that it can hold, in bytes; without it, half of the machine's memory.
+        size_bytes: Option<u64>,
     },
     /// A directory on the file system that lies there.
     Directory {
@@ -133,6 +119,10 @@ pub struct Wanted<'a> {
     pub sockets: &'a Path,
     /// The binary that becomes the first process.
     pub binary: &'a Path,
+    /// How far it reaches.
+    pub network: Network,
+    /// What it may use.
+    pub limits: Limits,
 }
 
 /// Everything that a sandbox will see.
@@ -146,6 +136,8 @@ pub struct Spec {
     pub user: User,
     /// How far it reaches.
     pub network: Network,
+    /// What all its processes may use together.
+    pub limits: Limits,
     /// The file tree, in order.
     pub mounts: Vec<Mount>,
 }
@@ -183,13 +175,20 @@ impl Spec {
         let user = User::default();
         let mut mounts: Vec<Mount> = system(facts).collect();
         mounts.extend(kernel(facts));
-        mounts.extend(scratch());
+        mounts.extend(scratch(&wanted.limits));
         mounts.extend(etc(facts, &user, wanted.name));
         mounts.extend(guardian(wanted));
         mounts.extend(project(wanted));
         mounts.push(Mount::Sealed { target: "/run".into() });
         mounts.push(Mount::Sealed { target: "/".into() });
-        Self { name: wanted.name.clone(), id: wanted.id.clone(), user, network: Network::Guarded, mounts }
+        Self {
+            name: wanted.name.clone(),
+            id: wanted.id.clone(),
+            user,
+            network: wanted.network,
+            limits: wanted.limits,
+            mounts,
+        }
     }
 }
 
@@ -220,12 +219,15 @@ fn kernel(facts: &Facts) -> impl Iterator<Item = Mount> {
         .chain([Mount::Devices { target: "/dev".into() }])
 }
 
-/// Directories in memory that end with the sandbox.
-fn scratch() -> [Mount; 5] {
+/// Directories in memory that end with the sandbox; all that can be written in them is bounded (K14).
+fn scratch(limits: &Limits) -> [Mount; 7] {
+    let memory = |target: &str, mode, size_bytes| Mount::Memory { target: target.into(), mode, size_bytes };
     [
-        Mount::Memory { target: "/tmp".into(), mode: 0o1777 },
-        Mount::Memory { target: "/var/tmp".into(), mode: 0o1777 },
-        Mount::Memory { target: "/run".into(), mode: 0o755 },
+        memory("/dev/shm", 0o1777, Some(limits.memory_bytes / 4)),
+        Mount::Sealed { target: "/dev".into() },
+        memory("/tmp", 0o1777, Some(limits.memory_bytes / 2)),
+        Mount::Link { points_to: "/tmp".into(), target: "/var/tmp".into() },
+        memory("/run", 0o755, None),
         Mount::Link { points_to: "/run".into(), target: "/var/run".into() },
         Mount::Directory { target: "/etc".into() },
     ]
@@ -267,14 +269,17 @@ fn etc(facts: &Facts, user: &User, name: &CloisterName) -> Vec<Mount> {
 }
 
 /// The way to the guardian, and the binary of the first process.
-fn guardian(wanted: &Wanted<'_>) -> [Mount; 4] {
+///
+/// In the tier `none` there is no way: not even the sockets are there.
+fn guardian(wanted: &Wanted<'_>) -> Vec<Mount> {
     let bin = Path::new(BINARY).parent().unwrap_or(Path::new("/")).to_owned();
-    [
-        Mount::ReadOnly { source: wanted.sockets.to_owned(), target: SOCKETS.into() },
-        Mount::Memory { target: bin.clone(), mode: 0o755 },
+    let sockets = Mount::ReadOnly { source: wanted.sockets.to_owned(), target: SOCKETS.into() };
+    let binary = [
+        Mount::Memory { target: bin.clone(), mode: 0o755, size_bytes: None },
         Mount::ReadOnly { source: wanted.binary.to_owned(), target: BINARY.into() },
         Mount::Sealed { target: bin },
-    ]
+    ];
+    (wanted.network != Network::None).then_some(sockets).into_iter().chain(binary).collect()
 }
 
 /// What may be written: the home and the project, less what the host's git would execute or obey.
@@ -297,7 +302,7 @@ fn project(wanted: &Wanted<'_>) -> Vec<Mount> {
     for (path, is_directory) in wanted.masked {
         let target = inside(path);
         if *is_directory {
-            mounts.push(Mount::Memory { target: target.clone(), mode: 0o555 });
+            mounts.push(Mount::Memory { target: target.clone(), mode: 0o555, size_bytes: 4096 });
             mounts.push(Mount::Sealed { target });
         } else {
             mounts.push(Mount::File { target, content: wanted.mask_text.to_owned() });
@@ -337,6 +342,8 @@ pub(super) mod tests {
                 home: Path::new("/data/home"),
                 sockets: Path::new("/run/s/1"),
                 binary: Path::new("/opt/cloister"),
+                network: Network::Guarded,
+                limits: Limits::default(),
             },
             &facts(),
         )

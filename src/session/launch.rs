@@ -17,7 +17,7 @@ use crate::guardian::client::{self, Guardian, Registration};
 use crate::init::wire::{FromHost, FromSandbox};
 use crate::name::{BranchName, ProjectId};
 use crate::paths;
-use crate::sandbox::{Launch, Launched, Monitor, Placeholder, Receipt};
+use crate::sandbox::{Enforcement, LaunchError, Launched, Monitor, Placeholder, Receipt};
 
 /// How long a new sandbox may take to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -32,6 +32,7 @@ impl Prepared<'_> {
             project: self.project.name.clone(),
             directory: self.project.directory.clone(),
             branch: branch.map(BranchName::parse).transpose().map_err(StartError::Branch)?,
+            network: self.spec.network,
         };
         let token = guardian.register(&registration).await?;
         match self.make(&token, branch, guardian).await {
@@ -79,10 +80,13 @@ impl Prepared<'_> {
         self.placeholders.iter().try_for_each(Placeholder::make)?;
         let mut boot = environment::boot(&self.spec, &self.project.name, token);
         boot.anchors = anchors(&self.project, &self.spec).map_err(io_error("look at the project again"))?;
-        let boot = serde_json::to_vec(&boot).map_err(StartError::Boot)?;
-        let launch = Launch { socket: &socket, boot: &boot };
-        let monitor =
-            self.plan.apply(&launch, |launched| self.receipt(Some(launched), &socket, branch).keep(&file))?;
+        let monitor = self.plan.apply(&socket, |launched| {
+            let receipt = self.receipt(Some(launched), &socket, branch);
+            receipt.keep(&file).map_err(LaunchError::Receipt)?;
+            let is_counted_inside = launched.confinement.by == Enforcement::Rlimit;
+            boot.max_processes = is_counted_inside.then_some(self.spec.limits.pids);
+            serde_json::to_vec(&boot).map_err(LaunchError::Settings)
+        })?;
         probe(&socket, monitor).await?;
         guardian.confirm(&self.name).await?;
         Ok(socket)
@@ -109,12 +113,13 @@ impl Prepared<'_> {
             directory: self.project.directory.clone(),
             branch: branch.map(str::to_owned),
             backend: "bubblewrap".to_owned(),
-            network: self.spec.network.as_str().to_owned(),
+            network: self.spec.network,
             started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
             socket: socket.to_owned(),
             monitor: launched.map(|launched| launched.monitor.clone()),
             first: launched.map(|launched| launched.first.clone()),
             pid_namespace: launched.map(|launched| launched.pid_namespace),
+            limits: launched.map(|launched| launched.confinement.clone()),
             placeholders: self.placeholders.clone(),
         }
     }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use tokio::net::UnixStream;
 
 use super::environment;
-use crate::config::{Backend, Config, ConfigError};
+use crate::config::{Backend, Config, ConfigError, Network};
 use crate::files::{Baseline, FilesError};
 use crate::guardian::client::{ClientError, Guardian};
 use crate::init::wire::Start;
@@ -45,6 +45,8 @@ pub struct StartRequest<'a> {
     pub git: GitNeed,
     /// Whether root's consent was given.
     pub root: RootConsent,
+    /// How far the sandbox reaches, if not as the settings say.
+    pub network: Option<Network>,
 }
 
 /// A sandbox that runs, and what a session in it needs.
@@ -54,6 +56,8 @@ pub struct Sandbox {
     pub name: CloisterName,
     /// Whether it was made just now.
     pub is_new: bool,
+    /// How far it reaches.
+    pub network: Network,
     /// What the user should know about it.
     pub notes: Vec<String>,
     socket: PathBuf,
@@ -69,6 +73,19 @@ pub enum StartError {
     /// The backend is not there.
     #[error("this version has no backend `docker`")]
     NoDocker,
+    /// The tier is not there.
+    #[error("this version has no network tier `{}`", .0.as_str())]
+    NoTier(Network),
+    /// The sandbox that runs reaches further, or less far.
+    #[error("the cloister `{name}` is running with network `{}`, not `{}`", running.as_str(), wanted.as_str())]
+    OtherNetwork {
+        /// The name.
+        name: CloisterName,
+        /// How far it reaches.
+        running: Network,
+        /// What is wanted.
+        wanted: Network,
+    },
     /// The directory can't be opened.
     #[error(transparent)]
     Project(#[from] ProjectError),
@@ -116,9 +133,6 @@ pub enum StartError {
     /// There is no such sandbox.
     #[error("no cloister `{0}` is running")]
     NotRunning(CloisterName),
-    /// The settings can't be sent to it.
-    #[error("cannot write the settings of the sandbox's first process")]
-    Boot(#[source] serde_json::Error),
     /// Something else of the system.
     #[error("cannot {action}")]
     Io {
@@ -166,6 +180,7 @@ struct Draft<'a> {
     name: CloisterName,
     id: CloisterId,
     binary: PathBuf,
+    network: Network,
     config: Config,
 }
 
@@ -178,16 +193,15 @@ pub async fn start(request: StartRequest<'_>, paths: &Paths) -> Result<Sandbox, 
         if running.directory != draft.project.directory {
             return Err(StartError::OtherDirectory { name: draft.name, owner: running.directory.clone() });
         }
+        if running.network != draft.network {
+            let (running, wanted) = (running.network, draft.network);
+            return Err(StartError::OtherNetwork { name: draft.name, running, wanted });
+        }
         draft.project.register(paths)?;
         Guardian::ensure(paths).await?;
-        let Draft { name, config, .. } = draft;
-        return Ok(Sandbox {
-            name,
-            is_new: false,
-            notes: Vec::new(),
-            socket: running.socket.clone(),
-            config,
-        });
+        let Draft { name, network, config, .. } = draft;
+        let socket = running.socket.clone();
+        return Ok(Sandbox { name, is_new: false, network, notes: Vec::new(), socket, config });
     }
     let project = draft.project.clone();
     // Sandboxes can share a repository: none may take a placeholder away that another is about to mount over.
@@ -206,8 +220,8 @@ pub async fn start(request: StartRequest<'_>, paths: &Paths) -> Result<Sandbox, 
     let guardian = Guardian::ensure(paths).await?;
     let socket = prepared.launch(&guardian).await?;
     drop(shared);
-    let Prepared { name, notes, config, .. } = prepared;
-    Ok(Sandbox { name, is_new: true, notes, socket, config })
+    let Prepared { name, spec, notes, config, .. } = prepared;
+    Ok(Sandbox { name, is_new: true, network: spec.network, notes, socket, config })
 }
 
 /// Finds a running sandbox by its name.
@@ -217,7 +231,14 @@ pub async fn enter(name: &CloisterName, paths: &Paths) -> Result<Sandbox, StartE
     let config = Config::load_for(paths, Some(&receipt.project))?;
     // A session without a guardian has no way out; the sandbox itself needs none.
     Guardian::ensure(paths).await?;
-    Ok(Sandbox { name: name.clone(), is_new: false, notes: Vec::new(), socket: receipt.socket, config })
+    Ok(Sandbox {
+        name: name.clone(),
+        is_new: false,
+        network: receipt.network,
+        notes: Vec::new(),
+        socket: receipt.socket,
+        config,
+    })
 }
 
 /// What would be started: the spec, and the command that makes it.
@@ -239,12 +260,17 @@ impl<'a> Draft<'a> {
             Backend::Auto | Backend::Bubblewrap => {}
             Backend::Docker => return Err(StartError::NoDocker),
         }
-        Ok(Self { paths, project, name, id, binary, config })
+        let network = request.network.unwrap_or(config.network);
+        match network {
+            Network::None | Network::Guarded => {}
+            Network::Inet | Network::Full => return Err(StartError::NoTier(network)),
+        }
+        Ok(Self { paths, project, name, id, binary, network, config })
     }
 
     /// Looks at the project's files, and plans the sandbox.
     fn prepare(self) -> Result<Prepared<'a>, StartError> {
-        let Self { paths, project, name, id, binary, config } = self;
+        let Self { paths, project, name, id, binary, network, config } = self;
         let Guarding { guarded, masked, placeholders, baseline, notes } = Guarding::of(&project, &config)?;
         let wanted = Wanted {
             name: &name,
@@ -257,6 +283,8 @@ impl<'a> Draft<'a> {
             home: &paths.instance_dir(&project.name).join("home"),
             sockets: &paths.sockets_dir(&id),
             binary: &binary,
+            network,
+            limits: config.limits,
         };
         let spec = Spec::new(&wanted, &Facts::gather());
         let plan = find_bwrap(&process::environment("PATH").unwrap_or_default())?.plan(&spec)?;

@@ -3,6 +3,7 @@
 mod bad_input;
 mod containment;
 mod lifecycle;
+mod limits;
 mod names;
 mod origin;
 mod sessions;
