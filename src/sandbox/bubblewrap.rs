@@ -381,7 +381,7 @@ mod tests {
              --bind /data/home /home/cloister --bind /src/demo /work --bind /src/demo/.git /work/.git \
              --ro-bind /src/demo/.git/hooks /work/.git/hooks \
              --perms 0444 --ro-bind-data <6 bytes> /work/.env \
-             --perms 0555 --size 4096 --tmpfs /work/secrets --remount-ro /work/secrets --remount-ro /run --remount-ro / \
+             --size 4096 --perms 0555 --tmpfs /work/secrets --remount-ro /work/secrets --remount-ro /run --remount-ro / \
              --chdir / -- /run/cloister/bin/cloister sandbox-init first",
             instructions[0], instructions[1]
         );

@@ -302,7 +302,7 @@ fn project(wanted: &Wanted<'_>) -> Vec<Mount> {
     for (path, is_directory) in wanted.masked {
         let target = inside(path);
         if *is_directory {
-            mounts.push(Mount::Memory { target: target.clone(), mode: 0o555, size_bytes: 4096 });
+            mounts.push(Mount::Memory { target: target.clone(), mode: 0o555, size_bytes: Some(4096) });
             mounts.push(Mount::Sealed { target });
         } else {
             mounts.push(Mount::File { target, content: wanted.mask_text.to_owned() });

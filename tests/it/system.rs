@@ -6,5 +6,6 @@ mod lifecycle;
 mod limits;
 mod names;
 mod origin;
+mod planted;
 mod sessions;
 mod way_out;
