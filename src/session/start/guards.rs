@@ -1,7 +1,7 @@
 //! What guards the files of one project, brought together: its repositories, what the host executes, what is hidden.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::StartError;
 use crate::config::Config;
@@ -39,7 +39,7 @@ impl Guarding {
                 absent: if named.is_settings { Absent::File } else { Absent::Directory },
             });
         let protection = files::protect(root, &config.files.protect, named.collect())?;
-        let guarded = together(project, &git, &protection);
+        let guarded = together(root, &walk, &git, &protection);
         let closed: Vec<PathBuf> =
             guarded.iter().filter(|(_, is_writable)| !is_writable).map(|(path, _)| path.clone()).collect();
         let roots: Vec<_> = [root.as_path()].into_iter().chain(project.outside_repository()).collect();
@@ -56,16 +56,19 @@ impl Guarding {
 
 /// All guards in the order of their paths. What is closed stays closed, and nothing in it is opened but what was
 /// planned together with it.
-fn together(project: &Project, git: &Guards, protection: &Protection) -> Vec<(PathBuf, bool)> {
-    let root = &project.directory;
+fn together(root: &Path, walk: &Walk, git: &Guards, protection: &Protection) -> Vec<(PathBuf, bool)> {
     let mut guarded: BTreeMap<PathBuf, bool> =
         protection.mounts.iter().map(|(path, is_writable)| (root.join(path), *is_writable)).collect();
     let closed: Vec<PathBuf> =
         guarded.iter().filter(|(_, is_writable)| !**is_writable).map(|(path, _)| path.clone()).collect();
-    let pinned = git.pinned.iter().map(|one| (&one.path, one.is_writable));
-    for (path, is_writable) in pinned.chain(git.guarded.iter().map(|one| (&one.path, false))) {
+    // A submodule or nested repository could be renamed as a whole, and another one put in its place.
+    let above = walk.repositories.iter().flat_map(|path| path.ancestors().skip(1));
+    let above = above.filter(|above| !above.as_os_str().is_empty()).map(|above| (root.join(above), true));
+    let pinned = git.pinned.iter().map(|one| (one.path.clone(), one.is_writable));
+    let closed_by_git = git.guarded.iter().map(|one| (one.path.clone(), false));
+    for (path, is_writable) in above.chain(pinned).chain(closed_by_git) {
         let is_writable = is_writable && !closed.iter().any(|closed| path.starts_with(closed));
-        guarded.entry(path.clone()).and_modify(|before| *before &= is_writable).or_insert(is_writable);
+        guarded.entry(path).and_modify(|before| *before &= is_writable).or_insert(is_writable);
     }
     guarded.into_iter().collect()
 }

@@ -182,12 +182,12 @@ fn f1_f2_what_a_sandbox_tries_runs_nothing_on_the_host() {
         inside(&host, &plant, "done\n");
         sh(
             &host,
-            "git status && git commit --quiet --allow-empty -m host && git fetch --quiet && git log -1 && git diff HEAD~1",
+            "git status && git commit --quiet --allow-empty -m host && git log -1 && git diff HEAD~1; git fetch; :",
         );
         host.run(&["stop"]);
         sh(
             &host,
-            "git status && git commit --quiet --allow-empty -m host && git fetch --quiet && git submodule update --init || :",
+            "git status && git commit --quiet --allow-empty -m host; git fetch; git submodule update --init; :",
         );
         assert!(!host.path("home/canary").exists(), "something was run");
     }
@@ -256,14 +256,13 @@ fn f3_repositories_nested_in_the_project_are_guarded() {
         sh(&host, "git init --quiet vendor/lib && git -C vendor/lib commit --quiet --allow-empty -m lib");
         inside(
             &host,
-            &attack(&["vendor/lib/.git/config", "vendor/lib/.git/hooks"])
-                .replace("if test $parent", "if false && test $parent"),
+            &attack(&["vendor/lib/.git/config", "vendor/lib/.git/hooks", "vendor/lib/.git/modules"]),
             "done\n",
         );
         inside(
             &host,
             &format!(
-                "git -C vendor/lib config core.fsmonitor {evil} 2>/dev/null && echo planted; mv vendor/lib/.git vendor/lib/.old 2>/dev/null && echo moved; \
+                "git -C vendor/lib config core.fsmonitor {evil} 2>/dev/null && echo planted; mv vendor/lib/.git vendor/lib/.old 2>/dev/null && echo moved; mv vendor/lib vendor/old 2>/dev/null && echo moved; mv vendor old 2>/dev/null && echo moved; \
                       cd vendor/lib && git -c user.name=n -c user.email=e@example.com commit --quiet --allow-empty -m inside && echo works"
             ),
             "works\n",

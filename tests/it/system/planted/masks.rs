@@ -66,6 +66,7 @@ fn f15_what_git_keeps_is_shown_and_cannot_be_claimed_to_be_kept() {
 fn k1_k2_sockets_in_the_project_are_hidden() {
     for host in hosts() {
         let _listener = UnixListener::bind(host.repository().join("daemon.sock")).unwrap();
-        inside(&host, "test -S daemon.sock && echo socket; find /work -type s", "");
+        let connect = "use IO::Socket::UNIX; print IO::Socket::UNIX->new(Peer => '/work/daemon.sock') ? 'open' : 'closed'";
+        inside(&host, &format!("test -S daemon.sock && echo socket; perl -e \"{connect}\""), "closed");
     }
 }
