@@ -4,19 +4,22 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::FilesError;
 use super::pattern::{is_literal, matches};
 use super::walk::{Entry, Kind, Walk, look_at};
+use super::{FilesError, beneath};
 
 /// What a hidden file holds inside.
 pub const MASK_TEXT: &str = "# Cloister hides this file from the sandbox (files.mask).\n";
 
+/// How much is read of a file whose name says too little, in bytes.
+const MAX_READ_BYTES: u64 = 256 * 1024;
+
 /// How many files can be hidden; each takes a descriptor while the sandbox is made.
 const MAX_MASKS: usize = 400;
 
-/// What is hidden by default, and why. Certificates and settings without a secret are not meant; where one of these
-/// matches them, `!pattern` in `files.mask` shows them again.
-const DEFAULTS: [(&str, &str); 24] = [
+/// What is hidden by default, and why. Where one of these matches what holds no secret, `!pattern` in `files.mask`
+/// shows it again.
+const DEFAULTS: [(&str, &str); 26] = [
     (".env", "environment of the application: passwords, keys of services"),
     (".env.*", "the same for one stage or one developer"),
     ("!.env.example", "shows what to fill in"),
@@ -26,7 +29,7 @@ const DEFAULTS: [(&str, &str); 24] = [
     ("!.env.defaults", "shows what to fill in"),
     ("!.env.schema", "says what to fill in"),
     (".envrc.private", "direnv's part that is not shared"),
-    ("*.pem", "private keys (certificates often lie in it too)"),
+    ("*.pem", "private keys; certificates alone are shown"),
     ("*.key", "private keys"),
     ("*.p12", "private keys with their certificates"),
     ("*.pfx", "private keys with their certificates"),
@@ -37,6 +40,8 @@ const DEFAULTS: [(&str, &str); 24] = [
     ("id_ed25519", "SSH keys"),
     (".netrc", "passwords by host"),
     (".git-credentials", "passwords by host, of git"),
+    (".npmrc", "tokens of npm's registries; settings alone are shown"),
+    (".yarnrc.yml", "tokens of npm's registries; settings alone are shown"),
     (".pypirc", "tokens to publish Python packages"),
     ("credentials.json", "OAuth and cloud clients"),
     ("service-account*.json", "keys of cloud accounts"),
@@ -68,6 +73,32 @@ fn judge<'a>(patterns: impl DoubleEndedIterator<Item = &'a str>, path: &str) -> 
     reversed.find(|(pattern, _)| matches(pattern, path)).map_or(Verdict::Unsaid, |(_, verdict)| verdict)
 }
 
+/// Tells whether the defaults hide something: by its name, and where the name says too little by what it holds.
+fn is_secret(root: &Path, entry: &Entry, path: &str) -> bool {
+    if judge(DEFAULTS.iter().map(|(pattern, _)| *pattern), path) != Verdict::Hidden {
+        return false;
+    }
+    let name = path.rsplit('/').next().unwrap_or_default().to_lowercase();
+    let holds: fn(&str) -> bool = match name.as_str() {
+        _ if matches("*.pem", path) => |text| text.contains("PRIVATE KEY"),
+        ".npmrc" | ".yarnrc.yml" => |text| text.lines().any(holds_token),
+        _ => return true,
+    };
+    let read = beneath::open_root(root).and_then(|top| beneath::read(top, &entry.path, MAX_READ_BYTES));
+    // What can't be read, a link for one, may hold anything.
+    read.map_or(true, |(_, text)| holds(&String::from_utf8_lossy(&text)))
+}
+
+/// Tells whether a line of npm's settings holds a token itself, not the name of a variable.
+fn holds_token(line: &str) -> bool {
+    let line = line.trim();
+    let is_about_tokens = line.to_lowercase().contains("auth") || line.contains("_password");
+    let Some((_, value)) = line.split_once('=').or_else(|| line.split_once(": ")) else { return false };
+    let value = value.trim().trim_matches(['"', '\'']);
+    let says_nothing = value.is_empty() || value.starts_with("${") || matches!(value, "true" | "false");
+    is_about_tokens && !says_nothing && !line.starts_with(['#', ';'])
+}
+
 /// Chooses what is hidden in a project. `wanted` are the user's patterns; `known` tells which of the files that the
 /// defaults name hold only what git keeps anyway: those stay visible.
 ///
@@ -88,9 +119,7 @@ pub fn masks(
         match judge(wanted.iter().map(String::as_str), path) {
             Verdict::Hidden => hidden.extend(mask(root, entry, true)),
             Verdict::Unsaid if entry.kind == Kind::Socket => hidden.extend(mask(root, entry, false)),
-            Verdict::Unsaid
-                if judge(DEFAULTS.iter().map(|(pattern, _)| *pattern), path) == Verdict::Hidden =>
-            {
+            Verdict::Unsaid if is_secret(root, entry, path) => {
                 by_default.extend(mask(root, entry, false));
             }
             Verdict::Shown | Verdict::Unsaid => {}
@@ -194,6 +223,8 @@ mod tests {
             "package.json",
         ];
         let project = Project::new(&[&secret[..], &open[..]].concat());
+        fs::write(project.root().join("certs/server.pem"), "-----BEGIN RSA PRIVATE KEY-----").unwrap();
+        fs::write(project.root().join("ca.pem"), "-----BEGIN CERTIFICATE-----").unwrap();
         let mut expected = secret.map(str::to_owned);
         expected.sort();
         assert_eq!(project.masks(&[], &[]), expected);
@@ -210,10 +241,24 @@ mod tests {
     }
 
     #[test]
+    fn f15_npms_settings_are_hidden_when_they_hold_a_token() {
+        let check = |line: &str, expected: bool| assert_eq!(holds_token(line), expected, "{line}");
+        check("//registry.example.com/:_authToken=npm_abc", true);
+        check("_auth = \"abc==\"", true);
+        check("//r/:_password=abc", true);
+        check("  npmAuthToken: abc", true);
+        check("//registry.example.com/:_authToken=${NPM_TOKEN}", false);
+        check("npmAuthToken: \"${NPM_TOKEN}\"", false);
+        check("always-auth=true", false);
+        check("registry=https://registry.example.com/", false);
+        check("# _authToken=x", false);
+    }
+
+    #[test]
     fn f15_what_git_keeps_is_shown_unless_the_user_says_so() {
-        let project = Project::new(&[".env", "a.pem"]);
-        assert_eq!(project.masks(&[], &[".env"]), ["a.pem"]);
-        assert_eq!(project.masks(&[".env"], &[".env"]), [".env", "a.pem"]);
+        let project = Project::new(&[".env", "a.key"]);
+        assert_eq!(project.masks(&[], &[".env"]), ["a.key"]);
+        assert_eq!(project.masks(&[".env"], &[".env"]), [".env", "a.key"]);
     }
 
     #[test]

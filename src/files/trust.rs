@@ -114,7 +114,7 @@ impl Baseline {
     pub fn keep(&self, path: &Path) -> Result<(), FilesError> {
         let text = serde_json::to_vec(self)
             .map_err(|source| FilesError::Baseline { path: path.to_owned(), source })?;
-        Ok(paths::write_atomic(path, &text)?)
+        Ok(paths::write_volatile(path, &text)?)
     }
 
     /// What has changed since, the most urgent first.

@@ -4,7 +4,9 @@ use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, fstat, mkdirat, openat, openat2, unlinkat,
+};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -39,14 +41,17 @@ impl Placeholder {
 
     /// Makes it; what exists already stays as it is. No link is followed: a sandbox may have laid one.
     pub fn make(&self) -> Result<(), PathsError> {
-        let made = self.parent().and_then(|(parent, name)| match &self.content {
-            None => mkdirat(&parent, name, Mode::from_raw_mode(0o755)),
-            Some(content) => {
-                let flags =
-                    OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let file = openat(&parent, name, flags, Mode::from_raw_mode(0o644))?;
-                rustix::io::write(file, content.as_bytes()).map(drop)
+        let made = self.parent().and_then(|(parent, name)| {
+            match &self.content {
+                None => mkdirat(&parent, name, Mode::from_raw_mode(0o755))?,
+                Some(content) => {
+                    let flags =
+                        OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                    let file = openat(&parent, name, flags, Mode::from_raw_mode(0o644))?;
+                    rustix::io::write(file, content.as_bytes())?;
+                }
             }
+            give_to_owner(&parent, name)
         });
         match made {
             Ok(()) | Err(Errno::EXIST) => Ok(()),
@@ -80,6 +85,16 @@ impl Placeholder {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok((openat2(CWD, parent, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?, name))
     }
+}
+
+/// What root makes in somebody's project belongs to them, like all that lies beside it.
+fn give_to_owner(parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let owner = fstat(parent)?;
+    let (user, group) = (Uid::from_raw(owner.st_uid), Gid::from_raw(owner.st_gid));
+    chownat(parent, name, Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW)
 }
 
 /// Tells whether an ordinary file holds exactly this.

@@ -188,6 +188,7 @@ struct Draft<'a> {
 pub async fn start(request: StartRequest<'_>, paths: &Paths) -> Result<Sandbox, StartError> {
     let draft = Draft::new(request, paths)?;
     let _lock = Lock::acquire(&paths.cloister_lock(&draft.name))?;
+    draft.project.register(paths)?;
     let receipt = Receipt::load(&paths.receipt_file(&draft.name))?;
     if let Some(running) = receipt.as_ref().filter(|receipt| receipt.is_running()) {
         if running.directory != draft.project.directory {
@@ -197,13 +198,11 @@ pub async fn start(request: StartRequest<'_>, paths: &Paths) -> Result<Sandbox, 
             let (running, wanted) = (running.network, draft.network);
             return Err(StartError::OtherNetwork { name: draft.name, running, wanted });
         }
-        draft.project.register(paths)?;
         Guardian::ensure(paths).await?;
         let Draft { name, network, config, .. } = draft;
         let socket = running.socket.clone();
         return Ok(Sandbox { name, is_new: false, network, notes: Vec::new(), socket, config });
     }
-    let project = draft.project.clone();
     // Sandboxes can share a repository: none may take a placeholder away that another is about to mount over.
     let shared = Lock::acquire(&paths.placeholder_lock())?;
     let in_use = Receipt::placeholders_in_use(&paths.receipts_dir(), &draft.name)?;
@@ -216,7 +215,6 @@ pub async fn start(request: StartRequest<'_>, paths: &Paths) -> Result<Sandbox, 
     let stale = receipt.map(|stale| stale.placeholders).unwrap_or_default();
     prepared.placeholders = Placeholder::to_make(&prepared.placeholders, &in_use.paths, &stale);
     prepared.notes.extend(in_use.unreadable.iter().map(ToString::to_string));
-    project.register(paths)?;
     let guardian = Guardian::ensure(paths).await?;
     let socket = prepared.launch(&guardian).await?;
     drop(shared);

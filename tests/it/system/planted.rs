@@ -293,16 +293,17 @@ fn f4_hooks_in_the_tree_are_read_only_also_when_absent() {
     }
 }
 
+#[track_caller]
+fn refused(host: &Host, make: &str, undo: &str, says: &str) {
+    sh(host, make);
+    let done = host.run(&["start", "-d"]);
+    assert!(done.code == 1 && done.stderr.contains(says), "{make}: {done:?}");
+    sh(host, undo);
+}
+
 #[test]
 fn f10_f12_links_and_second_names_are_refused() {
     let Some(host) = hosts().into_iter().next() else { return };
-    #[track_caller]
-    fn refused(host: &Host, make: &str, undo: &str, says: &str) {
-        sh(host, make);
-        let done = host.run(&["start", "-d"]);
-        assert!(done.code == 1 && done.stderr.contains(says), "{make}: {done:?}");
-        sh(host, undo);
-    }
     refused(&host, "ln -s /etc .vscode", "rm .vscode", "`/");
     refused(&host, "mkdir real; ln -s real .claude", "rm .claude", ".claude` is a link");
     refused(&host, "ln .git/config alias", "rm alias", "are one file");
