@@ -35,9 +35,7 @@ help: ## list the goals
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
 
 start: install ## open the sandbox on this repository; CMD='…' runs a command in it
-	@root=; if [ "$$(id -u)" = 0 ]; then \
-	  echo 'make: you are root: passing --allow-root to cloister' >&2; root=--allow-root; fi; \
-	exec "$(BIN)/cloister" start $$root $(COMMAND)
+	@exec "$(BIN)/cloister" start $(COMMAND)
 
 build: needs-start ## build the release binary
 	cargo build --locked --release

@@ -18,15 +18,18 @@ use crate::process;
 
 use arguments::{Arguments, Command, GuardianCommand, InitCommand};
 use error::CommandError;
-use output::{Output, complain};
+use output::{Output, complain, line};
 
 /// Runs the command of this process and gives its exit code.
 pub fn main() -> ExitCode {
-    process::keep_descriptors();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error),
     };
+    // A stage hands on what it was given, and is told which descriptors those are.
+    if !matches!(arguments.command, Command::SandboxInit(InitCommand::Stage { .. })) {
+        process::keep_descriptors();
+    }
     let output = Output::new(&arguments.global);
     if let Command::SandboxInit(command) = &arguments.command {
         return inside(command, &output);
@@ -47,13 +50,24 @@ fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
-/// Runs this binary's part inside a sandbox.
+/// Runs this binary's part inside a sandbox, or on the way there.
 fn inside(command: &InitCommand, output: &Output) -> ExitCode {
     match command {
+        InitCommand::Stage { instructions, argv } => {
+            output.error(&CommandError::internal(crate::sandbox::perform_stage(*instructions, argv)));
+            ExitCode::from(3)
+        }
         InitCommand::First => match crate::init::first() {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 output.error(&CommandError::internal(error));
+                ExitCode::from(3)
+            }
+        },
+        InitCommand::Reseal => match crate::init::reseal() {
+            Ok(sealed) => line(&sealed.to_string()).map_or(ExitCode::from(3), |()| ExitCode::SUCCESS),
+            Err(error) => {
+                complain(&error.to_string());
                 ExitCode::from(3)
             }
         },

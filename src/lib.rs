@@ -39,13 +39,14 @@
 //! | layer | modules | may use |
 //! |---|---|---|
 //! | 0 pure values | [`name`], [`token`], [`text`], [`policy`] | no I/O, no async, no clock |
-//! | 1 base | [`paths`], [`process`], [`audit`], [`config`] | 0; `config` and `audit` also `paths` |
+//! | 1 base | [`kernel`], [`paths`], [`process`], [`audit`], [`config`] | 0; `config` and `audit` also `paths` |
 //! | 2 parts | [`git`], [`project`] (→ `git`), [`files`], [`sandbox`], [`init`], [`proxy`] | 0–1, not each other unless named |
 //! | 3 wholes | [`guardian`], [`session`] (→ `guardian::client`, `init::wire`) | 0–2 |
 //! | 4 edge | [`cli`], `main` | all |
 //!
 //! Sole owners: [`git`] of git2; [`proxy`] of dialling, DNS and TLS hellos; [`guardian`] of axum; [`sandbox`] of
-//! bwrap and seccomp; [`process`] of starting programs; [`paths`] of the file layout; [`policy`] of allow and deny.
+//! bwrap and seccomp; [`process`] of starting programs; [`paths`] of the file layout; [`policy`] of allow and deny;
+//! [`kernel`] of `unsafe`.
 //! `tests/it/architecture.rs` checks the table, the owners and the sizes.
 //!
 //! # Invariants
@@ -75,6 +76,7 @@ pub mod files;
 pub mod git;
 pub mod guardian;
 pub mod init;
+pub mod kernel;
 pub mod name;
 pub mod paths;
 pub mod policy;

@@ -32,7 +32,12 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
 /// Keeps every descriptor that this process was started with from the programs that it starts (K4): a shell's open
 /// file would be open in the sandbox too.
 pub fn keep_descriptors() {
-    close_fds::set_fds_cloexec(3, &[]);
+    keep_descriptors_but(&[]);
+}
+
+/// Like [`keep_descriptors`], less the ones that the next program is to have.
+pub fn keep_descriptors_but(inherited: &[i32]) {
+    close_fds::set_fds_cloexec(3, inherited);
 }
 
 /// Lets the next program that is started inherit `descriptor` under its present number.

@@ -12,12 +12,14 @@ mod placeholder;
 mod receipt;
 mod seccomp;
 mod spec;
+mod stage;
 
-pub use bubblewrap::{Bubblewrap, LaunchError, Launched, Monitor, Plan, find_bwrap};
+pub use bubblewrap::{Bubblewrap, HostUser, LaunchError, Launched, Monitor, Plan, find_bwrap};
 pub use diagnose::{Diagnosis, diagnose};
 pub use facts::Facts;
 pub use limits::{Confinement, Enforcement};
 pub use placeholder::Placeholder;
-pub use receipt::{InUse, Receipt, ReceiptError, Receipts, TeardownError};
+pub use receipt::{Guard, InUse, Receipt, ReceiptError, Receipts, TeardownError};
 pub use seccomp::{Answer, Call, FilterError, RULES, Rule as SeccompRule, When, filter};
 pub use spec::{BINARY, HOME, Mount, SOCKETS, Spec, User, WORK, Wanted};
+pub use stage::{StageError, perform as perform_stage};

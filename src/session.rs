@@ -10,7 +10,7 @@ mod sweep;
 mod terminal;
 
 pub use list::{Listing, Running, directory_of, running};
-pub use start::{RootConsent, Sandbox, StartError, StartRequest, enter, preview, start};
+pub use start::{Preview, RootConsent, Sandbox, StartError, StartRequest, enter, preview, start};
 pub use stop::{StopError, StopProblem, Stopped, stop, stop_all};
 pub use sweep::sweep;
 pub use terminal::{SessionError, run};

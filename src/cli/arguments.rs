@@ -112,7 +112,7 @@ pub(super) struct StartArguments {
     /// Do without a git repository
     #[arg(long)]
     pub(super) allow_no_git: bool,
-    /// As root, run even though the sandbox's processes are root's on this host
+    /// As root, run even where the sandbox's processes are root's on this host
     #[arg(long)]
     pub(super) allow_root: bool,
     /// How far it reaches: nowhere, or through the guardian (default: key `network`)
@@ -197,8 +197,18 @@ pub(super) enum AuditCommand {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum InitCommand {
+    /// Lays out what the sandbox of root sees, becomes an unprivileged user, and then the program
+    Stage {
+        /// The descriptor from which its instructions are read
+        #[arg(long)]
+        instructions: i32,
+        #[arg(last = true)]
+        argv: Vec<OsString>,
+    },
     /// The first process of a sandbox
     First,
+    /// Makes paths of a running sandbox read-only again
+    Reseal,
     /// Heads a session and becomes its command
     Session {
         #[arg(long)]

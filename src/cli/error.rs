@@ -262,7 +262,7 @@ fn daemon_hint(error: &DaemonError) -> Option<String> {
 
 fn start_hint(error: &StartError) -> Option<String> {
     match error {
-        StartError::Root => Some(
+        StartError::Root(_) => Some(
             "work as an ordinary user, or pass `--allow-root` if that is acceptable on this machine".into(),
         ),
         StartError::NoDocker => Some("set `backend: bubblewrap` or `backend: auto`".into()),
@@ -301,7 +301,7 @@ fn launch_hint(error: &LaunchError) -> Option<String> {
         LaunchError::Paths(error) => paths_hint(error),
         LaunchError::Receipt(error) => receipt_hint(error),
         LaunchError::Settings(_) => None,
-        LaunchError::Filter(_) | LaunchError::Refused(_) => {
+        LaunchError::Filter(_) | LaunchError::Stage(_) | LaunchError::Refused(_) => {
             Some("run `cloister start --dry-run` to see the command that fails".into())
         }
     }

@@ -16,7 +16,10 @@ use crate::name::CloisterName;
 use crate::paths::Paths;
 use crate::process;
 use crate::project::{GitNeed, Project};
-use crate::session::{self, Listing, RootConsent, Running, Sandbox, StartRequest, StopError, Stopped};
+use crate::sandbox::StageError;
+use crate::session::{
+    self, Listing, Preview, RootConsent, Running, Sandbox, StartRequest, StopError, Stopped,
+};
 use crate::text::Untrusted;
 
 pub(super) async fn start(
@@ -50,6 +53,9 @@ async fn start_checked(
     for note in &sandbox.notes {
         output.note(&format!("note: {}", Untrusted(note)));
     }
+    if let Some(reason) = sandbox.roots_own.as_ref().filter(|_| sandbox.is_new) {
+        output.note(&roots_own(reason));
+    }
     if arguments.detach {
         line(sandbox.name.as_str())?;
         return Ok(ExitCode::SUCCESS);
@@ -67,16 +73,24 @@ async fn start_checked(
     run(&sandbox, argv).await
 }
 
+fn roots_own(reason: &StageError) -> String {
+    format!("the sandbox's processes are root's on this host: {reason}")
+}
+
 async fn run(sandbox: &Sandbox, argv: Vec<String>) -> Result<ExitCode, CommandError> {
     Ok(ExitCode::from(session::run(sandbox, argv).await?))
 }
 
 fn preview(request: StartRequest<'_>, paths: &Paths, output: &Output) -> Result<ExitCode, CommandError> {
-    let (spec, command) = session::preview(request, paths)?;
+    let Preview { spec, stage, command, roots_own: reason } = session::preview(request, paths)?;
+    if let Some(reason) = reason {
+        output.note(&roots_own(&reason));
+    }
     if output.is_json() {
-        json(&serde_json::json!([{ "spec": spec, "command": command }]))?;
+        json(&serde_json::json!([{ "spec": spec, "stage": stage, "command": command }]))?;
     } else {
         json(&spec)?;
+        stage.iter().try_for_each(|copy| line(copy))?;
         line(&command.join(" "))?;
     }
     Ok(ExitCode::SUCCESS)

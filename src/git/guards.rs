@@ -57,7 +57,7 @@ impl Repository {
             guards.file(self.root.join(".git"), "");
             guards.file(self.git_dir.join("commondir"), "");
             guards.file(self.git_dir.join("gitdir"), "");
-            guards.worktree_settings(&self.git_dir);
+            guards.file(self.git_dir.join("config.worktree"), "");
             guards.git_dirs.push(self.git_dir.clone());
         } else {
             guards.pin(&self.git_dir);
@@ -104,18 +104,10 @@ impl Guards {
         self.worktrees(&git_dir.join("worktrees"), own)?;
         self.directory(git_dir.join("hooks"));
         self.file(git_dir.join("config"), "");
-        // Git replaces its settings by a rename, and the kernel takes every mount off a file that is replaced from
-        // outside. Who can't have the lock can't replace: on the host, too, settings rest while a sandbox runs.
-        self.directory(git_dir.join("config.lock"));
-        self.worktree_settings(git_dir);
+        self.file(git_dir.join("config.worktree"), "");
         // Git and libgit2 take `./` for the directory itself; without the file, a sandbox could name another one.
         self.file(git_dir.join("commondir"), "./\n");
         self.modules(&git_dir.join("modules"))
-    }
-
-    fn worktree_settings(&mut self, git_dir: &Path) {
-        self.file(git_dir.join("config.worktree"), "");
-        self.directory(git_dir.join("config.worktree.lock"));
     }
 
     /// Worktrees can be added and removed inside; those that exist are none of the sandbox's business.
@@ -226,15 +218,7 @@ mod tests {
         let git = root.join(".git");
         let names: Vec<_> =
             guards.guarded.iter().map(|one| one.path.strip_prefix(&git).unwrap().to_str().unwrap()).collect();
-        let expected = [
-            "hooks",
-            "config",
-            "config.lock",
-            "config.worktree",
-            "config.worktree.lock",
-            "commondir",
-            "modules",
-        ];
+        let expected = ["hooks", "config", "config.worktree", "commondir", "modules"];
         assert_eq!(names, expected);
         assert_eq!(pins(&root, &guards), [(".git".to_owned(), true)]);
     }

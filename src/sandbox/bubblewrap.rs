@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, SeekFrom, memfd_create, seek};
@@ -20,6 +20,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use super::limits::Confinement;
 use super::seccomp::{FilterError, filter};
 use super::spec::{BINARY, Mount, Spec};
+use super::stage::{self, Stage, StageError};
 use crate::config::Limits;
 use crate::name::CloisterId;
 use crate::paths::{self, PathsError};
@@ -34,6 +35,15 @@ pub struct Bubblewrap {
     program: PathBuf,
 }
 
+/// Whose a sandbox's processes are on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostUser {
+    /// The caller's.
+    Caller,
+    /// An unprivileged user's, though root is the caller.
+    Unprivileged,
+}
+
 /// One word of the command line, or a descriptor that takes its place when the plan is applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Word {
@@ -46,9 +56,10 @@ enum Word {
     Info,
 }
 
-/// The command that makes one sandbox.
+/// The command that makes one sandbox, and what has to be laid out for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
+    stage: Option<Stage>,
     program: PathBuf,
     words: Vec<Word>,
     id: CloisterId,
@@ -92,6 +103,9 @@ pub enum LaunchError {
     /// A file could not be made.
     #[error(transparent)]
     Paths(#[from] PathsError),
+    /// The processes can't be an unprivileged user's.
+    #[error("cannot lay out what the sandbox sees")]
+    Stage(#[source] StageError),
     /// `bwrap` gave up.
     #[error("bubblewrap cannot make the sandbox: {0}")]
     Refused(String),
@@ -122,15 +136,22 @@ pub fn find_bwrap(search_path: &OsStr) -> Result<Bubblewrap, LaunchError> {
 
 impl Bubblewrap {
     /// Turns a spec into the command that makes it. Pure but for the filter, which depends on the processor.
-    pub fn plan(&self, spec: &Spec) -> Result<Plan, LaunchError> {
+    pub fn plan(&self, spec: &Spec, user: HostUser) -> Result<Plan, LaunchError> {
+        let (stage, mounts) = match user {
+            HostUser::Caller => (None, spec.mounts.clone()),
+            HostUser::Unprivileged => {
+                let (stage, mounts) = Stage::of(&spec.mounts);
+                (Some(stage), mounts)
+            }
+        };
         let mut words = isolation(spec);
         for program in filter()? {
             words.extend([Word::Text("--add-seccomp-fd".into()), Word::Filter(program)]);
         }
         words.extend([Word::Text("--info-fd".into()), Word::Info]);
-        words.extend(spec.mounts.iter().flat_map(mount));
+        words.extend(mounts.iter().flat_map(mount));
         words.extend(text(["--chdir", "/", "--", BINARY, "sandbox-init", "first"]));
-        Ok(Plan { program: self.program.clone(), words, id: spec.id.clone(), limits: spec.limits })
+        Ok(Plan { stage, program: self.program.clone(), words, id: spec.id.clone(), limits: spec.limits })
     }
 }
 
@@ -163,6 +184,7 @@ fn mount(mount: &Mount) -> Vec<Word> {
     let path = |path: &Path| Word::Text(path.as_os_str().to_owned());
     let option = |option: &str| Word::Text(option.into());
     match mount {
+        Mount::System { path: at } => vec![option("--ro-bind"), path(at), path(at)],
         Mount::ReadOnly { source, target } => vec![option("--ro-bind"), path(source), path(target)],
         Mount::ReadWrite { source, target } => vec![option("--bind"), path(source), path(target)],
         Mount::Memory { target, mode, size_bytes } => {
@@ -209,6 +231,16 @@ impl Plan {
         std::iter::once(self.program.display().to_string()).chain(words).collect()
     }
 
+    /// What is laid out before the command runs, as a person reads it; empty where it needs nothing.
+    pub fn display_stage(&self) -> Vec<String> {
+        self.stage.as_ref().map(Stage::display).unwrap_or_default()
+    }
+
+    /// Tries, without changing anything, whether this host can do what the plan says about users.
+    pub fn probe(&self) -> Result<(), StageError> {
+        self.stage.as_ref().map_or(Ok(()), Stage::probe)
+    }
+
     /// Makes the sandbox, whose first process listens on `socket`. `keep` is called with its processes before the
     /// first of them gets its settings, and gives them; when it fails, nothing stays.
     pub fn apply(
@@ -236,20 +268,17 @@ impl Plan {
     ) -> Result<Monitor, LaunchError> {
         let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|error| io_error("make a pipe")(error.into()));
         let ((boot_read, boot_write), (info_read, info_write)) = (pipe()?, pipe()?);
-        let mut inherited: Vec<OwnedFd> = Vec::new();
-        let mut command = process::command(&self.program);
-        for word in &self.words {
-            let number = match word {
-                Word::Text(text) => {
-                    command.arg(text);
-                    continue;
-                }
-                Word::Content(content) => hold(&mut inherited, in_memory(content.as_bytes())?),
-                Word::Filter(program) => hold(&mut inherited, in_memory(program)?),
-                Word::Info => info_write.as_raw_fd(),
-            };
-            command.arg(number.to_string());
-        }
+        let (arguments, mut inherited) = self.arguments(&info_write)?;
+        let mut command = match &self.stage {
+            None => process::command(&self.program),
+            Some(stage) => {
+                let numbers = inherited.iter().chain([&info_write]).map(AsRawFd::as_raw_fd).collect();
+                let instructions = stage.instructions(info_write.as_raw_fd(), numbers);
+                let instructions = instructions.map_err(io_error("write the instructions of the stage"))?;
+                self.staged(hold(&mut inherited, in_memory(&instructions)?))
+            }
+        };
+        command.args(arguments);
         for descriptor in inherited.iter().map(AsFd::as_fd).chain([info_write.as_fd()]) {
             process::make_inheritable(descriptor).map_err(io_error("pass a descriptor on"))?;
         }
@@ -270,6 +299,34 @@ impl Plan {
 }
 
 impl Plan {
+    /// The arguments of `bwrap`, and the descriptors that they name besides the one for the report.
+    fn arguments(&self, report: &OwnedFd) -> Result<(Vec<OsString>, Vec<OwnedFd>), LaunchError> {
+        let mut inherited = Vec::new();
+        let mut arguments = Vec::with_capacity(self.words.len());
+        for word in &self.words {
+            let number = match word {
+                Word::Text(text) => {
+                    arguments.push(text.clone());
+                    continue;
+                }
+                Word::Content(content) => hold(&mut inherited, in_memory(content.as_bytes())?),
+                Word::Filter(program) => hold(&mut inherited, in_memory(program)?),
+                Word::Info => report.as_raw_fd(),
+            };
+            arguments.push(number.to_string().into());
+        }
+        Ok((arguments, inherited))
+    }
+
+    /// The start of this binary as the stage, which becomes `bwrap` with the arguments that follow.
+    fn staged(&self, instructions: i32) -> Command {
+        // The very binary that runs, also after its file was replaced.
+        let mut command = process::command("/proc/self/exe");
+        command.arg0("cloister").args(["sandbox-init", "stage", "--instructions"]);
+        command.arg(instructions.to_string()).arg("--").arg(&self.program);
+        command
+    }
+
     /// Reads which process `bwrap` made, and holds it to its limits before it has started anything.
     fn identify(&self, monitor: &Child, info: OwnedFd) -> Result<Launched, LaunchError> {
         let Info { child_pid, pid_namespace } = read_info(info)?;
@@ -300,7 +357,7 @@ fn read_info(info: OwnedFd) -> Result<Info, LaunchError> {
     }
     let mut text = String::new();
     File::from(info).read_to_string(&mut text).map_err(io_error("read the report of `bwrap`"))?;
-    serde_json::from_str(&text).map_err(|_| silent())
+    serde_json::from_str(&text).map_err(|_| stage::refusal(&text).map_or_else(silent, LaunchError::Stage))
 }
 
 /// The process outside that waits for the sandbox, as long as this process is its parent.
@@ -353,9 +410,12 @@ mod tests {
     use super::*;
     use crate::sandbox::spec::tests::spec;
 
-    #[test]
-    fn the_whole_command_line() {
-        let plan = Bubblewrap { program: "/usr/bin/bwrap".into() }.plan(&spec()).unwrap();
+    /// Compares the whole command line; `sources` are those outside the system.
+    #[track_caller]
+    fn check(user: HostUser, sources: [&str; 5]) {
+        let [sockets, binary, home, work, git] = sources;
+        let hooks = if user == HostUser::Caller { "/src/demo/.git/hooks" } else { "/tmp/5" };
+        let plan = Bubblewrap { program: "/usr/bin/bwrap".into() }.plan(&spec(), user).unwrap();
         let instructions: Vec<String> = filter()
             .unwrap()
             .iter()
@@ -376,21 +436,37 @@ mod tests {
              --perms 0444 --ro-bind-data <73 bytes> /etc/nsswitch.conf \
              --perms 0444 --ro-bind-data <80 bytes> /etc/resolv.conf \
              --perms 0444 --ro-bind-data <18 bytes> /etc/shells \
-             --ro-bind /run/s/1 /run/cloister --perms 0755 --tmpfs /run/cloister/bin \
-             --ro-bind /opt/cloister /run/cloister/bin/cloister --remount-ro /run/cloister/bin \
-             --bind /data/home /home/cloister --bind /src/demo /work --bind /src/demo/.git /work/.git \
-             --ro-bind /src/demo/.git/hooks /work/.git/hooks \
+             --ro-bind {sockets} /run/cloister --perms 0755 --tmpfs /run/cloister/bin \
+             --ro-bind {binary} /run/cloister/bin/cloister --remount-ro /run/cloister/bin \
+             --bind {home} /home/cloister --bind {work} /work --bind {git} /work/.git \
+             --ro-bind {hooks} /work/.git/hooks \
              --perms 0444 --ro-bind-data <6 bytes> /work/.env \
              --size 4096 --perms 0555 --tmpfs /work/secrets --remount-ro /work/secrets --remount-ro /run --remount-ro / \
              --chdir / -- /run/cloister/bin/cloister sandbox-init first",
             instructions[0], instructions[1]
         );
         assert_eq!(plan.display().join(" "), expected);
+        assert_eq!(plan.display_stage().is_empty(), user == HostUser::Caller);
+    }
+
+    #[test]
+    fn the_whole_command_line() {
+        let sources = ["/run/s/1", "/opt/cloister", "/data/home", "/src/demo", "/src/demo/.git"];
+        check(HostUser::Caller, sources);
+        check(HostUser::Unprivileged, ["/tmp/0", "/tmp/1", "/tmp/2", "/tmp/3", "/tmp/4"]);
+    }
+
+    #[test]
+    fn a_stage_gets_its_instructions_on_a_descriptor_and_hands_on_the_command() {
+        let plan = Bubblewrap { program: "/usr/bin/bwrap".into() }.plan(&spec(), HostUser::Unprivileged);
+        let command = plan.unwrap().staged(7);
+        let words: Vec<_> = command.get_args().map(|word| word.to_str().unwrap()).collect();
+        assert_eq!(words, ["sandbox-init", "stage", "--instructions", "7", "--", "/usr/bin/bwrap"]);
     }
 
     #[test]
     fn i3_nothing_secret_stands_in_the_command_line() {
-        let plan = Bubblewrap { program: "/usr/bin/bwrap".into() }.plan(&spec()).unwrap();
+        let plan = Bubblewrap { program: "/usr/bin/bwrap".into() }.plan(&spec(), HostUser::Caller).unwrap();
         assert!(!plan.display().iter().any(|word| word.contains("--setenv")));
     }
 }

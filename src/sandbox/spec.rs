@@ -29,6 +29,11 @@ impl Default for User {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mount {
+    /// A file or directory of the host's system, which every user there can read, read-only at its own place.
+    System {
+        /// Where it lies on the host and is seen.
+        path: PathBuf,
+    },
     /// A host file or directory that can be read.
     ReadOnly {
         /// Where it lies on the host.
@@ -159,7 +164,8 @@ impl Spec {
                 .iter()
                 .any(|root| source.starts_with(root))
                 .then_some((source.as_path(), target.as_path())),
-            Mount::Memory { .. }
+            Mount::System { .. }
+            | Mount::Memory { .. }
             | Mount::Directory { .. }
             | Mount::Link { .. }
             | Mount::File { .. }
@@ -167,6 +173,15 @@ impl Spec {
             | Mount::Devices { .. }
             | Mount::Hidden { .. }
             | Mount::Sealed { .. } => None,
+        })
+    }
+
+    /// What is read-only and lies below these directories, as (source, target).
+    pub fn guards<'a>(&'a self, roots: &'a [&Path]) -> impl Iterator<Item = (&'a Path, &'a Path)> {
+        self.mounts_from(roots).filter(|(_, target)| {
+            self.mounts
+                .iter()
+                .any(|mount| matches!(mount, Mount::ReadOnly { target: at, .. } if at == target))
         })
     }
 
@@ -193,7 +208,7 @@ impl Spec {
 }
 
 fn same(path: &Path) -> Mount {
-    Mount::ReadOnly { source: path.to_owned(), target: path.to_owned() }
+    Mount::System { path: path.to_owned() }
 }
 
 /// The programs and libraries of the host.
@@ -351,7 +366,8 @@ pub(super) mod tests {
 
     fn position(spec: &Spec, target: &str) -> usize {
         let found = spec.mounts.iter().position(|mount| match mount {
-            Mount::ReadOnly { target: at, .. }
+            Mount::System { path: at }
+            | Mount::ReadOnly { target: at, .. }
             | Mount::ReadWrite { target: at, .. }
             | Mount::Memory { target: at, .. }
             | Mount::Directory { target: at }

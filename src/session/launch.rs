@@ -17,7 +17,7 @@ use crate::guardian::client::{self, Guardian, Registration};
 use crate::init::wire::{FromHost, FromSandbox};
 use crate::name::{BranchName, ProjectId};
 use crate::paths;
-use crate::sandbox::{Enforcement, LaunchError, Launched, Monitor, Placeholder, Receipt};
+use crate::sandbox::{Enforcement, Guard, LaunchError, Launched, Monitor, Placeholder, Receipt, WORK};
 
 /// How long a new sandbox may take to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -120,8 +120,27 @@ impl Prepared<'_> {
             first: launched.map(|launched| launched.first.clone()),
             pid_namespace: launched.map(|launched| launched.pid_namespace),
             limits: launched.map(|launched| launched.confinement.clone()),
+            guards: self.guards(),
             placeholders: self.placeholders.clone(),
         }
+    }
+
+    /// What is read-only inside directories of the project that can be written.
+    fn guards(&self) -> Vec<Guard> {
+        let outside = self.project.outside_repository();
+        let roots: Vec<&Path> = [self.project.directory.as_path()].into_iter().chain(outside).collect();
+        let guards = self.spec.guards(&roots);
+        let read_only = guards.map(|(host, inside)| (host, inside, false));
+        // A hidden directory is no file that a program of the host would replace.
+        let files = self.masked.iter().filter(|(_, is_directory)| !is_directory);
+        let hidden = files.filter_map(|(host, _)| {
+            let below = host.strip_prefix(&self.project.directory).ok()?;
+            Some((host.as_path(), Path::new(WORK).join(below)))
+        });
+        let all = read_only.map(|(host, inside, is_hidden)| (host, inside.to_owned(), is_hidden));
+        all.chain(hidden.map(|(host, inside)| (host, inside, true)))
+            .map(|(host, inside, is_hidden)| Guard { host: host.to_owned(), inside, is_hidden })
+            .collect()
     }
 
     /// Takes back what a failed start did; the failure itself is what is reported.

@@ -16,12 +16,12 @@ use crate::files::{Baseline, FilesError};
 use crate::guardian::client::{ClientError, Guardian};
 use crate::init::wire::Start;
 use crate::name::{CloisterId, CloisterName, ProjectName};
-use crate::paths::{Lock, Paths, PathsError};
+use crate::paths::{Lock, Paths, PathsError, resolve_existing};
 use crate::process;
 use crate::project::{GitNeed, Project, ProjectError};
 use crate::sandbox::{
-    Diagnosis, Facts, LaunchError, Placeholder, Plan, Receipt, ReceiptError, Spec, TeardownError, Wanted,
-    diagnose, find_bwrap,
+    Diagnosis, Facts, HostUser, LaunchError, Placeholder, Plan, Receipt, ReceiptError, Spec, StageError,
+    TeardownError, Wanted, diagnose, find_bwrap,
 };
 use guards::{Guarding, HIDDEN};
 
@@ -56,6 +56,8 @@ pub struct Sandbox {
     pub name: CloisterName,
     /// Whether it was made just now.
     pub is_new: bool,
+    /// Why its processes are root's on the host, where root consented to that.
+    pub roots_own: Option<StageError>,
     /// How far it reaches.
     pub network: Network,
     /// What the user should know about it.
@@ -67,9 +69,9 @@ pub struct Sandbox {
 /// Why nothing was started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Root did not consent.
-    #[error("as root, the sandbox's processes would be root's on this host (kernel uid 0)")]
-    Root,
+    /// They can't be an unprivileged user's, and root did not consent to the other.
+    #[error("as root, the sandbox's processes would be root's on this host")]
+    Root(#[source] StageError),
     /// The backend is not there.
     #[error("this version has no backend `docker`")]
     NoDocker,
@@ -150,7 +152,11 @@ pub(super) fn io_error(action: &'static str) -> impl FnOnce(io::Error) -> StartE
 
 impl From<LaunchError> for StartError {
     fn from(error: LaunchError) -> Self {
-        let LaunchError::Refused(complaint) = &error else { return Self::Launch(error) };
+        let complaint = match error {
+            LaunchError::Stage(error) => return Self::Root(error),
+            LaunchError::Refused(ref complaint) => complaint,
+            _ => return Self::Launch(error),
+        };
         match diagnose(complaint, Path::new("/")) {
             Some(diagnosis) => Self::Forbidden { diagnosis, source: error },
             None => Self::Launch(error),
@@ -165,7 +171,10 @@ pub(super) struct Prepared<'a> {
     pub(super) name: CloisterName,
     pub(super) id: CloisterId,
     pub(super) spec: Spec,
+    /// What is hidden, and whether it is a directory.
+    pub(super) masked: Vec<(PathBuf, bool)>,
     pub(super) plan: Plan,
+    roots_own: Option<StageError>,
     /// What this start has to make, and to remove again.
     pub(super) placeholders: Vec<Placeholder>,
     pub(super) baseline: Baseline,
@@ -181,6 +190,7 @@ struct Draft<'a> {
     id: CloisterId,
     binary: PathBuf,
     network: Network,
+    root: RootConsent,
     config: Config,
 }
 
@@ -201,7 +211,15 @@ pub async fn start(request: StartRequest<'_>, paths: &Paths) -> Result<Sandbox, 
         Guardian::ensure(paths).await?;
         let Draft { name, network, config, .. } = draft;
         let socket = running.socket.clone();
-        return Ok(Sandbox { name, is_new: false, network, notes: Vec::new(), socket, config });
+        return Ok(Sandbox {
+            name,
+            is_new: false,
+            roots_own: None,
+            network,
+            notes: Vec::new(),
+            socket,
+            config,
+        });
     }
     // Sandboxes can share a repository: none may take a placeholder away that another is about to mount over.
     let shared = Lock::acquire(&paths.placeholder_lock())?;
@@ -218,8 +236,8 @@ pub async fn start(request: StartRequest<'_>, paths: &Paths) -> Result<Sandbox, 
     let guardian = Guardian::ensure(paths).await?;
     let socket = prepared.launch(&guardian).await?;
     drop(shared);
-    let Prepared { name, spec, notes, config, .. } = prepared;
-    Ok(Sandbox { name, is_new: true, network: spec.network, notes, socket, config })
+    let Prepared { name, spec, roots_own, notes, config, .. } = prepared;
+    Ok(Sandbox { name, is_new: true, roots_own, network: spec.network, notes, socket, config })
 }
 
 /// Finds a running sandbox by its name.
@@ -232,6 +250,7 @@ pub async fn enter(name: &CloisterName, paths: &Paths) -> Result<Sandbox, StartE
     Ok(Sandbox {
         name: name.clone(),
         is_new: false,
+        roots_own: None,
         network: receipt.network,
         notes: Vec::new(),
         socket: receipt.socket,
@@ -239,17 +258,27 @@ pub async fn enter(name: &CloisterName, paths: &Paths) -> Result<Sandbox, StartE
     })
 }
 
-/// What would be started: the spec, and the command that makes it.
-pub fn preview(request: StartRequest<'_>, paths: &Paths) -> Result<(Spec, Vec<String>), StartError> {
-    let prepared = Draft::new(request, paths)?.prepare()?;
-    Ok((prepared.spec, prepared.plan.display()))
+/// What would be started, and why its processes would be root's where they would.
+#[derive(Debug)]
+pub struct Preview {
+    /// The sandbox.
+    pub spec: Spec,
+    /// What is laid out first, for a person.
+    pub stage: Vec<String>,
+    /// The command that makes it, for a person.
+    pub command: Vec<String>,
+    /// Why its processes would be root's on the host, where root consented to that.
+    pub roots_own: Option<StageError>,
+}
+
+/// Tells what would be started, and starts nothing.
+pub fn preview(request: StartRequest<'_>, paths: &Paths) -> Result<Preview, StartError> {
+    let Prepared { spec, plan, roots_own, .. } = Draft::new(request, paths)?.prepare()?;
+    Ok(Preview { spec, stage: plan.display_stage(), command: plan.display(), roots_own })
 }
 
 impl<'a> Draft<'a> {
     fn new(request: StartRequest<'_>, paths: &'a Paths) -> Result<Self, StartError> {
-        if rustix::process::geteuid().is_root() && request.root == RootConsent::Withheld {
-            return Err(StartError::Root);
-        }
         let binary = process::own_binary().map_err(io_error("find the binary of Cloister"))?;
         let project = Project::find(request.directory, request.name, request.git, paths, &binary)?;
         let (name, id) = project.cloister()?;
@@ -263,12 +292,12 @@ impl<'a> Draft<'a> {
             Network::None | Network::Guarded => {}
             Network::Inet | Network::Full => return Err(StartError::NoTier(network)),
         }
-        Ok(Self { paths, project, name, id, binary, network, config })
+        Ok(Self { paths, project, name, id, binary, network, root: request.root, config })
     }
 
     /// Looks at the project's files, and plans the sandbox.
     fn prepare(self) -> Result<Prepared<'a>, StartError> {
-        let Self { paths, project, name, id, binary, network, config } = self;
+        let Self { paths, project, name, id, binary, network, root, config } = self;
         let Guarding { guarded, masked, placeholders, baseline, notes } = Guarding::of(&project, &config)?;
         let wanted = Wanted {
             name: &name,
@@ -278,15 +307,43 @@ impl<'a> Draft<'a> {
             guarded: &guarded,
             masked: &masked,
             mask_text: HIDDEN,
-            home: &paths.instance_dir(&project.name).join("home"),
-            sockets: &paths.sockets_dir(&id),
+            home: &resolve_existing(&paths.instance_dir(&project.name).join("home")),
+            sockets: &resolve_existing(&paths.sockets_dir(&id)),
             binary: &binary,
             network,
             limits: config.limits,
         };
         let spec = Spec::new(&wanted, &Facts::gather());
-        let plan = find_bwrap(&process::environment("PATH").unwrap_or_default())?.plan(&spec)?;
-        Ok(Prepared { paths, project, name, id, spec, plan, placeholders, baseline, notes, config })
+        let (plan, roots_own) = plan(&spec, root)?;
+        Ok(Prepared {
+            paths,
+            project,
+            name,
+            id,
+            spec,
+            masked,
+            plan,
+            roots_own,
+            placeholders,
+            baseline,
+            notes,
+            config,
+        })
+    }
+}
+
+/// Plans a sandbox whose processes are not root's on the host. Where that can't be, root has to consent; then the
+/// reason comes with the plan.
+fn plan(spec: &Spec, consent: RootConsent) -> Result<(Plan, Option<StageError>), StartError> {
+    let bwrap = find_bwrap(&process::environment("PATH").unwrap_or_default())?;
+    if !rustix::process::geteuid().is_root() {
+        return Ok((bwrap.plan(spec, HostUser::Caller)?, None));
+    }
+    let plan = bwrap.plan(spec, HostUser::Unprivileged)?;
+    match (plan.probe(), consent) {
+        (Ok(()), _) => Ok((plan, None)),
+        (Err(reason), RootConsent::Given) => Ok((bwrap.plan(spec, HostUser::Caller)?, Some(reason))),
+        (Err(reason), RootConsent::Withheld) => Err(StartError::Root(reason)),
     }
 }
 

@@ -52,6 +52,7 @@ fn check(path: &str, text: &str, expected: &[(usize, &str)]) {
         rules::imports(&source),
         rules::owners(&source, &crates),
         rules::pure_values(&source, &crates),
+        rules::unchecked_code(&source),
         rules::shape(&source),
     ]
     .concat();
@@ -79,6 +80,20 @@ fn the_tree_leaves_crates_to_their_owners() {
         .flat_map(|source| [rules::owners(source, &crates), rules::pure_values(source, &crates)].concat())
         .collect();
     assert_clean(&violations);
+}
+
+#[test]
+fn the_tree_leaves_unsafe_code_to_its_owner() {
+    let violations: Vec<Violation> = tree().iter().flat_map(rules::unchecked_code).collect();
+    assert_clean(&violations);
+}
+
+#[test]
+fn unsafe_code_is_found_outside_its_owner() {
+    let unsafe_code = "//! Doc. unsafe\nfn f() { unsafe { g() } }\n";
+    check("src/kernel/idmap.rs", unsafe_code, &[]);
+    check("src/sandbox/stage.rs", unsafe_code, &[(2, "`unsafe` belongs to `kernel`")]);
+    check("src/policy.rs", "//! Doc.\nconst S: &str = \"unsafe\"; // unsafe\n", &[]);
 }
 
 #[test]

@@ -131,15 +131,10 @@ impl Host {
         command
     }
 
-    /// `cloister` with these arguments; `start` as root gets root's consent.
+    /// `cloister` with these arguments.
     pub(crate) fn cloister(&self, arguments: &[&str]) -> Command {
         let mut command = self.program(self.binary());
-        let (first, rest) = arguments.split_first().unwrap();
-        command.arg(first);
-        if *first == "start" && self.user == User::Same && rustix::process::geteuid().is_root() {
-            command.arg("--allow-root");
-        }
-        command.args(rest).stdin(Stdio::null());
+        command.args(arguments).stdin(Stdio::null());
         command
     }
 

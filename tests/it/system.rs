@@ -7,5 +7,6 @@ mod limits;
 mod names;
 mod origin;
 mod planted;
+mod root;
 mod sessions;
 mod way_out;

@@ -8,7 +8,7 @@ use super::source::Source;
 /// The modules by layer. A module may use every layer below its own.
 const LAYERS: [&[&str]; 5] = [
     &["name", "token", "policy", "text"],
-    &["paths", "process", "audit", "config", "nix"],
+    &["kernel", "paths", "process", "audit", "config", "nix"],
     &["git", "project", "files", "agent", "sandbox", "init", "approval", "proxy", "broker", "hostexec"],
     &["guardian", "web", "session"],
     &["cli", "main"],
@@ -158,6 +158,16 @@ pub(crate) fn owners(source: &Source, crates: &[String]) -> Vec<Violation> {
         );
         Some(violation(source, path.line, message))
     }))
+}
+
+/// Code that the compiler does not check stands in one module.
+pub(crate) fn unchecked_code(source: &Source) -> Vec<Violation> {
+    const OWNER: &str = "kernel";
+    if source.module().first().is_some_and(|own| own == OWNER) {
+        return Vec::new();
+    }
+    let message = format!("`unsafe` belongs to `{OWNER}`; allowed: what it offers as safe functions");
+    distinct(source.unsafe_lines().iter().map(|&line| violation(source, line, message.clone())))
 }
 
 /// Layer 0 does no I/O, knows no clock, is not async, and uses few crates.

@@ -8,6 +8,7 @@ pub(crate) struct Source {
     path: String,
     uses: Vec<Use>,
     async_lines: Vec<usize>,
+    unsafe_lines: Vec<usize>,
     test_modules: Vec<String>,
     lines_without_tests: usize,
     documented: bool,
@@ -33,7 +34,8 @@ impl Source {
         Self {
             path: path.to_owned(),
             uses: uses(&code, &module_of(path)),
-            async_lines: code.iter().filter(|token| token.text == "async").map(|token| token.line).collect(),
+            async_lines: lines_of("async", &code),
+            unsafe_lines: lines_of("unsafe", &code),
             test_modules,
             lines_without_tests: text.lines().count() - test_lines,
             documented: text.starts_with("//! "),
@@ -57,6 +59,10 @@ impl Source {
         &self.async_lines
     }
 
+    pub(crate) fn unsafe_lines(&self) -> &[usize] {
+        &self.unsafe_lines
+    }
+
     pub(crate) fn lines_without_tests(&self) -> usize {
         self.lines_without_tests
     }
@@ -64,6 +70,10 @@ impl Source {
     pub(crate) fn documented(&self) -> bool {
         self.documented
     }
+}
+
+fn lines_of(word: &str, code: &[Token<'_>]) -> Vec<usize> {
+    code.iter().filter(|token| token.text == word).map(|token| token.line).collect()
 }
 
 /// Leaves out the files that another one declares as `#[cfg(test)] mod …;`, with what lies below them.

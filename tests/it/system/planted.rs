@@ -81,10 +81,9 @@ fn attack(paths: &[&str]) -> String {
 }
 
 /// Paths of every class, absent in a new repository but for `.git/config` and `.git/hooks`.
-const CLASSES: [&str; 19] = [
+const CLASSES: [&str; 18] = [
     ".git/hooks",
     ".git/config",
-    ".git/config.lock",
     ".git/config.worktree",
     ".git/commondir",
     ".git/modules",
@@ -193,20 +192,26 @@ fn f1_f2_what_a_sandbox_tries_runs_nothing_on_the_host() {
     }
 }
 
+/// Waits until the guardian has written down that it sealed something again.
+fn wait_for_seals(host: &Host, count: usize) {
+    while host.ok(&["audit"]).matches("sandbox.reseal").count() < count {}
+}
+
 #[test]
-fn f2_the_hosts_own_git_does_not_open_the_settings() {
+fn f6_f8_f15_what_a_program_of_the_host_replaces_is_guarded_again() {
     for host in hosts() {
-        let evil = canary(&host);
+        host.write(&host.repository().join(".envrc"), "mine\n");
+        host.write(&host.repository().join(".env"), "CANARY\n");
         host.ok(&["start", "-d"]);
-        // The kernel takes the sandbox's mount off a file that is replaced from outside, as git replaces its settings.
-        let refused = try_sh(&host, "git config user.name other");
-        assert!(refused.code != 0 && refused.stderr.contains("could not lock config file"), "{refused:?}");
-        inside(&host, &attack(&[".git/config"]), "done\n");
-        inside(&host, &format!("printf '[core]\\n\\tfsmonitor = {evil}\\n' >> .git/config"), "");
-        sh(&host, "git status");
-        assert!(!host.path("home/canary").exists());
+        // As editors save.
+        sh(&host, "echo again > .x && mv .x .envrc");
+        wait_for_seals(&host, 1);
+        sh(&host, "echo CANARY again > .x && mv .x .env");
+        wait_for_seals(&host, 2);
+        inside(&host, &attack(&[".envrc"]), "done\n");
+        inside(&host, "grep -s CANARY .env || echo hidden", "hidden\n");
         host.ok(&["stop"]);
-        sh(&host, "git config user.name other");
+        assert_eq!(fs::read_to_string(host.repository().join(".envrc")).unwrap(), "again\n");
     }
 }
 

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use crate::harness::{Done, Host, User, collect, feed};
+use crate::harness::{Done, Host, collect, feed};
 
 #[track_caller]
 fn code(host: &Host, argv: &[&str], expected: i32) -> Done {
@@ -30,23 +30,6 @@ fn exit_codes_are_the_commands_own_and_those_of_docker() {
     assert_eq!(missing.stderr, "cannot run `no-such-program`: not found in this sandbox\n");
     let directory = code(&host, &["/etc"], 126);
     assert!(directory.stderr.starts_with("cannot run `/etc`: Permission denied"), "{directory:?}");
-}
-
-#[test]
-fn as_root_with_consent_codes_and_files_are_the_same() {
-    if Host::with_bubblewrap().is_none() || !rustix::process::geteuid().is_root() {
-        return;
-    }
-    let host = Host::new(User::Same);
-    assert_eq!(host.inside("id -u; echo hello > file; exit 7"), done(7, "1000\n"));
-    assert_eq!(std::fs::read_to_string(host.repository().join("file")).unwrap(), "hello\n");
-    let refused = crate::harness::finish({
-        let mut command = host.program(host.binary());
-        command.args(["start", "--", "true"]);
-        command
-    });
-    assert_eq!(refused.code, 125, "{refused:?}");
-    assert!(refused.stderr.contains("--allow-root"), "{refused:?}");
 }
 
 fn done(code: i32, stdout: &str) -> Done {
