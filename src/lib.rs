@@ -40,7 +40,7 @@
 //! |---|---|---|
 //! | 0 pure values | [`name`], [`token`], [`text`], [`policy`] | no I/O, no async, no clock |
 //! | 1 base | [`kernel`], [`paths`], [`process`], [`audit`], [`config`] | 0; `config` and `audit` also `paths` |
-//! | 2 parts | [`git`], [`project`] (→ `git`), [`sandbox`], [`init`], [`proxy`] | 0–1, not each other unless named |
+//! | 2 parts | [`git`], [`project`] (→ `git`), [`files`], [`sandbox`], [`init`], [`proxy`] | 0–1, not each other unless named |
 //! | 3 wholes | [`guardian`], [`session`] (→ `guardian::client`, `init::{wire, probe}`) | 0–2 |
 //! | 4 edge | [`cli`], `main` | all |
 //!
@@ -59,7 +59,9 @@
 //! 4. What lies in the project narrows only: in this version nothing in the project is read as configuration.
 //! 5. No read-write mount contains what Cloister reads, its own binary included ([`project::Project::find`]); what was
 //!    checked is what is mounted ([`init::Anchor`]), and no repository chooses another's place ([`git::Repository`]).
-//! 6. What the project's git would execute or obey is read-only inside, also when absent ([`git::Repository::guarded`]).
+//! 6. What the project's git would execute or obey is read-only inside, also when absent ([`git::Repository::guards`],
+//!    and so is what editors and agents execute ([`files::protect`]); `stop` names what else has changed
+//!    ([`files::Baseline`])).
 //! 7. When the guardian, the settings or the audit log fail, traffic stops ([`proxy::Journal`] is asked first).
 //! 8. Secrets stand in no argument list, log or error: a token reaches the first process through a pipe, and the
 //!    disk as a hash.
@@ -70,6 +72,7 @@
 pub mod audit;
 pub mod cli;
 pub mod config;
+pub mod files;
 pub mod git;
 pub mod guardian;
 pub mod init;

@@ -186,6 +186,11 @@ impl Paths {
         self.receipts_dir().join(format!("{cloister}.json"))
     }
 
+    /// What the host would execute in a cloister's project, as it was when its sandbox was made.
+    pub fn baseline_file(&self, cloister: &CloisterName) -> PathBuf {
+        self.state.join("baselines").join(format!("{cloister}.json"))
+    }
+
     /// The socket on which the command line speaks to the guardian.
     pub fn control_socket(&self) -> PathBuf {
         self.runtime.join("control.sock")
@@ -270,6 +275,24 @@ pub fn ensure_private_dir(path: &Path) -> Result<(), PathsError> {
 ///
 /// The new file is readable by its owner alone. Nothing is left behind on failure.
 pub fn write_atomic(path: &Path, content: &[u8]) -> Result<(), PathsError> {
+    replace(path, content, Durability::Disk)
+}
+
+/// Replaces `path` like [`write_atomic`], without waiting for the disk: for what a crash of the machine may lose.
+pub fn write_volatile(path: &Path, content: &[u8]) -> Result<(), PathsError> {
+    replace(path, content, Durability::Memory)
+}
+
+/// What a file that was written outlives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Durability {
+    /// The end of this process.
+    Memory,
+    /// A crash of the machine.
+    Disk,
+}
+
+fn replace(path: &Path, content: &[u8], durability: Durability) -> Result<(), PathsError> {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let directory = path.parent().unwrap_or(Path::new("."));
     ensure_private_dir(directory)?;
@@ -283,6 +306,9 @@ pub fn write_atomic(path: &Path, content: &[u8]) -> Result<(), PathsError> {
     let write = || -> io::Result<()> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(content)?;
+        if durability == Durability::Memory {
+            return fs::rename(&temporary, path);
+        }
         file.sync_all()?;
         fs::rename(&temporary, path)?;
         File::open(directory)?.sync_all()

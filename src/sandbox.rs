@@ -20,7 +20,7 @@ pub use diagnose::{Diagnosis, diagnose, in_container};
 pub use facts::{Facts, Store};
 pub use limits::{Confinement, Enforcement};
 pub use placeholder::Placeholder;
-pub use receipt::{Guard, Receipt, ReceiptError, TeardownError};
+pub use receipt::{Guard, InUse, Receipt, ReceiptError, Receipts, TeardownError};
 pub use seccomp::{
     Answer, Call, FilterError, RULES, Rule as SeccompRule, Trial as SeccompTrial, When, filter,
     trials as seccomp_trials,

@@ -10,13 +10,16 @@ use serde::Serialize;
 use super::arguments::StartArguments;
 use super::error::CommandError;
 use super::output::{Output, complain, human_duration, json, line, table};
+use crate::files::Change;
 use crate::guardian::client::{ClientError, Guardian};
 use crate::name::CloisterName;
 use crate::paths::Paths;
 use crate::process;
 use crate::project::{GitNeed, Project};
 use crate::sandbox::StageError;
-use crate::session::{self, Preview, RootConsent, Running, Sandbox, StartRequest, StopError, Stopped};
+use crate::session::{
+    self, Listing, Preview, RootConsent, Running, Sandbox, StartRequest, StopError, Stopped,
+};
 use crate::text::Untrusted;
 
 pub(super) async fn start(
@@ -47,6 +50,9 @@ async fn start_checked(
         return preview(request, paths, output);
     }
     let sandbox = session::start(request, paths).await?;
+    for note in &sandbox.notes {
+        output.note(&format!("note: {}", Untrusted(note)));
+    }
     if let Some(reason) = sandbox.roots_own.as_ref().filter(|_| sandbox.is_new) {
         output.note(&roots_own(reason));
     }
@@ -129,16 +135,16 @@ pub(super) async fn stop(
         if stopped.is_empty() {
             output.note("no cloister is running");
         }
-        return Ok(report(stopped, output));
+        return report(stopped, output);
     }
     let name = name.map_or_else(|| own_name(paths), Ok)?;
-    Ok(report(vec![Ok(session::stop(&name, paths).await?)], output))
+    report(vec![Ok(session::stop(&name, paths).await?)], output)
 }
 
 /// The name of this directory's cloister.
 pub(super) fn own_name(paths: &Paths) -> Result<CloisterName, CommandError> {
     let directory = current_directory()?;
-    let running = session::running(paths)?;
+    let running = session::running(paths)?.running;
     if let Some(found) = running.iter().find(|running| directory.starts_with(&running.receipt.directory)) {
         return Ok(found.receipt.cloister.clone());
     }
@@ -151,18 +157,22 @@ pub(super) fn own_project(paths: &Paths) -> Result<Project, CommandError> {
     Ok(Project::find(&current_directory()?, None, GitNeed::Required, paths, &binary)?)
 }
 
-/// Says what was stopped and what went wrong.
-fn report(stopped: Vec<Result<Stopped, StopError>>, output: &Output) -> ExitCode {
+/// Says what was stopped, what has changed of all that this host would execute, and what went wrong.
+fn report(stopped: Vec<Result<Stopped, StopError>>, output: &Output) -> Result<ExitCode, CommandError> {
     let mut code = ExitCode::SUCCESS;
+    let mut changes = Vec::new();
     for result in stopped {
         match result {
-            Ok(Stopped { name, problems }) if problems.is_empty() => output.note(&format!("stopped {name}")),
-            Ok(Stopped { name, problems }) => {
-                code = ExitCode::from(1);
-                for problem in &problems {
-                    let cause = problem.source().map(|cause| format!(": {cause}")).unwrap_or_default();
-                    complain(&format!("error: while stopping {name}: {problem}{cause}"));
+            Ok(stopped) => {
+                if !report_one(&stopped, output) {
+                    code = ExitCode::from(1);
                 }
+                let rows = stopped.changes.iter().map(|change| ChangeRow::new(&stopped.name, change));
+                let rows: Vec<ChangeRow> = rows.collect();
+                if !output.is_json() {
+                    show_changes(&rows)?;
+                }
+                changes.extend(rows);
             }
             Err(error) => {
                 code = ExitCode::from(1);
@@ -170,11 +180,62 @@ fn report(stopped: Vec<Result<Stopped, StopError>>, output: &Output) -> ExitCode
             }
         }
     }
-    code
+    if output.is_json() {
+        json(&changes)?;
+    }
+    Ok(code)
+}
+
+/// Tells whether nothing went wrong.
+fn report_one(Stopped { name, problems, .. }: &Stopped, output: &Output) -> bool {
+    if problems.is_empty() {
+        output.note(&format!("stopped {name}"));
+    }
+    for problem in problems {
+        let cause = problem.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+        complain(&format!("error: while stopping {name}: {}", Untrusted(&format!("{problem}{cause}"))));
+    }
+    problems.is_empty()
+}
+
+/// One line of the trust diff.
+#[derive(Serialize)]
+struct ChangeRow {
+    cloister: String,
+    rank: u8,
+    change: &'static str,
+    path: String,
+    why: &'static str,
+}
+
+impl ChangeRow {
+    fn new(cloister: &CloisterName, change: &Change) -> Self {
+        Self {
+            cloister: cloister.to_string(),
+            rank: change.rank.number(),
+            change: change.changed.as_str(),
+            path: change.path.clone(),
+            why: change.why,
+        }
+    }
+}
+
+fn show_changes(rows: &[ChangeRow]) -> Result<(), CommandError> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<[String; 4]> = rows
+        .iter()
+        .map(|row| {
+            let path = Untrusted(&row.path).to_string();
+            [row.rank.to_string(), row.change.to_owned(), path, row.why.to_owned()]
+        })
+        .collect();
+    table(["RANK", "CHANGE", "PATH", "WHY"], &rows)
 }
 
 pub(super) async fn shutdown(paths: &Paths, output: &Output) -> Result<ExitCode, CommandError> {
-    let code = report(session::stop_all(paths).await?, output);
+    let code = report(session::stop_all(paths).await?, output)?;
     match Guardian::connect(paths).await {
         Err(ClientError::NotRunning) => output.note("the guardian is not running"),
         guardian => {
@@ -214,7 +275,11 @@ impl From<Running> for Row {
 }
 
 pub(super) fn list(paths: &Paths, output: &Output) -> Result<ExitCode, CommandError> {
-    let running = session::running(paths)?;
+    let Listing { running, unreadable } = session::running(paths)?;
+    // One that can't be read hides no other.
+    for error in unreadable {
+        output.error(&error.into());
+    }
     if output.is_json() {
         json(&running.into_iter().map(Row::from).collect::<Vec<_>>())?;
         return Ok(ExitCode::SUCCESS);

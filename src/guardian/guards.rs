@@ -39,6 +39,7 @@ struct Watched {
     first: Identity,
     name: OsString,
     inside: PathBuf,
+    is_hidden: bool,
 }
 
 impl Guards {
@@ -62,13 +63,14 @@ impl Guards {
         let Some(first) = &receipt.first else { return Ok(()) };
         // Held from the first watch on: an event that comes at once must find its guard.
         let mut watched = self.watched();
-        for Guard { host, inside } in &receipt.guards {
+        for Guard { host, inside, is_hidden } in &receipt.guards {
             let (Some(directory), Some(name)) = (host.parent(), host.file_name()) else { continue };
             let one = Watched {
                 cloister: receipt.cloister.clone(),
                 first: first.clone(),
                 name: name.to_owned(),
                 inside: inside.clone(),
+                is_hidden: *is_hidden,
             };
             watched.entry(self.watch(directory)?).or_default().push(one);
         }
@@ -127,10 +129,13 @@ impl Guards {
         let mut requests: BTreeMap<CloisterName, Reseal> = BTreeMap::new();
         for (watch, guards) in &*self.watched() {
             for guard in guards.iter().filter(|guard| is_concerned(*watch, guard)) {
-                let request = requests
-                    .entry(guard.cloister.clone())
-                    .or_insert_with(|| Reseal { first: guard.first.clone(), paths: Vec::new() });
-                request.paths.push(guard.inside.clone());
+                let request = requests.entry(guard.cloister.clone()).or_insert_with(|| Reseal {
+                    first: guard.first.clone(),
+                    paths: Vec::new(),
+                    hidden: Vec::new(),
+                });
+                let list = if guard.is_hidden { &mut request.hidden } else { &mut request.paths };
+                list.push(guard.inside.clone());
             }
         }
         requests
@@ -138,7 +143,13 @@ impl Guards {
 }
 
 fn paths(request: &Reseal) -> String {
-    request.paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+    request
+        .paths
+        .iter()
+        .chain(&request.hidden)
+        .map(|path| path.display().to_string())
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// Has a process of its own enter the sandbox: only one with a single thread can.

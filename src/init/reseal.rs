@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
@@ -21,8 +21,10 @@ use crate::process::Identity;
 pub struct Reseal {
     /// The sandbox's first process.
     pub first: Identity,
-    /// The paths inside.
+    /// The paths inside that are read-only.
     pub paths: Vec<PathBuf>,
+    /// The paths inside that are hidden.
+    pub hidden: Vec<PathBuf>,
 }
 
 /// Seals what standard input names; tells on success how many paths had lost their seal.
@@ -33,18 +35,22 @@ pub struct Reseal {
 pub fn reseal() -> io::Result<usize> {
     let mut text = Vec::new();
     io::stdin().lock().read_to_end(&mut text)?;
-    let Reseal { first, paths } = serde_json::from_slice(&text)?;
+    let Reseal { first, paths, hidden } = serde_json::from_slice(&text)?;
     let mounts = File::open(format!("/proc/{}/ns/mnt", first.pid()))?;
     // Opened first, then looked at: if the number was given to another process, it is another one now.
     if !first.is_alive() {
         return Err(io::Error::other("the sandbox has ended"));
     }
     kernel::enter_mounts(&mounts)?;
-    paths.iter().try_fold(0, |sealed, path| Ok(sealed + usize::from(seal(path)?)))
+    // Nothing can be read of a device on a mount without devices.
+    let nothing = Path::new("/dev/null");
+    let all =
+        paths.iter().map(|path| (path, path.as_path())).chain(hidden.iter().map(|path| (path, nothing)));
+    all.into_iter().try_fold(0, |sealed, (path, cover)| Ok(sealed + usize::from(seal(path, cover)?)))
 }
 
-/// Covers a path with itself, read-only; false when it still is covered, or gone.
-fn seal(path: &PathBuf) -> io::Result<bool> {
+/// Covers a path, with itself or with nothing, read-only; false when it still is covered, or gone.
+fn seal(path: &Path, cover: &Path) -> io::Result<bool> {
     let found = match statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE) {
         Err(rustix::io::Errno::NOENT) => return Ok(false),
         other => other?,
@@ -55,7 +61,7 @@ fn seal(path: &PathBuf) -> io::Result<bool> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
-    let tree = open_tree(CWD, path, flags)?;
+    let tree = open_tree(CWD, cover, flags)?;
     let attributes = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
     kernel::set_tree_attributes(rustix::fd::AsFd::as_fd(&tree), Trees::One, attributes, None)?;
     move_mount(&tree, "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;

@@ -471,7 +471,8 @@ mod tests {
              --ro-bind {binary} /run/cloister/bin/cloister --remount-ro /run/cloister/bin \
              --bind {home} /home/cloister --bind {work} /work --bind {git} /work/.git \
              --ro-bind {hooks} /work/.git/hooks --ro-bind /data /data \
-             --remount-ro /run --remount-ro / \
+             --perms 0444 --ro-bind-data <6 bytes> /work/.env \
+             --size 4096 --perms 0555 --tmpfs /work/secrets --remount-ro /work/secrets --remount-ro /run --remount-ro / \
              --chdir / -- /run/cloister/bin/cloister sandbox-init first",
             instructions[0], instructions[1]
         );

@@ -4,7 +4,9 @@ use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, fstat, mkdirat, openat, openat2, unlinkat,
+};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +14,8 @@ use crate::paths::PathsError;
 
 /// A file or directory that is made where nothing is, and removed as long as it is what was made.
 ///
-/// It is known by what it holds, not by who made it: one that a killed command left is removed like any other.
+/// What existed before is none: a start names in its receipt what it is about to make ([`Placeholder::to_make`]), and
+/// only that is removed again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Placeholder {
@@ -27,16 +30,28 @@ impl Placeholder {
         Self { path: path.to_owned(), content: content.map(str::to_owned) }
     }
 
+    /// Those of the wanted ones that a start has to answer for: what does not exist, what another sandbox has made
+    /// (`shared`), and what an earlier start of its own left (`left`).
+    pub fn to_make(wanted: &[Self], shared: &[PathBuf], left: &[Self]) -> Vec<Self> {
+        let is_ours = |one: &&Self| {
+            one.path.symlink_metadata().is_err() || shared.contains(&one.path) || left.contains(one)
+        };
+        wanted.iter().filter(is_ours).cloned().collect()
+    }
+
     /// Makes it; what exists already stays as it is. No link is followed: a sandbox may have laid one.
     pub fn make(&self) -> Result<(), PathsError> {
-        let made = self.parent().and_then(|(parent, name)| match &self.content {
-            None => mkdirat(&parent, name, Mode::from_raw_mode(0o755)),
-            Some(content) => {
-                let flags =
-                    OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let file = openat(&parent, name, flags, Mode::from_raw_mode(0o644))?;
-                rustix::io::write(file, content.as_bytes()).map(drop)
+        let made = self.parent().and_then(|(parent, name)| {
+            match &self.content {
+                None => mkdirat(&parent, name, Mode::from_raw_mode(0o755))?,
+                Some(content) => {
+                    let flags =
+                        OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                    let file = openat(&parent, name, flags, Mode::from_raw_mode(0o644))?;
+                    rustix::io::write(file, content.as_bytes())?;
+                }
             }
+            give_to_owner(&parent, name)
         });
         match made {
             Ok(()) | Err(Errno::EXIST) => Ok(()),
@@ -72,6 +87,16 @@ impl Placeholder {
     }
 }
 
+/// What root makes in somebody's project belongs to them, like all that lies beside it.
+fn give_to_owner(parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let owner = fstat(parent)?;
+    let (user, group) = (Uid::from_raw(owner.st_uid), Gid::from_raw(owner.st_gid));
+    chownat(parent, name, Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW)
+}
+
 /// Tells whether an ordinary file holds exactly this.
 fn holds(parent: &OwnedFd, name: &OsStr, content: &str) -> Result<bool, Errno> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -99,6 +124,18 @@ mod tests {
         fs::write(victim.join("file"), "x").unwrap();
         placeholder.remove().unwrap();
         assert!(victim.join("file").exists());
+    }
+
+    #[test]
+    fn what_existed_before_is_not_answered_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let wanted = ["own", "absent", "shared", "left"].map(|name| Placeholder::new(&path(name), None));
+        for existing in ["own", "shared", "left"] {
+            fs::create_dir(path(existing)).unwrap();
+        }
+        let made = Placeholder::to_make(&wanted, &[path("shared")], &[Placeholder::new(&path("left"), None)]);
+        assert_eq!(made, wanted[1..]);
     }
 
     #[test]

@@ -52,7 +52,32 @@ pub struct Receipt {
     pub placeholders: Vec<Placeholder>,
 }
 
-/// A path that is read-only inside.
+/// The receipts of a directory.
+#[derive(Debug, Default)]
+pub struct Receipts {
+    /// Those that can be read.
+    pub receipts: Vec<Receipt>,
+    /// Why others can't.
+    pub unreadable: Vec<ReceiptError>,
+}
+
+/// The placeholders that running sandboxes need.
+#[derive(Debug, Default)]
+pub struct InUse {
+    /// Where they lie.
+    pub paths: Vec<PathBuf>,
+    /// Receipts that might name more.
+    pub unreadable: Vec<ReceiptError>,
+}
+
+impl InUse {
+    /// Tells whether nobody needs a placeholder: to take away what is mounted over would open what it covers.
+    fn is_free(&self, path: &Path) -> bool {
+        self.unreadable.is_empty() && !self.paths.iter().any(|used| used == path)
+    }
+}
+
+/// A path that is read-only or hidden inside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Guard {
@@ -60,6 +85,8 @@ pub struct Guard {
     pub host: PathBuf,
     /// Where it is seen.
     pub inside: PathBuf,
+    /// Whether it is hidden.
+    pub is_hidden: bool,
 }
 
 /// Why a receipt could not be read or kept.
@@ -128,10 +155,10 @@ impl Receipt {
         parsed.map(Some).map_err(|source| ReceiptError::Parse { path: path.to_owned(), source })
     }
 
-    /// Reads all receipts of a directory, in the order of their names.
-    pub fn load_all(directory: &Path) -> Result<Vec<Self>, ReceiptError> {
+    /// Reads all receipts of a directory, in the order of their names; one that can't be read hides no other.
+    pub fn load_all(directory: &Path) -> Result<Receipts, ReceiptError> {
         let entries = match fs::read_dir(directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Receipts::default()),
             Err(source) => {
                 return Err(ReceiptError::Read { path: directory.to_owned(), source });
             }
@@ -142,18 +169,23 @@ impl Receipt {
             .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
             .collect();
         files.sort();
-        files.iter().filter_map(|file| Self::load(file).transpose()).collect()
+        let mut found = Receipts::default();
+        for result in files.iter().filter_map(|file| Self::load(file).transpose()) {
+            match result {
+                Ok(receipt) => found.receipts.push(receipt),
+                Err(error) => found.unreadable.push(error),
+            }
+        }
+        Ok(found)
     }
 
     /// The placeholders that sandboxes need that run now, the named one apart.
-    pub fn placeholders_in_use(directory: &Path, but: &CloisterName) -> Result<Vec<PathBuf>, ReceiptError> {
-        let others = Self::load_all(directory)?
-            .into_iter()
-            .filter(|other| other.cloister != *but && other.is_running());
-        Ok(others
-            .flat_map(|other| other.placeholders)
-            .map(|placeholder| placeholder.path().to_owned())
-            .collect())
+    pub fn placeholders_in_use(directory: &Path, but: &CloisterName) -> Result<InUse, ReceiptError> {
+        let found = Self::load_all(directory)?;
+        let others = found.receipts.into_iter().filter(|other| other.cloister != *but && other.is_running());
+        let placeholders = others.flat_map(|other| other.placeholders);
+        let paths = placeholders.map(|placeholder| placeholder.path().to_owned()).collect();
+        Ok(InUse { paths, unreadable: found.unreadable })
     }
 
     /// Writes the receipt.
@@ -178,7 +210,7 @@ impl Receipt {
     ///
     /// With the first process the kernel ends every process of its name space.
     /// `in_use` are placeholders that another sandbox of the same repository needs.
-    pub fn tear_down(&self, in_use: &[PathBuf]) -> Vec<TeardownError> {
+    pub fn tear_down(&self, in_use: &InUse) -> Vec<TeardownError> {
         const PATIENCE: Duration = Duration::from_secs(5);
         let mut errors = Vec::new();
         for identity in self.first.iter().chain(&self.monitor) {
@@ -192,14 +224,15 @@ impl Receipt {
         }
         errors
             .extend(self.limits.iter().filter_map(|limits| limits.remove().err()).map(TeardownError::Group));
-        let own = self
-            .placeholders
-            .iter()
-            .filter(|placeholder| !in_use.iter().any(|path| path == placeholder.path()));
-        let removed = own.map(Placeholder::remove);
-        let removed = removed.chain([paths::remove_if_present(&self.socket)]);
-        errors.extend(removed.filter_map(Result::err).map(TeardownError::Paths));
+        errors.extend(self.remove_placeholders(in_use));
+        errors.extend(paths::remove_if_present(&self.socket).err().map(TeardownError::Paths));
         errors
+    }
+
+    /// Removes the placeholders that nobody else needs, those first that lie in others.
+    pub fn remove_placeholders(&self, in_use: &InUse) -> Vec<TeardownError> {
+        let free = self.placeholders.iter().rev().filter(|placeholder| in_use.is_free(placeholder.path()));
+        free.map(Placeholder::remove).filter_map(Result::err).map(TeardownError::Paths).collect()
     }
 }
 
@@ -238,7 +271,9 @@ mod tests {
         let receipt = receipt("/nowhere".into(), None);
         receipt.keep(&path).unwrap();
         assert_eq!(Receipt::load(&path).unwrap(), Some(receipt.clone()));
-        assert_eq!(Receipt::load_all(directory.path()).unwrap(), [receipt]);
+        fs::write(directory.path().join("another.json"), "{").unwrap();
+        let found = Receipt::load_all(directory.path()).unwrap();
+        assert_eq!((found.receipts, found.unreadable.len()), (vec![receipt], 1));
         fs::write(&path, "{").unwrap();
         assert!(matches!(Receipt::load(&path), Err(ReceiptError::Parse { .. })));
     }
@@ -251,9 +286,9 @@ mod tests {
         let mut child = process::command("/bin/sleep").arg("1000").spawn().unwrap();
         let receipt = receipt(socket.clone(), Identity::of(i32::try_from(child.id()).unwrap()));
         assert!(receipt.is_running());
-        assert!(receipt.tear_down(&[]).is_empty());
+        assert!(receipt.tear_down(&InUse::default()).is_empty());
         child.wait().unwrap();
         assert!(!receipt.is_running() && !socket.exists());
-        assert!(receipt.tear_down(&[]).is_empty(), "a second teardown finds nothing to do");
+        assert!(receipt.tear_down(&InUse::default()).is_empty(), "a second teardown finds nothing to do");
     }
 }

@@ -119,10 +119,13 @@ pub struct Wanted<'a> {
     pub work: &'a Path,
     /// Further directories of the repository that lie outside `work` (a linked worktree's common directory).
     pub repository: Option<&'a Path>,
-    /// Directories inside the writable ones that must not be renamed, and whether they can be written.
-    pub pinned: &'a [(PathBuf, bool)],
-    /// Files and directories inside the pinned ones that the host's git would execute or obey.
-    pub protected: &'a [PathBuf],
+    /// What is laid over itself, so that it can't be renamed or replaced, and whether it can be written; in the order
+    /// of the paths, so that nothing covers what lies in it.
+    pub guarded: &'a [(PathBuf, bool)],
+    /// What is hidden, and whether it is a directory.
+    pub masked: &'a [(PathBuf, bool)],
+    /// What a hidden file holds.
+    pub mask_text: &'static str,
     /// The persistent home on the host.
     pub home: &'a Path,
     /// The socket directory on the host.
@@ -334,13 +337,19 @@ fn project(wanted: &Wanted<'_>) -> Vec<Mount> {
         mounts.push(Mount::ReadWrite { source: common.to_owned(), target: common.to_owned() });
     }
     // A mount point can't be renamed; its parents can, and what is protected would go with them.
-    mounts.extend(wanted.pinned.iter().map(|(path, is_writable)| {
+    mounts.extend(wanted.guarded.iter().map(|(path, is_writable)| {
         let (source, target) = (path.clone(), inside(path));
         if *is_writable { Mount::ReadWrite { source, target } } else { Mount::ReadOnly { source, target } }
     }));
-    mounts.extend(
-        wanted.protected.iter().map(|path| Mount::ReadOnly { source: path.clone(), target: inside(path) }),
-    );
+    for (path, is_directory) in wanted.masked {
+        let target = inside(path);
+        if *is_directory {
+            mounts.push(Mount::Memory { target: target.clone(), mode: 0o555, size_bytes: Some(4096) });
+            mounts.push(Mount::Sealed { target });
+        } else {
+            mounts.push(Mount::File { target, content: wanted.mask_text.to_owned() });
+        }
+    }
     mounts
 }
 
@@ -372,8 +381,9 @@ pub(super) mod tests {
                 id: &id,
                 work: Path::new("/src/demo"),
                 repository: None,
-                pinned: &[("/src/demo/.git".into(), true)],
-                protected: &["/src/demo/.git/hooks".into()],
+                guarded: &[("/src/demo/.git".into(), true), ("/src/demo/.git/hooks".into(), false)],
+                masked: &[("/src/demo/.env".into(), false), ("/src/demo/secrets".into(), true)],
+                mask_text: "hidden",
                 home: Path::new("/data/home"),
                 sockets: Path::new("/run/s/1"),
                 binary: Path::new("/opt/cloister"),
@@ -440,6 +450,18 @@ pub(super) mod tests {
         assert!(position(&spec, "/run") < position(&spec, "/opt/go"));
         assert!(position(&spec, "/opt/go") < position(&spec, SOCKETS));
         assert!(position(&spec, "/work/.git/hooks") < position(&spec, "/data"));
+    }
+
+    #[test]
+    fn f15_what_is_hidden_lies_over_everything_else() {
+        let spec = spec();
+        let hidden = Mount::File { target: "/work/.env".into(), content: "hidden".to_owned() };
+        assert_eq!(spec.mounts[position(&spec, "/work/.env")], hidden);
+        assert!(position(&spec, "/work/.git/hooks") < position(&spec, "/work/.env"));
+        let sealed = spec.mounts.iter().position(
+            |mount| matches!(mount, Mount::Sealed { target } if target == Path::new("/work/secrets")),
+        );
+        assert_eq!(sealed, Some(position(&spec, "/work/secrets") + 1));
     }
 
     #[test]

@@ -12,11 +12,12 @@ use tokio::time::timeout;
 use super::anchors::anchors;
 use super::environment;
 use super::start::{Prepared, StartError, io_error};
+use crate::files::Baseline;
 use crate::guardian::client::{self, Guardian, Registration};
 use crate::init::wire::{FromHost, FromSandbox};
 use crate::name::{BranchName, ProjectId};
 use crate::paths;
-use crate::sandbox::{Enforcement, Guard, LaunchError, Launched, Monitor, Placeholder, Receipt};
+use crate::sandbox::{Enforcement, Guard, LaunchError, Launched, Monitor, Placeholder, Receipt, WORK};
 
 /// How long a new sandbox may take to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -71,14 +72,18 @@ impl Prepared<'_> {
         branch: Option<&str>,
         guardian: &Guardian,
     ) -> Result<PathBuf, StartError> {
+        let file = self.paths.receipt_file(&self.name);
+        let socket = self.paths.init_socket(&self.id);
+        // Whatever kills this start from here on, what it is about to make is known.
+        self.receipt(None, &socket, branch).keep(&file)?;
+        self.keep_baseline()?;
         self.placeholders.iter().try_for_each(Placeholder::make)?;
         let mut boot = environment::boot(&self.spec, &self.project.name, token, &self.host.tools);
         let anchors = anchors(&self.project, &self.host.shares, &self.spec);
         boot.anchors = anchors.map_err(io_error("look at the project and what is shared again"))?;
-        let socket = self.paths.init_socket(&self.id);
         let monitor = self.plan.apply(&socket, |launched| {
-            let receipt = self.receipt(launched, &socket, branch);
-            receipt.keep(&self.paths.receipt_file(&self.name)).map_err(LaunchError::Receipt)?;
+            let receipt = self.receipt(Some(launched), &socket, branch);
+            receipt.keep(&file).map_err(LaunchError::Receipt)?;
             let is_counted_inside = launched.confinement.by == Enforcement::Rlimit;
             boot.max_processes = is_counted_inside.then_some(self.spec.limits.pids);
             serde_json::to_vec(&boot).map_err(LaunchError::Settings)
@@ -88,7 +93,19 @@ impl Prepared<'_> {
         Ok(socket)
     }
 
-    fn receipt(&self, launched: &Launched, socket: &Path, branch: Option<&str>) -> Receipt {
+    /// Remembers what the host would execute. What an earlier sandbox of the directory changed and no `stop` has
+    /// shown must not become what is compared with.
+    fn keep_baseline(&self) -> Result<(), StartError> {
+        let file = self.paths.baseline_file(&self.name);
+        let earlier = Baseline::load(&file)?;
+        if earlier.is_none_or(|earlier| earlier.directory != self.project.directory) {
+            self.baseline.keep(&file)?;
+        }
+        Ok(())
+    }
+
+    /// The record of this start: without processes, of what it is about to do.
+    fn receipt(&self, launched: Option<&Launched>, socket: &Path, branch: Option<&str>) -> Receipt {
         Receipt {
             cloister: self.name.clone(),
             id: self.id.clone(),
@@ -100,10 +117,10 @@ impl Prepared<'_> {
             network: self.spec.network,
             started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
             socket: socket.to_owned(),
-            monitor: Some(launched.monitor.clone()),
-            first: Some(launched.first.clone()),
-            pid_namespace: Some(launched.pid_namespace),
-            limits: Some(launched.confinement.clone()),
+            monitor: launched.map(|launched| launched.monitor.clone()),
+            first: launched.map(|launched| launched.first.clone()),
+            pid_namespace: launched.map(|launched| launched.pid_namespace),
+            limits: launched.map(|launched| launched.confinement.clone()),
             guards: self.guards(),
             placeholders: self.placeholders.clone(),
         }
@@ -114,23 +131,30 @@ impl Prepared<'_> {
         let outside = self.project.outside_repository();
         let roots: Vec<&Path> = [self.project.directory.as_path()].into_iter().chain(outside).collect();
         let guards = self.spec.guards(&roots);
-        guards.map(|(host, inside)| Guard { host: host.to_owned(), inside: inside.to_owned() }).collect()
+        let read_only = guards.map(|(host, inside)| (host, inside, false));
+        // A hidden directory is no file that a program of the host would replace.
+        let files = self.masked.iter().filter(|(_, is_directory)| !is_directory);
+        let hidden = files.filter_map(|(host, _)| {
+            let below = host.strip_prefix(&self.project.directory).ok()?;
+            Some((host.as_path(), Path::new(WORK).join(below)))
+        });
+        let all = read_only.map(|(host, inside, is_hidden)| (host, inside.to_owned(), is_hidden));
+        all.chain(hidden.map(|(host, inside)| (host, inside, true)))
+            .map(|(host, inside, is_hidden)| Guard { host: host.to_owned(), inside, is_hidden })
+            .collect()
     }
 
     /// Takes back what a failed start did; the failure itself is what is reported.
     async fn undo(&self, guardian: &Guardian) {
-        let receipt = self.paths.receipt_file(&self.name);
-        let all: Vec<PathBuf> = self.placeholders.iter().map(|one| one.path().to_owned()).collect();
-        // What can't be told to be free stays; the next stop looks again.
-        let in_use = Receipt::placeholders_in_use(&self.paths.receipts_dir(), &self.name).unwrap_or(all);
-        if let Ok(Some(receipt)) = Receipt::load(&receipt) {
-            drop(receipt.tear_down(&in_use));
-        }
-        let _ = paths::remove_if_present(&receipt);
-        for placeholder in
-            self.placeholders.iter().filter(|one| !in_use.iter().any(|path| path == one.path()))
+        let file = self.paths.receipt_file(&self.name);
+        let in_use = Receipt::placeholders_in_use(&self.paths.receipts_dir(), &self.name);
+        if let (Ok(Some(receipt)), Ok(in_use)) = (Receipt::load(&file), in_use)
+            && receipt.tear_down(&in_use).is_empty()
+            && in_use.unreadable.is_empty()
         {
-            let _ = placeholder.remove();
+            // What could not be removed stays on record, and the next command looks again.
+            let _ = paths::remove_if_present(&file);
+            let _ = paths::remove_if_present(&self.paths.baseline_file(&self.name));
         }
         if guardian.revoke(&self.name).await.is_err() {
             let _ = client::forget_token(self.paths, &self.name);

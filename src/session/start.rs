@@ -3,6 +3,7 @@
 //! Everything that can be checked is checked before the first change. What is then done in order (registration,
 //! sandbox, receipt) is undone when a later part fails, under a lock that lets one start at a time near a cloister.
 
+mod guards;
 mod host;
 
 use std::io;
@@ -12,6 +13,7 @@ use tokio::net::UnixStream;
 
 use super::environment;
 use crate::config::{Backend, Config, ConfigError, Network};
+use crate::files::{Baseline, FilesError};
 use crate::guardian::client::{ClientError, Guardian};
 use crate::init::wire::Start;
 use crate::name::{CloisterId, CloisterName, ProjectName};
@@ -22,6 +24,7 @@ use crate::sandbox::{
     ClosureError, Diagnosis, HostUser, LaunchError, Placeholder, Plan, Receipt, ReceiptError, Spec,
     StageError, TeardownError, Wanted, diagnose, find_bwrap,
 };
+use guards::{Guarding, HIDDEN};
 use host::{Host, Look};
 
 /// Whether root may start a sandbox whose processes are root's.
@@ -59,6 +62,8 @@ pub struct Sandbox {
     pub roots_own: Option<StageError>,
     /// How far it reaches.
     pub network: Network,
+    /// What the user should know about it.
+    pub notes: Vec<String>,
     socket: PathBuf,
     config: Config,
 }
@@ -88,6 +93,9 @@ pub enum StartError {
     /// The directory can't be opened.
     #[error(transparent)]
     Project(#[from] ProjectError),
+    /// Its files can't be guarded.
+    #[error(transparent)]
+    Files(#[from] FilesError),
     /// The settings are wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -171,39 +179,74 @@ pub(super) struct Prepared<'a> {
     pub(super) name: CloisterName,
     pub(super) id: CloisterId,
     pub(super) spec: Spec,
+    /// What is hidden, and whether it is a directory.
+    pub(super) masked: Vec<(PathBuf, bool)>,
     pub(super) plan: Plan,
     roots_own: Option<StageError>,
+    /// What this start has to make, and to remove again.
     pub(super) placeholders: Vec<Placeholder>,
     pub(super) host: Host,
+    pub(super) baseline: Baseline,
+    notes: Vec<String>,
+    config: Config,
+}
+
+/// What is to be started, before its files are looked at.
+struct Draft<'a> {
+    paths: &'a Paths,
+    project: Project,
+    name: CloisterName,
+    id: CloisterId,
+    binary: PathBuf,
+    network: Network,
+    root: RootConsent,
     config: Config,
 }
 
 /// Starts the sandbox of a directory, or finds the one that runs.
 pub async fn start(request: StartRequest<'_>, paths: &Paths) -> Result<Sandbox, StartError> {
-    let prepared = Prepared::new(request, paths)?;
-    let _lock = Lock::acquire(&paths.cloister_lock(&prepared.name))?;
-    prepared.project.register(paths)?;
-    let guardian = Guardian::ensure(paths).await?;
-    let receipt = Receipt::load(&paths.receipt_file(&prepared.name))?;
+    let draft = Draft::new(request, paths)?;
+    let _lock = Lock::acquire(&paths.cloister_lock(&draft.name))?;
+    draft.project.register(paths)?;
+    let receipt = Receipt::load(&paths.receipt_file(&draft.name))?;
     if let Some(running) = receipt.as_ref().filter(|receipt| receipt.is_running()) {
-        if running.directory != prepared.project.directory {
-            return Err(StartError::OtherDirectory { name: prepared.name, owner: running.directory.clone() });
+        if running.directory != draft.project.directory {
+            return Err(StartError::OtherDirectory { name: draft.name, owner: running.directory.clone() });
         }
-        if running.network != prepared.spec.network {
-            let (running, wanted) = (running.network, prepared.spec.network);
-            return Err(StartError::OtherNetwork { name: prepared.name, running, wanted });
+        if running.network != draft.network {
+            let (running, wanted) = (running.network, draft.network);
+            return Err(StartError::OtherNetwork { name: draft.name, running, wanted });
         }
-        return Ok(prepared.entered(running.socket.clone(), false));
+        Guardian::ensure(paths).await?;
+        let Draft { name, network, config, .. } = draft;
+        let socket = running.socket.clone();
+        return Ok(Sandbox {
+            name,
+            is_new: false,
+            roots_own: None,
+            network,
+            notes: Vec::new(),
+            socket,
+            config,
+        });
     }
     // Sandboxes can share a repository: none may take a placeholder away that another is about to mount over.
-    let _shared = Lock::acquire(&paths.placeholder_lock())?;
-    let in_use = Receipt::placeholders_in_use(&paths.receipts_dir(), &prepared.name)?;
-    let left = receipt.map(|stale| stale.tear_down(&in_use)).unwrap_or_default();
+    let shared = Lock::acquire(&paths.placeholder_lock())?;
+    let in_use = Receipt::placeholders_in_use(&paths.receipts_dir(), &draft.name)?;
+    let left = receipt.as_ref().map(|stale| stale.tear_down(&in_use)).unwrap_or_default();
     if let Some(error) = left.into_iter().next() {
         return Err(StartError::Teardown(error));
     }
+    // Only now: what an earlier sandbox left is no part of the project.
+    let mut prepared = draft.prepare()?;
+    let stale = receipt.map(|stale| stale.placeholders).unwrap_or_default();
+    prepared.placeholders = Placeholder::to_make(&prepared.placeholders, &in_use.paths, &stale);
+    prepared.notes.extend(in_use.unreadable.iter().map(ToString::to_string));
+    let guardian = Guardian::ensure(paths).await?;
     let socket = prepared.launch(&guardian).await?;
-    Ok(prepared.entered(socket, true))
+    drop(shared);
+    let Prepared { name, spec, roots_own, notes, config, .. } = prepared;
+    Ok(Sandbox { name, is_new: true, roots_own, network: spec.network, notes, socket, config })
 }
 
 /// Finds a running sandbox by its name.
@@ -218,6 +261,7 @@ pub async fn enter(name: &CloisterName, paths: &Paths) -> Result<Sandbox, StartE
         is_new: false,
         roots_own: None,
         network: receipt.network,
+        notes: Vec::new(),
         socket: receipt.socket,
         config,
     })
@@ -238,11 +282,11 @@ pub struct Preview {
 
 /// Tells what would be started, and starts nothing.
 pub fn preview(request: StartRequest<'_>, paths: &Paths) -> Result<Preview, StartError> {
-    let Prepared { spec, plan, roots_own, .. } = Prepared::new(request, paths)?;
+    let Prepared { spec, plan, roots_own, .. } = Draft::new(request, paths)?.prepare()?;
     Ok(Preview { spec, stage: plan.display_stage(), command: plan.display(), roots_own })
 }
 
-impl<'a> Prepared<'a> {
+impl<'a> Draft<'a> {
     fn new(request: StartRequest<'_>, paths: &'a Paths) -> Result<Self, StartError> {
         let binary = process::own_binary().map_err(io_error("find the binary of Cloister"))?;
         let project = Project::find(request.directory, request.name, request.git, paths, &binary)?;
@@ -257,11 +301,14 @@ impl<'a> Prepared<'a> {
             Network::None | Network::Guarded => {}
             Network::Inet | Network::Full => return Err(StartError::NoTier(network)),
         }
-        let guarded = project.guarded()?;
-        let pinned: Vec<_> = project.pinned().into_iter().map(|one| (one.path, one.is_writable)).collect();
-        let protected: Vec<PathBuf> = guarded.iter().map(|one| one.path.clone()).collect();
-        let kept: Vec<PathBuf> =
-            pinned.iter().map(|(path, _)| path.clone()).chain(protected.clone()).collect();
+        Ok(Self { paths, project, name, id, binary, network, root: request.root, config })
+    }
+
+    /// Looks at the project's files, and plans the sandbox.
+    fn prepare(self) -> Result<Prepared<'a>, StartError> {
+        let Self { paths, project, name, id, binary, network, root, config } = self;
+        let Guarding { guarded, masked, placeholders, baseline, notes } = Guarding::of(&project, &config)?;
+        let kept: Vec<PathBuf> = guarded.iter().chain(&masked).map(|(path, _)| path.clone()).collect();
         let look = Look { config: &config, project: &project, paths, binary: &binary, guarded: &kept };
         let host = Host::gather(&look)?;
         let wanted = Wanted {
@@ -269,8 +316,9 @@ impl<'a> Prepared<'a> {
             id: &id,
             work: &project.directory,
             repository: project.outside_repository(),
-            pinned: &pinned,
-            protected: &protected,
+            guarded: &guarded,
+            masked: &masked,
+            mask_text: HIDDEN,
             home: &resolve_existing(&paths.instance_dir(&project.name).join("home")),
             sockets: &resolve_existing(&paths.sockets_dir(&id)),
             binary: &binary,
@@ -280,20 +328,22 @@ impl<'a> Prepared<'a> {
             shared: &host.shared(),
         };
         let spec = Spec::new(&wanted, &host.facts);
-        let (plan, roots_own) = plan(&spec, request.root)?;
-        let placeholders = guarded.iter().map(|one| Placeholder::new(&one.path, one.placeholder)).collect();
-        Ok(Self { paths, project, name, id, spec, plan, roots_own, placeholders, host, config })
-    }
-
-    fn entered(self, socket: PathBuf, is_new: bool) -> Sandbox {
-        Sandbox {
-            name: self.name,
-            is_new,
-            roots_own: self.roots_own,
-            network: self.spec.network,
-            socket,
-            config: self.config,
-        }
+        let (plan, roots_own) = plan(&spec, root)?;
+        Ok(Prepared {
+            paths,
+            project,
+            name,
+            id,
+            spec,
+            masked,
+            plan,
+            roots_own,
+            placeholders,
+            host,
+            baseline,
+            notes,
+            config,
+        })
     }
 }
 

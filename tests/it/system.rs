@@ -7,6 +7,7 @@ mod lifecycle;
 mod limits;
 mod names;
 mod origin;
+mod planted;
 mod probes;
 mod root;
 mod sessions;
