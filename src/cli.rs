@@ -2,6 +2,7 @@
 
 mod arguments;
 mod audit;
+mod doctor;
 mod error;
 mod guardian;
 mod output;
@@ -76,6 +77,19 @@ fn inside(command: &InitCommand, output: &Output) -> ExitCode {
             complain(&reason);
             ExitCode::from(code)
         }
+        InitCommand::Probe => told(crate::init::probe::run(), output),
+        InitCommand::Canary { .. } => told(crate::init::probe::serve_as_canary(), output),
+        InitCommand::Hold { bytes } => told(crate::init::probe::hold_memory(*bytes), output),
+    }
+}
+
+fn told(result: std::io::Result<()>, output: &Output) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output.error(&CommandError::internal(error));
+            ExitCode::from(3)
+        }
     }
 }
 
@@ -111,6 +125,8 @@ async fn dispatch(command: Command, paths: &Paths, output: &Output) -> Result<Ex
         Command::Guardian(GuardianCommand::Run) => guardian::run_daemon(paths),
         Command::Audit(arguments) => audit::run(arguments, paths, output).await,
         Command::Why { target, cloister } => why::run(&target, cloister.as_ref(), paths, output),
+        Command::Doctor { probe: false } => doctor::diagnose(paths, output),
+        Command::Doctor { probe: true } => doctor::probe(paths, output).await,
         Command::SandboxInit(_) => Err(CommandError::user("`sandbox-init` runs inside a sandbox only")),
     }
 }

@@ -7,6 +7,7 @@
 
 mod boot;
 mod child;
+pub mod probe;
 mod relay;
 mod reseal;
 mod serve;

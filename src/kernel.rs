@@ -1,5 +1,6 @@
 //! System calls that no safe crate offers: the only module with `unsafe` code.
 
+pub mod attempt;
 mod enter;
 mod idmap;
 

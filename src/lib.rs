@@ -41,7 +41,7 @@
 //! | 0 pure values | [`name`], [`token`], [`text`], [`policy`] | no I/O, no async, no clock |
 //! | 1 base | [`kernel`], [`paths`], [`process`], [`audit`], [`config`] | 0; `config` and `audit` also `paths` |
 //! | 2 parts | [`git`], [`project`] (→ `git`), [`files`], [`sandbox`], [`init`], [`proxy`] | 0–1, not each other unless named |
-//! | 3 wholes | [`guardian`], [`session`] (→ `guardian::client`, `init::wire`) | 0–2 |
+//! | 3 wholes | [`guardian`], [`session`] (→ `guardian::client`, `init::{wire, probe}`) | 0–2 |
 //! | 4 edge | [`cli`], `main` | all |
 //!
 //! Sole owners: [`git`] of git2; [`proxy`] of dialling, DNS and TLS hellos; [`guardian`] of axum; [`sandbox`] of

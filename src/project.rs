@@ -3,6 +3,10 @@
 //! A name belongs to one path. The registry remembers which; a second path that would get the same name is
 //! refused with the way to choose another.
 
+mod shares;
+
+pub use shares::{Refusal, Share, ShareProblem, SharesError, Surroundings, shares};
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -174,10 +178,7 @@ impl Project {
         if registry.projects.insert(self.name.clone(), entry.clone()) == Some(entry) {
             return Ok(());
         }
-        let mut text = serde_json::to_vec_pretty(&registry)
-            .map_err(|error| ProjectError::Registry { path: file.clone(), reason: error.to_string() })?;
-        text.push(b'\n');
-        Ok(paths::write_atomic(&file, &text)?)
+        registry.save(&file)
     }
 }
 
@@ -186,12 +187,26 @@ pub fn registered(name: &ProjectName, paths: &Paths) -> Result<Option<PathBuf>, 
     Ok(Registry::load(&paths.projects_file())?.projects.remove(name).map(|entry| entry.path))
 }
 
+/// The directories of all known projects: their sandboxes can write there.
+pub fn known(paths: &Paths) -> Result<Vec<PathBuf>, ProjectError> {
+    Ok(Registry::load(&paths.projects_file())?.projects.into_values().map(|entry| entry.path).collect())
+}
+
+/// Takes a name out of the registry: it belongs to nobody then.
+pub fn forget(name: &ProjectName, paths: &Paths) -> Result<(), ProjectError> {
+    let file = paths.projects_file();
+    let _lock = Lock::acquire(&file.with_extension("lock"))?;
+    let mut registry = Registry::load(&file)?;
+    match registry.projects.remove(name) {
+        Some(_) => registry.save(&file),
+        None => Ok(()),
+    }
+}
+
 /// Refuses a project that contains a known one in which the user stands: its sandbox may have removed its `.git`
 /// to have the next start open more.
 fn check_not_widened(standing: &Path, directory: &Path, paths: &Paths) -> Result<(), ProjectError> {
-    let known = Registry::load(&paths.projects_file())?.projects;
-    let inner = known.into_values().map(|entry| entry.path);
-    match inner
+    match known(paths)?
         .into_iter()
         .find(|inner| inner != directory && inner.starts_with(directory) && standing.starts_with(inner))
     {
@@ -238,6 +253,13 @@ impl Registry {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(failed(error.to_string())),
         }
+    }
+
+    fn save(&self, file: &Path) -> Result<(), ProjectError> {
+        let mut text = serde_json::to_vec_pretty(self)
+            .map_err(|error| ProjectError::Registry { path: file.to_owned(), reason: error.to_string() })?;
+        text.push(b'\n');
+        Ok(paths::write_atomic(file, &text)?)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What people do with sandboxes: start, enter, stop, list. Each use case is a function over the parts.
 
 mod anchors;
+pub mod doctor;
 mod environment;
 mod launch;
 mod list;

@@ -95,6 +95,12 @@ pub(super) enum Command {
         #[arg(long, value_name = "NAME")]
         cloister: Option<CloisterName>,
     },
+    /// Say whether this host can run sandboxes, and how to mend what it lacks
+    Doctor {
+        /// Start a throw-away sandbox and try to break out of it
+        #[arg(long)]
+        probe: bool,
+    },
     /// The processes inside a sandbox
     #[command(subcommand, hide = true)]
     SandboxInit(InitCommand),
@@ -216,4 +222,13 @@ pub(super) enum InitCommand {
         #[arg(last = true)]
         argv: Vec<OsString>,
     },
+    /// Tries what a sandbox must not be able to do
+    Probe,
+    /// What such attempts are aimed at
+    Canary {
+        /// By which its process can be found
+        mark: String,
+    },
+    /// Holds so many bytes of memory
+    Hold { bytes: u64 },
 }

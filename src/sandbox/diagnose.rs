@@ -77,7 +77,7 @@ pub fn diagnose(complaint: &str, root: &Path) -> Option<Diagnosis> {
 }
 
 /// Tells whether a container runtime left its mark.
-fn in_container(root: &Path) -> bool {
+pub fn in_container(root: &Path) -> bool {
     const MARKS: [&str; 2] = [".dockerenv", "run/.containerenv"];
     MARKS.iter().any(|mark| root.join(mark).exists()) || setting_names_container(root)
 }

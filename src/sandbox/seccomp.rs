@@ -4,6 +4,14 @@
 //! the missing capabilities and the absent devices are the first line. What stands here opens kernel surface
 //! that developers' tools don't need, or undoes one of those lines.
 
+mod table;
+#[cfg(test)]
+mod tests;
+mod trial;
+
+pub use table::RULES;
+pub use trial::{Trial, trials};
+
 use std::collections::BTreeMap;
 
 use seccompiler::{
@@ -67,175 +75,24 @@ pub struct Call {
     pub number: i64,
     /// When it is refused.
     pub when: When,
+    /// Arguments with which the call changes nothing, whoever makes it and whatever it is allowed: where it passes
+    /// the filter, the kernel refuses them for another reason. Its trials are made from them.
+    pub harmless: [u64; 6],
 }
-
-/// `CLONE_NEW*`: mount, cgroup, UTS, IPC, user, process and network name space (clone(2)).
-const NEW_NAMESPACE: &[u64] =
-    &[0x0002_0000, 0x0200_0000, 0x0400_0000, 0x0800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000];
-/// The same for unshare(2), which also knows the time name space.
-const UNSHARE_NAMESPACE: &[u64] =
-    &[0x80, 0x0002_0000, 0x0200_0000, 0x0400_0000, 0x0800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000];
-
-const TIOCSTI: u32 = 0x5412;
-const TIOCLINUX: u32 = 0x541C;
-
-macro_rules! call {
-    ($name:ident) => {
-        call!($name, When::Always)
-    };
-    ($name:ident, $when:expr) => {
-        Call { name: stringify!($name), number: libc::$name, when: $when }
-    };
-}
-
-/// Every refused call with its reason.
-pub const RULES: &[Rule] = &[
-    Rule {
-        reason: "changes the limits of other processes, the first one's among them (K6)",
-        answer: Answer::NotPermitted,
-        calls: &[call!(SYS_prlimit64, When::NotZero(0))],
-    },
-    Rule {
-        reason: "watches or lists mounts and quotas beyond the sandbox's own (K7)",
-        answer: Answer::NotPermitted,
-        calls: &[
-            call!(SYS_fanotify_init),
-            call!(SYS_quotactl_fd),
-            // Newer than the C library's headers; the numbers are the same on every processor.
-            Call { name: "SYS_statmount", number: 457, when: When::Always },
-            Call { name: "SYS_listmount", number: 458, when: When::Always },
-            Call { name: "SYS_open_tree_attr", number: 467, when: When::Always },
-        ],
-    },
-    Rule {
-        reason: "types into the terminal that started the sandbox (F16)",
-        answer: Answer::NotPermitted,
-        calls: &[call!(SYS_ioctl, When::Equals(1, TIOCSTI))],
-    },
-    Rule {
-        reason: "pastes into the console that started the sandbox (F16)",
-        answer: Answer::NotPermitted,
-        calls: &[call!(SYS_ioctl, When::Equals(1, TIOCLINUX))],
-    },
-    Rule {
-        reason: "reaches the host user's key rings, which no name space separates (K5)",
-        answer: Answer::NotPermitted,
-        calls: &[call!(SYS_keyctl), call!(SYS_add_key), call!(SYS_request_key)],
-    },
-    Rule {
-        reason: "performs calls past this filter (K4)",
-        answer: Answer::NotPermitted,
-        calls: &[call!(SYS_io_uring_setup), call!(SYS_io_uring_enter), call!(SYS_io_uring_register)],
-    },
-    Rule {
-        reason: "loads programs into the kernel (K11)",
-        answer: Answer::NotPermitted,
-        calls: &[call!(SYS_bpf)],
-    },
-    Rule {
-        reason: "reads kernel and processor counters (K11)",
-        answer: Answer::NotPermitted,
-        calls: &[call!(SYS_perf_event_open)],
-    },
-    Rule {
-        reason: "stalls the kernel at will, the lever of many exploits (K11)",
-        answer: Answer::NotPermitted,
-        calls: &[call!(SYS_userfaultfd)],
-    },
-    Rule {
-        reason: "opens files by number past the mounts (K8)",
-        answer: Answer::NotPermitted,
-        calls: &[call!(SYS_open_by_handle_at), call!(SYS_name_to_handle_at)],
-    },
-    Rule {
-        reason: "enters other name spaces (K9)",
-        answer: Answer::NotPermitted,
-        calls: &[call!(SYS_setns)],
-    },
-    Rule {
-        reason: "makes name spaces, in which much kernel code opens to anyone (K9)",
-        answer: Answer::NotPermitted,
-        calls: &[
-            call!(SYS_unshare, When::AnyBit(0, UNSHARE_NAMESPACE)),
-            call!(SYS_clone, When::AnyBit(0, NEW_NAMESPACE)),
-        ],
-    },
-    Rule {
-        reason: "hides its flags in memory where a filter can't look; programs fall back to clone (K9)",
-        answer: Answer::NotImplemented,
-        calls: &[call!(SYS_clone3)],
-    },
-    Rule {
-        reason: "changes the file tree (K9)",
-        answer: Answer::NotPermitted,
-        calls: &[
-            call!(SYS_mount),
-            call!(SYS_umount2),
-            call!(SYS_pivot_root),
-            call!(SYS_chroot),
-            call!(SYS_mount_setattr),
-            call!(SYS_move_mount),
-            call!(SYS_open_tree),
-            call!(SYS_fsopen),
-            call!(SYS_fsconfig),
-            call!(SYS_fsmount),
-            call!(SYS_fspick),
-        ],
-    },
-    Rule {
-        reason: "reads and writes other processes past ptrace's checks (K6)",
-        answer: Answer::NotPermitted,
-        calls: &[
-            call!(SYS_process_vm_readv),
-            call!(SYS_process_vm_writev),
-            call!(SYS_pidfd_getfd),
-            call!(SYS_kcmp),
-        ],
-    },
-    Rule {
-        reason: "loads or replaces kernel code (K11)",
-        answer: Answer::NotPermitted,
-        calls: &[
-            call!(SYS_init_module),
-            call!(SYS_finit_module),
-            call!(SYS_delete_module),
-            call!(SYS_kexec_load),
-            call!(SYS_kexec_file_load),
-        ],
-    },
-    Rule {
-        reason: "administers the machine (K7)",
-        answer: Answer::NotPermitted,
-        calls: &[
-            call!(SYS_reboot),
-            call!(SYS_swapon),
-            call!(SYS_swapoff),
-            call!(SYS_acct),
-            call!(SYS_quotactl),
-            call!(SYS_syslog),
-            call!(SYS_settimeofday),
-            call!(SYS_clock_settime),
-            call!(SYS_clock_adjtime),
-            call!(SYS_adjtimex),
-            call!(SYS_sethostname),
-            call!(SYS_setdomainname),
-            call!(SYS_vhangup),
-        ],
-    },
-    Rule {
-        reason: "opens sockets below or beside the network name space: packet, raw, vsock and rare families (T2)",
-        answer: Answer::NotPermitted,
-        calls: &[call!(SYS_socket, When::Socket), call!(SYS_socketpair, When::Socket)],
-    },
-];
 
 const AF_UNIX: u64 = 1;
 const AF_INET: u64 = 2;
 const AF_INET6: u64 = 10;
 const AF_NETLINK: u64 = 16;
+/// The families that can be opened.
+const FAMILIES: [u64; 4] = [AF_UNIX, AF_INET, AF_INET6, AF_NETLINK];
 const SOCK_RAW: u64 = 3;
-const SOCK_PACKET: u64 = 10;
+const SOCK_SEQPACKET: u64 = 5;
+/// `SOCK_RDM`, `SOCK_DCCP` and `SOCK_PACKET`, in no family.
+const RARE_TYPES: [u64; 3] = [4, 6, 10];
 const SOCK_TYPE_MASK: u64 = 0xf;
+/// DCCP, L2TP, SCTP and UDP-Lite: kernel modules that a mere socket loads.
+const RARE_PROTOCOLS: [u64; 4] = [33, 115, 132, 136];
 const NETLINK_ROUTE: u64 = 0;
 
 fn condition(argument: u8, operator: Op, value: u64) -> Result<SeccompCondition, BackendError> {
@@ -252,20 +109,27 @@ fn alternatives(when: When) -> Result<Vec<SeccompRule>, BackendError> {
         When::AnyBit(argument, bits) => {
             bits.iter().map(|bit| all(vec![condition(argument, Op::MaskedEq(*bit), *bit)?])).collect()
         }
-        When::Socket => Ok(vec![
-            all([AF_UNIX, AF_INET, AF_INET6, AF_NETLINK]
-                .into_iter()
-                .map(|family| condition(0, Op::Ne, family))
-                .collect::<Result<_, _>>()?)?,
-            all(vec![condition(0, Op::Eq, AF_NETLINK)?, condition(2, Op::Ne, NETLINK_ROUTE)?])?,
-            // `getifaddrs` opens its route socket as raw; that is no raw socket of the network.
-            all(vec![
-                condition(0, Op::Ne, AF_NETLINK)?,
-                condition(1, Op::MaskedEq(SOCK_TYPE_MASK), SOCK_RAW)?,
-            ])?,
-            all(vec![condition(1, Op::MaskedEq(SOCK_TYPE_MASK), SOCK_PACKET)?])?,
-        ]),
+        When::Socket => socket_alternatives(),
     }
+}
+
+fn socket_alternatives() -> Result<Vec<SeccompRule>, BackendError> {
+    let all = |conditions: Vec<SeccompCondition>| SeccompRule::new(conditions);
+    let has_type = |kind| condition(1, Op::MaskedEq(SOCK_TYPE_MASK), kind);
+    let mut alternatives = vec![
+        all(FAMILIES.into_iter().map(|family| condition(0, Op::Ne, family)).collect::<Result<_, _>>()?)?,
+        all(vec![condition(0, Op::Eq, AF_NETLINK)?, condition(2, Op::Ne, NETLINK_ROUTE)?])?,
+        // `getifaddrs` opens its route socket as raw; that is no raw socket of the network.
+        all(vec![condition(0, Op::Ne, AF_NETLINK)?, has_type(SOCK_RAW)?])?,
+        all(vec![condition(0, Op::Ne, AF_UNIX)?, has_type(SOCK_SEQPACKET)?])?,
+    ];
+    for kind in RARE_TYPES {
+        alternatives.push(all(vec![has_type(kind)?])?);
+    }
+    for protocol in RARE_PROTOCOLS {
+        alternatives.push(all(vec![condition(2, Op::Eq, protocol)?])?);
+    }
+    Ok(alternatives)
 }
 
 /// Builds the filter programs, in the bytes that `bwrap --add-seccomp-fd` reads; all of them apply together.
@@ -313,35 +177,4 @@ fn encode(instruction: &sock_filter) -> Vec<u8> {
     bytes.extend([instruction.jt, instruction.jf]);
     bytes.extend(instruction.k.to_ne_bytes());
     bytes
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_table_makes_valid_programs() {
-        let programs = filter().unwrap();
-        assert_eq!(programs.len(), 2);
-        for program in programs {
-            assert_eq!(program.len() % 8, 0);
-            assert!(program.len() / 8 < 4096, "the kernel takes at most 4096 instructions");
-        }
-    }
-
-    #[test]
-    fn every_rule_has_a_reason_that_names_a_threat() {
-        for rule in RULES {
-            assert!(rule.reason.ends_with(')') && !rule.calls.is_empty(), "{rule:?}");
-        }
-    }
-
-    #[test]
-    fn f16_terminal_requests_compare_32_bits_only() {
-        let rules = alternatives(When::Equals(1, TIOCSTI)).unwrap();
-        let expected = SeccompRule::new(vec![
-            SeccompCondition::new(1, Width::Dword, Op::Eq, u64::from(TIOCSTI)).unwrap(),
-        ]);
-        assert_eq!(rules, vec![expected.unwrap()]);
-    }
 }

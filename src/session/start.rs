@@ -4,6 +4,7 @@
 //! sandbox, receipt) is undone when a later part fails, under a lock that lets one start at a time near a cloister.
 
 mod guards;
+mod host;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,12 +19,13 @@ use crate::init::wire::Start;
 use crate::name::{CloisterId, CloisterName, ProjectName};
 use crate::paths::{Lock, Paths, PathsError, resolve_existing};
 use crate::process;
-use crate::project::{GitNeed, Project, ProjectError};
+use crate::project::{GitNeed, Project, ProjectError, SharesError};
 use crate::sandbox::{
-    Diagnosis, Facts, HostUser, LaunchError, Placeholder, Plan, Receipt, ReceiptError, Spec, StageError,
-    TeardownError, Wanted, diagnose, find_bwrap,
+    ClosureError, Diagnosis, HostUser, LaunchError, Placeholder, Plan, Receipt, ReceiptError, Spec,
+    StageError, TeardownError, Wanted, diagnose, find_bwrap,
 };
 use guards::{Guarding, HIDDEN};
+use host::{Host, Look};
 
 /// Whether root may start a sandbox whose processes are root's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +99,12 @@ pub enum StartError {
     /// The settings are wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The settings share what can't be shared.
+    #[error(transparent)]
+    Shares(#[from] SharesError),
+    /// The tools that the settings name can't be had.
+    #[error(transparent)]
+    Tools(#[from] ClosureError),
     /// The guardian can't be had.
     #[error(transparent)]
     Guardian(#[from] ClientError),
@@ -177,6 +185,7 @@ pub(super) struct Prepared<'a> {
     roots_own: Option<StageError>,
     /// What this start has to make, and to remove again.
     pub(super) placeholders: Vec<Placeholder>,
+    pub(super) host: Host,
     pub(super) baseline: Baseline,
     notes: Vec<String>,
     config: Config,
@@ -307,6 +316,9 @@ impl<'a> Draft<'a> {
     fn prepare(&self) -> Result<Prepared<'a>, StartError> {
         let Self { paths, project, name, id, binary, network, root, config } = self.clone();
         let Guarding { guarded, masked, placeholders, baseline, notes } = Guarding::of(&project, &config)?;
+        let kept: Vec<PathBuf> = guarded.iter().chain(&masked).map(|(path, _)| path.clone()).collect();
+        let look = Look { config: &config, project: &project, paths, binary: &binary, guarded: &kept };
+        let host = Host::gather(&look)?;
         let wanted = Wanted {
             name: &name,
             id: &id,
@@ -320,8 +332,10 @@ impl<'a> Draft<'a> {
             binary: &binary,
             network,
             limits: config.limits,
+            tools: &host.tools.mounts,
+            shared: &host.shared(),
         };
-        let spec = Spec::new(&wanted, &Facts::gather());
+        let spec = Spec::new(&wanted, &host.facts);
         let (plan, roots_own) = plan(&spec, root)?;
         Ok(Prepared {
             paths,
@@ -333,6 +347,7 @@ impl<'a> Draft<'a> {
             plan,
             roots_own,
             placeholders,
+            host,
             baseline,
             notes,
             config,

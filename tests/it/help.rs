@@ -25,6 +25,7 @@ fn help_of_every_command() {
         &["audit", "verify"],
         &["audit", "head"],
         &["why"],
+        &["doctor"],
     ];
     let mut all = String::new();
     for command in commands {

@@ -2,11 +2,13 @@
 
 mod bad_input;
 mod containment;
+mod files;
 mod lifecycle;
 mod limits;
 mod names;
 mod origin;
 mod planted;
+mod probes;
 mod root;
 mod sessions;
 mod way_out;
