@@ -192,6 +192,7 @@ pub(super) struct Prepared<'a> {
 }
 
 /// What is to be started, before its files are looked at.
+#[derive(Debug, Clone)]
 struct Draft<'a> {
     paths: &'a Paths,
     project: Project,
@@ -206,9 +207,13 @@ struct Draft<'a> {
 /// Starts the sandbox of a directory, or finds the one that runs.
 pub async fn start(request: StartRequest<'_>, paths: &Paths) -> Result<Sandbox, StartError> {
     let draft = Draft::new(request, paths)?;
+    let file = paths.receipt_file(&draft.name);
+    // All that can be refused is refused before anything is changed; one that runs was checked when it was made.
+    let is_up = Receipt::load(&file)?.is_some_and(|receipt| receipt.is_running());
+    let checked = if is_up { None } else { Some(draft.prepare()?) };
     let _lock = Lock::acquire(&paths.cloister_lock(&draft.name))?;
     draft.project.register(paths)?;
-    let receipt = Receipt::load(&paths.receipt_file(&draft.name))?;
+    let receipt = Receipt::load(&file)?;
     if let Some(running) = receipt.as_ref().filter(|receipt| receipt.is_running()) {
         if running.directory != draft.project.directory {
             return Err(StartError::OtherDirectory { name: draft.name, owner: running.directory.clone() });
@@ -237,9 +242,12 @@ pub async fn start(request: StartRequest<'_>, paths: &Paths) -> Result<Sandbox, 
     if let Some(error) = left.into_iter().next() {
         return Err(StartError::Teardown(error));
     }
-    // Only now: what an earlier sandbox left is no part of the project.
-    let mut prepared = draft.prepare()?;
     let stale = receipt.map(|stale| stale.placeholders).unwrap_or_default();
+    // What an earlier sandbox left was no part of the project.
+    let mut prepared = match checked.filter(|_| stale.is_empty()) {
+        Some(prepared) => prepared,
+        None => draft.prepare()?,
+    };
     prepared.placeholders = Placeholder::to_make(&prepared.placeholders, &in_use.paths, &stale);
     prepared.notes.extend(in_use.unreadable.iter().map(ToString::to_string));
     let guardian = Guardian::ensure(paths).await?;
@@ -305,8 +313,8 @@ impl<'a> Draft<'a> {
     }
 
     /// Looks at the project's files, and plans the sandbox.
-    fn prepare(self) -> Result<Prepared<'a>, StartError> {
-        let Self { paths, project, name, id, binary, network, root, config } = self;
+    fn prepare(&self) -> Result<Prepared<'a>, StartError> {
+        let Self { paths, project, name, id, binary, network, root, config } = self.clone();
         let Guarding { guarded, masked, placeholders, baseline, notes } = Guarding::of(&project, &config)?;
         let kept: Vec<PathBuf> = guarded.iter().chain(&masked).map(|(path, _)| path.clone()).collect();
         let look = Look { config: &config, project: &project, paths, binary: &binary, guarded: &kept };

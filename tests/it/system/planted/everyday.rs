@@ -50,7 +50,7 @@ fn f1_fetch_and_push_work_inside() {
                       git commit --quiet --allow-empty -m next && git push -u origin next 2>&1 | grep -c 'could not write config file'; \
                       git rev-parse --abbrev-ref origin/next; git ls-remote --heads origin | wc -l"
             ),
-            "1\norigin/next\n2\n",
+            "2\norigin/next\n2\n",
         );
         host.ok(&["stop"]);
         assert_eq!(sh(&host, "git status --porcelain; git log --format=%s -1 origin/next"), "next\n");
