@@ -56,6 +56,17 @@ pub fn environment(name: &str) -> Option<OsString> {
     std::env::var_os(name)
 }
 
+/// Tells whether this process was told to ignore a signal, as `nohup` does.
+pub fn ignores(signal: i32) -> bool {
+    let ignored = || {
+        let status = fs::read_to_string("/proc/self/status").ok()?;
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+        u64::from_str_radix(mask.trim(), 16).ok()
+    };
+    let bit = u32::try_from(signal - 1).ok().and_then(|place| 1_u64.checked_shl(place));
+    ignored().zip(bit).is_some_and(|(ignored, bit)| ignored & bit != 0)
+}
+
 /// What tells one process from every other, also after its number was given to another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -182,6 +193,12 @@ mod tests {
         assert_eq!(parse_stat(line), Some(('S', 987_654)));
         assert_eq!(parse_stat("42 (short) S 1"), None);
         assert_eq!(parse_stat("nonsense"), None);
+    }
+
+    #[test]
+    fn the_pipe_signal_is_ignored_by_every_rust_program_and_no_number_out_of_range() {
+        assert!(ignores(13));
+        assert!(![0, -1, 1, 65, i32::MAX, i32::MIN + 1].into_iter().any(ignores));
     }
 
     #[test]

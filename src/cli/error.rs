@@ -127,7 +127,7 @@ impl From<SessionError> for CommandError {
     fn from(error: SessionError) -> Self {
         match error {
             SessionError::Start(error) => error.into(),
-            SessionError::Failed(reason) => Self::user(reason).never_began(),
+            error @ SessionError::Failed(_) => Self::user(error).never_began(),
             SessionError::Silent => {
                 Self::user(error).hint("`cloister stop`, then `cloister start`, makes it anew")
             }
