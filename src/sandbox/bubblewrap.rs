@@ -247,7 +247,9 @@ impl Plan {
             };
             command.arg(number.to_string());
         }
-        for descriptor in inherited.iter().map(AsFd::as_fd).chain([info_write.as_fd()]) {
+        // `bwrap` has the reading end too: if this process is killed before it reads, `bwrap` must not end of a broken
+        // pipe, for then its child would wait for it for ever. The first process passes it on to nobody.
+        for descriptor in inherited.iter().map(AsFd::as_fd).chain([info_write.as_fd(), info_read.as_fd()]) {
             process::make_inheritable(descriptor).map_err(io_error("pass a descriptor on"))?;
         }
         // The first process finds its listening socket as standard input and its settings as standard output

@@ -46,6 +46,9 @@ pub enum SessionError {
     /// The first process said something that it may not say.
     #[error("the sandbox's first process does not keep to the format")]
     Garbage(#[source] io::Error),
+    /// The command had begun when this happened.
+    #[error(transparent)]
+    Begun(Box<SessionError>),
     /// The user's terminal or the connection failed.
     #[error("cannot {action}")]
     Io {
@@ -78,18 +81,15 @@ pub async fn run(sandbox: &Sandbox, argv: Vec<String>) -> Result<u8, SessionErro
         Some(_) => return Err(SessionError::Garbage(io::ErrorKind::InvalidData.into())),
         None => return Err(SessionError::Ended),
     }
-    let terminal = size.map(|_| RawTerminal::enter()).transpose().map_err(io_error("prepare the terminal"))?;
+    let begun = |error| SessionError::Begun(Box::new(error));
+    let terminal = size.map(|_| RawTerminal::enter()).transpose();
+    let terminal = terminal.map_err(io_error("prepare the terminal")).map_err(begun)?;
     let ended = attach(stream, terminal.as_ref()).await;
-    match (ended, terminal) {
-        (Ok(End::Exit(code)), _) => Ok(code),
-        (Ok(End::Left(code)), terminal) => {
-            terminal.iter().for_each(RawTerminal::reset);
-            Ok(code)
-        }
-        (Err(error), terminal) => {
-            terminal.iter().for_each(RawTerminal::reset);
-            Err(error)
-        }
+    if !matches!(ended, Ok(End::Exit(_))) {
+        terminal.iter().for_each(RawTerminal::reset);
+    }
+    match ended.map_err(begun)? {
+        End::Exit(code) | End::Left(code) => Ok(code),
     }
 }
 

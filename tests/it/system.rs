@@ -6,4 +6,6 @@ mod lifecycle;
 mod names;
 mod origin;
 mod sessions;
+mod streams;
+mod terminals;
 mod way_out;
