@@ -67,6 +67,11 @@ pub fn ignores(signal: i32) -> bool {
     ignored().zip(bit).is_some_and(|(ignored, bit)| ignored & bit != 0)
 }
 
+/// The inode of a process's process name space; `None` where it may not be read.
+pub fn pid_namespace(pid: i32) -> Option<u64> {
+    fs::metadata(format!("/proc/{pid}/ns/pid")).ok().map(|namespace| namespace.ino())
+}
+
 /// What tells one process from every other, also after its number was given to another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -176,16 +176,42 @@ impl Project {
         if registry.projects.insert(self.name.clone(), entry.clone()) == Some(entry) {
             return Ok(());
         }
-        let mut text = serde_json::to_vec_pretty(&registry)
-            .map_err(|error| ProjectError::Registry { path: file.clone(), reason: error.to_string() })?;
-        text.push(b'\n');
-        Ok(paths::write_atomic(&file, &text)?)
+        registry.save(&file)
     }
 }
 
 /// The directory that is registered under a name, if any.
 pub fn registered(name: &ProjectName, paths: &Paths) -> Result<Option<PathBuf>, ProjectError> {
     Ok(Registry::load(&paths.projects_file())?.projects.remove(name).map(|entry| entry.path))
+}
+
+/// A project as it is registered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registered {
+    /// Its name.
+    pub name: ProjectName,
+    /// Its directory.
+    pub path: PathBuf,
+    /// Its number.
+    pub id: ProjectId,
+}
+
+/// Every registered project, in the order of their names.
+pub fn all_registered(paths: &Paths) -> Result<Vec<Registered>, ProjectError> {
+    let projects = Registry::load(&paths.projects_file())?.projects;
+    Ok(projects.into_iter().map(|(name, Entry { path, id })| Registered { name, path, id }).collect())
+}
+
+/// Forgets that a name belongs to a directory, unless it belongs to another by now.
+pub fn unregister(project: &Registered, paths: &Paths) -> Result<(), ProjectError> {
+    let file = paths.projects_file();
+    let _lock = Lock::acquire(&file.with_extension("lock"))?;
+    let mut registry = Registry::load(&file)?;
+    if registry.projects.get(&project.name).is_none_or(|entry| entry.path != project.path) {
+        return Ok(());
+    }
+    registry.projects.remove(&project.name);
+    registry.save(&file)
 }
 
 /// Refuses a project that contains a known one in which the user stands: its sandbox may have removed its `.git`
@@ -240,6 +266,13 @@ impl Registry {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(failed(error.to_string())),
         }
+    }
+
+    fn save(&self, file: &Path) -> Result<(), ProjectError> {
+        let mut text = serde_json::to_vec_pretty(self)
+            .map_err(|error| ProjectError::Registry { path: file.to_owned(), reason: error.to_string() })?;
+        text.push(b'\n');
+        Ok(paths::write_atomic(file, &text)?)
     }
 }
 

@@ -2,12 +2,14 @@
 
 mod anchors;
 mod environment;
+mod gc;
 mod launch;
 mod list;
 mod start;
 mod stop;
 mod terminal;
 
+pub use gc::{Collected, GcProblem, Leftover, Mode, gc};
 pub use list::{Running, directory_of, running};
 pub use start::{RootConsent, Sandbox, StartError, StartRequest, enter, preview, start};
 pub use stop::{StopError, StopProblem, Stopped, stop, stop_all};

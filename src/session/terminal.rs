@@ -64,6 +64,14 @@ fn io_error(action: &'static str) -> impl FnOnce(io::Error) -> SessionError {
     move |source| SessionError::Io { action, source }
 }
 
+/// What it means that nothing more can be read: a first process that was killed may leave half a frame.
+fn unreadable(error: io::Error) -> SessionError {
+    match error.kind() {
+        io::ErrorKind::InvalidData => SessionError::Garbage(error),
+        _ => SessionError::Ended,
+    }
+}
+
 /// Runs a command in a sandbox, connected to this process's input, output and signals; gives its exit code.
 ///
 /// The command gets a terminal when this process has one for both input and output.
@@ -73,7 +81,7 @@ pub async fn run(sandbox: &Sandbox, argv: Vec<String>) -> Result<u8, SessionErro
     let start = FromHost::Start(sandbox.session(argv, size));
     let begun = timeout(PATIENCE, async {
         start.write(&mut stream).await.map_err(io_error("ask for a session"))?;
-        FromSandbox::read(&mut stream).await.map_err(SessionError::Garbage)
+        FromSandbox::read(&mut stream).await.map_err(unreadable)
     });
     match begun.await.map_err(|_| SessionError::Silent)?? {
         Some(FromSandbox::Started) => {}
@@ -135,7 +143,7 @@ async fn send(mut queue: mpsc::UnboundedReceiver<FromHost>, mut write: OwnedWrit
 async fn show_output(mut read: OwnedReadHalf, window: Arc<Window>) -> Result<End, SessionError> {
     let (mut output, mut error_output) = (tokio::io::stdout(), tokio::io::stderr());
     loop {
-        let shown = match FromSandbox::read(&mut read).await.map_err(SessionError::Garbage)? {
+        let shown = match FromSandbox::read(&mut read).await.map_err(unreadable)? {
             Some(FromSandbox::Output(bytes)) => show(&mut output, &bytes).await,
             Some(FromSandbox::ErrorOutput(bytes)) => show(&mut error_output, &bytes).await,
             Some(FromSandbox::Taken(count)) => {

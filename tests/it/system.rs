@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod containment;
+mod crashes;
+mod gc;
 mod lifecycle;
 mod names;
 mod origin;
