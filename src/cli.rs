@@ -72,6 +72,7 @@ fn run(arguments: Arguments, output: &Output) -> Result<ExitCode, CommandError> 
     if let Command::Guardian(GuardianCommand::Run) = &arguments.command {
         return guardian::run_daemon(&paths);
     }
+    crate::session::sweep(&paths);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

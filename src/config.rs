@@ -10,6 +10,7 @@ mod environment;
 pub mod keys;
 mod problem;
 mod raw;
+mod sandbox;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -18,6 +19,7 @@ mod yaml;
 
 pub use environment::{EnvName, EnvValue, Environment, RefusedVariable};
 pub use problem::{ConfigError, Problem};
+pub use sandbox::{Files, Limits, Mount, MountMode, Network};
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -46,12 +48,24 @@ const BUILTIN_HOSTS: [&str; 3] = ["api.anthropic.com", "api.openai.com", "genera
 pub struct Config {
     /// What builds the sandbox.
     pub backend: Backend,
+    /// How far a sandbox reaches.
+    pub network: Network,
     /// The shell of a session without a command, as a path inside the sandbox.
     pub shell: PathBuf,
     /// Where a sandbox may connect.
     pub proxy: Proxy,
+    /// What of the project is read-only or hidden inside.
+    pub files: Files,
+    /// Directories of the host that are seen read-only at `/refs/<name>`.
+    pub refs: Vec<PathBuf>,
+    /// What else of the host is seen.
+    pub mounts: Vec<Mount>,
     /// The variables that a sandbox gets besides Cloister's own.
     pub env: Environment,
+    /// What all processes of a sandbox may use together.
+    pub limits: Limits,
+    /// Store paths whose programs a sandbox gets in place of the whole Nix store.
+    pub tools: Vec<PathBuf>,
 }
 
 /// Chooses what builds the sandbox.
@@ -89,6 +103,7 @@ impl Default for Config {
         };
         Self {
             backend: Backend::Auto,
+            network: Network::Guarded,
             shell: PathBuf::from("/bin/bash"),
             proxy: Proxy {
                 rules: BUILTIN_HOSTS.map(builtin).into(),
@@ -97,7 +112,12 @@ impl Default for Config {
                 private: Vec::new(),
                 idle_timeout: Duration::from_mins(10),
             },
+            files: Files::default(),
+            refs: Vec::new(),
+            mounts: Vec::new(),
             env: Environment::default(),
+            limits: Limits::default(),
+            tools: Vec::new(),
         }
     }
 }
@@ -128,8 +148,9 @@ impl Config {
     /// # Errors
     /// All problems of both files.
     pub fn load_for(paths: &Paths, project: Option<&ProjectName>) -> Result<Self, ConfigError> {
-        let own = project.map(|project| Source::project(&paths.project_file(project)));
-        let sources: Vec<Source> = [Source::global(&paths.config_file())].into_iter().chain(own).collect();
+        let own = project.map(|project| Source::project(&paths.project_file(project), paths.home()));
+        let sources: Vec<Source> =
+            [Source::global(&paths.config_file(), paths.home())].into_iter().chain(own).collect();
         Self::load(&sources)
     }
 
@@ -152,18 +173,21 @@ pub struct Source {
     kind: OriginKind,
     /// How rules name the file, as in `projects/demo.yaml`.
     label: String,
+    /// What `~` stands for in it.
+    home: PathBuf,
 }
 
 impl Source {
     /// Is the user's `config.yaml`.
-    pub fn global(path: &Path) -> Self {
-        Self { path: path.to_owned(), kind: OriginKind::Global, label: file_name(path) }
+    pub fn global(path: &Path, home: &Path) -> Self {
+        let (path, label) = (path.to_owned(), file_name(path));
+        Self { path, kind: OriginKind::Global, label, home: home.to_owned() }
     }
 
     /// Is the host-side file of a project, `projects/<project>.yaml`.
-    pub fn project(path: &Path) -> Self {
+    pub fn project(path: &Path, home: &Path) -> Self {
         let label = format!("projects/{}", file_name(path));
-        Self { path: path.to_owned(), kind: OriginKind::Project, label }
+        Self { path: path.to_owned(), kind: OriginKind::Project, label, home: home.to_owned() }
     }
 
     fn origin(&self, line: Option<usize>) -> Origin {

@@ -2,11 +2,23 @@
 //!
 //! libgit2 reads files and runs nothing: no hook, filter, pager or `fsmonitor` of the repository is started.
 
+mod guards;
+mod odd;
+mod settings;
+mod tracked;
+
+pub use guards::{Guarded, Guards, Pinned};
+pub use settings::Named;
+
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
 
-/// The largest file that is read of a repository, in bytes.
-const MAX_FILE_BYTES: u64 = 1024 * 1024;
+use odd::MAX_FILE_BYTES;
+
+/// How long reading a repository may take: what a sandbox can put into it must not hang a command.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A repository as it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +57,12 @@ pub enum GitError {
     /// A part of it is no ordinary file.
     #[error("`{0}` is not an ordinary small file")]
     Odd(PathBuf),
+    /// Reading it does not come to an end.
+    #[error("reading the repository around `{0}` does not end")]
+    Endless(PathBuf),
+    /// The directory of its hooks is one in which a sandbox has to write.
+    #[error("`core.hooksPath` makes `{0}` the directory of hooks: it can't be closed to the sandbox")]
+    OpenHooks(PathBuf),
     /// There is one that belongs to somebody else.
     #[error("the repository around `{0}` belongs to another user")]
     ForeignOwner(PathBuf),
@@ -62,7 +80,12 @@ pub enum GitError {
 impl Repository {
     /// Finds the repository around a directory.
     pub fn find(directory: &Path) -> Result<Self, GitError> {
-        check_small_files(directory)?;
+        odd::check(directory)?;
+        let start = directory.to_owned();
+        bounded(directory, move || Self::read(&start))
+    }
+
+    fn read(directory: &Path) -> Result<Self, GitError> {
         let repository = git2::Repository::discover(directory).map_err(|source| match source.code() {
             git2::ErrorCode::NotFound => GitError::NoRepository(directory.to_owned()),
             git2::ErrorCode::Owner => GitError::ForeignOwner(directory.to_owned()),
@@ -97,97 +120,17 @@ impl Repository {
         let names_it = fs::canonicalize(git_dir.join(back.trim_end())).is_ok_and(|named| named == own);
         kind.is_file() && git_dir.parent() == Some(&self.common_dir.join("worktrees")) && names_it
     }
-
-    /// What git on the host would execute or obey, and what names the repository's parts to each other: a sandbox
-    /// must not write it, whether it exists or not (F1, F2, F3).
-    ///
-    /// # Errors
-    /// [`GitError::Link`] when one of them is a link: mounting it would open what it leads to.
-    pub fn guarded(&self) -> Result<Vec<Guarded>, GitError> {
-        let mut guarded = vec![
-            Guarded::directory(self.common_dir.join("hooks")),
-            Guarded::file(self.common_dir.join("config"), ""),
-            Guarded::file(self.common_dir.join("config.worktree"), ""),
-            // Git and libgit2 take `./` for the directory itself; without the file, a sandbox could name another one.
-            Guarded::file(self.common_dir.join("commondir"), "./\n"),
-        ];
-        if self.git_dir != self.common_dir {
-            guarded.extend([
-                Guarded::file(self.root.join(".git"), ""),
-                Guarded::file(self.git_dir.join("commondir"), ""),
-                Guarded::file(self.git_dir.join("gitdir"), ""),
-                Guarded::file(self.git_dir.join("config.worktree"), ""),
-            ]);
-        }
-        let is_link = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
-        let worktrees = self.common_dir.join("worktrees");
-        let link =
-            guarded.iter().map(|one| &one.path).chain([&worktrees]).find(|path| is_link(path)).cloned();
-        link.map_or(Ok(guarded), |link| Err(GitError::Link(link)))
-    }
 }
 
-impl Repository {
-    /// The directories that hold what is guarded and that lie in the project or the shared directory, in the order
-    /// in which they are laid over each other. What the repository keeps for other worktrees is none of a sandbox's
-    /// business; it can only be sealed where it exists.
-    pub fn pinned(&self) -> Vec<Pinned> {
-        let worktrees = self.common_dir.join("worktrees");
-        let sealed = worktrees.is_dir().then_some(Pinned { path: worktrees, is_writable: false });
-        let own = Pinned { path: self.git_dir.clone(), is_writable: true };
-        if self.git_dir == self.common_dir {
-            [own].into_iter().chain(sealed).collect()
-        } else {
-            sealed.into_iter().chain([own]).collect()
-        }
-    }
-}
-
-/// A directory of a repository that can't be renamed or replaced from inside.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pinned {
-    /// Where it lies.
-    pub path: PathBuf,
-    /// Whether what is in it can be written.
-    pub is_writable: bool,
-}
-
-/// A file or directory of a repository that a sandbox may read and not write.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Guarded {
-    /// Where it lies.
-    pub path: PathBuf,
-    /// What it holds when it has to be made first: text, or nothing for a directory.
-    pub placeholder: Option<&'static str>,
-}
-
-impl Guarded {
-    fn directory(path: PathBuf) -> Self {
-        Self { path, placeholder: None }
-    }
-
-    fn file(path: PathBuf, placeholder: &'static str) -> Self {
-        Self { path, placeholder: Some(placeholder) }
-    }
-}
-
-/// The files that libgit2 reads whole: what a sandbox can put in their place must not hang or exhaust a command.
-fn check_small_files(directory: &Path) -> Result<(), GitError> {
-    let Some(own) =
-        directory.ancestors().map(|above| above.join(".git")).find(|own| own.symlink_metadata().is_ok())
-    else {
-        return Ok(());
-    };
-    let inside =
-        ["HEAD", "config", "config.worktree", "commondir", "gitdir", "shallow"].map(|name| own.join(name));
-    let odd = |path: &&PathBuf| {
-        fs::metadata(path)
-            .is_ok_and(|found| !found.is_dir() && (!found.is_file() || found.len() > MAX_FILE_BYTES))
-    };
-    match [own].iter().chain(&inside).find(odd) {
-        Some(path) => Err(GitError::Odd(path.clone())),
-        None => Ok(()),
-    }
+/// Runs what reads a repository; a reader that a pipe holds up is left behind, and ends with this process.
+fn bounded<T: Send + 'static>(
+    path: &Path,
+    read: impl FnOnce() -> Result<T, GitError> + Send + 'static,
+) -> Result<T, GitError> {
+    let (sender, receiver) = mpsc::channel();
+    // When nobody waits any more, nobody misses the answer.
+    std::thread::spawn(move || drop(sender.send(read())));
+    receiver.recv_timeout(PATIENCE).unwrap_or_else(|_| Err(GitError::Endless(path.to_owned())))
 }
 
 fn without_trailing_slash(path: &Path) -> PathBuf {
@@ -280,19 +223,8 @@ mod tests {
         let (_keep, root) = repository();
         fs::remove_dir_all(root.join(".git/hooks")).unwrap();
         symlink("/etc", root.join(".git/hooks")).unwrap();
-        let guarded = Repository::find(&root).unwrap().guarded();
+        let guarded = Repository::find(&root).unwrap().guards(&[]);
         assert!(matches!(guarded, Err(GitError::Link(path)) if path == root.join(".git/hooks")));
-    }
-
-    #[test]
-    fn a_pipe_or_a_huge_file_does_not_hang_the_search() {
-        let (_keep, root) = repository();
-        let config = root.join(".git/config.worktree");
-        rustix::fs::mknodat(rustix::fs::CWD, &config, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
-        assert!(matches!(Repository::find(&root), Err(GitError::Odd(path)) if path == config));
-        fs::remove_file(&config).unwrap();
-        fs::File::create(&config).unwrap().set_len(MAX_FILE_BYTES + 1).unwrap();
-        assert!(matches!(Repository::find(&root), Err(GitError::Odd(_))));
     }
 
     #[test]

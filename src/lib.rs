@@ -40,7 +40,7 @@
 //! |---|---|---|
 //! | 0 pure values | [`name`], [`token`], [`text`], [`policy`] | no I/O, no async, no clock |
 //! | 1 base | [`paths`], [`process`], [`audit`], [`config`] | 0; `config` and `audit` also `paths` |
-//! | 2 parts | [`git`], [`project`] (→ `git`), [`sandbox`], [`init`], [`proxy`] | 0–1, not each other unless named |
+//! | 2 parts | [`git`], [`project`] (→ `git`), [`files`], [`sandbox`], [`init`], [`proxy`] | 0–1, not each other unless named |
 //! | 3 wholes | [`guardian`], [`session`] (→ `guardian::client`, `init::wire`) | 0–2 |
 //! | 4 edge | [`cli`], `main` | all |
 //!
@@ -69,6 +69,7 @@
 pub mod audit;
 pub mod cli;
 pub mod config;
+pub mod files;
 pub mod git;
 pub mod guardian;
 pub mod init;

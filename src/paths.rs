@@ -182,6 +182,11 @@ impl Paths {
         self.receipts_dir().join(format!("{cloister}.json"))
     }
 
+    /// What the host would execute in a cloister's project, as it was when its sandbox was made.
+    pub fn baseline_file(&self, cloister: &CloisterName) -> PathBuf {
+        self.state.join("baselines").join(format!("{cloister}.json"))
+    }
+
     /// The socket on which the command line speaks to the guardian.
     pub fn control_socket(&self) -> PathBuf {
         self.runtime.join("control.sock")

@@ -51,6 +51,13 @@ pub fn find_programs(name: &str, search_path: &OsStr) -> Vec<PathBuf> {
     directories.map(|directory| directory.join(name)).filter(is_program).collect()
 }
 
+/// Finds a program along this process's `PATH` that nobody but root can change.
+pub fn find_trusted(name: &str) -> Option<PathBuf> {
+    let found = find_programs(name, &environment("PATH")?).into_iter();
+    let mut resolved = found.filter_map(|program| fs::canonicalize(program).ok());
+    resolved.find(|program| is_trusted_program(program).unwrap_or(false))
+}
+
 /// The environment of this process, read by name.
 pub fn environment(name: &str) -> Option<OsString> {
     std::env::var_os(name)

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::git::{GitError, Guarded, Pinned, Repository};
+use crate::git::{GitError, Guards, Repository};
 use crate::name::{CloisterId, CloisterName, InvalidName, ProjectId, ProjectName};
 use crate::paths::{self, Lock, Paths, PathsError};
 
@@ -141,14 +141,12 @@ impl Project {
         outside(&self.directory, self.repository.as_ref()?)
     }
 
-    /// The directories of the repository that a sandbox must not rename.
-    pub fn pinned(&self) -> Vec<Pinned> {
-        self.repository.as_ref().map(Repository::pinned).unwrap_or_default()
-    }
-
-    /// What a sandbox may read of the repository and not write.
-    pub fn guarded(&self) -> Result<Vec<Guarded>, ProjectError> {
-        Ok(self.repository.as_ref().map(Repository::guarded).transpose()?.unwrap_or_default())
+    /// What a sandbox must not change of the repository and of those in `nested` (further `.git` in the project).
+    pub fn guards(&self, nested: &[PathBuf]) -> Result<Guards, ProjectError> {
+        Ok(match &self.repository {
+            Some(repository) => repository.guards(nested)?,
+            None => Guards::of_nested(nested)?,
+        })
     }
 
     /// The cloister of this directory.

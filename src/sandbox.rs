@@ -7,15 +7,17 @@
 mod bubblewrap;
 mod diagnose;
 mod facts;
+mod limits;
 mod placeholder;
 mod receipt;
 mod seccomp;
 mod spec;
 
-pub use bubblewrap::{Bubblewrap, Launch, LaunchError, Launched, Monitor, Plan, find_bwrap};
+pub use bubblewrap::{Bubblewrap, LaunchError, Launched, Monitor, Plan, find_bwrap};
 pub use diagnose::{Diagnosis, diagnose};
 pub use facts::Facts;
+pub use limits::{Confinement, Enforcement};
 pub use placeholder::Placeholder;
-pub use receipt::{Receipt, ReceiptError, TeardownError};
+pub use receipt::{InUse, Receipt, ReceiptError, Receipts, TeardownError};
 pub use seccomp::{Answer, Call, FilterError, RULES, Rule as SeccompRule, When, filter};
-pub use spec::{BINARY, HOME, Mount, Network, SOCKETS, Spec, User, WORK, Wanted};
+pub use spec::{BINARY, HOME, Mount, SOCKETS, Spec, User, WORK, Wanted};

@@ -7,10 +7,12 @@ mod launch;
 mod list;
 mod start;
 mod stop;
+mod sweep;
 mod terminal;
 
 pub use gc::{Collected, GcProblem, Leftover, Mode, gc};
-pub use list::{Running, directory_of, running};
+pub use list::{Listing, Running, directory_of, running};
 pub use start::{RootConsent, Sandbox, StartError, StartRequest, enter, preview, start};
 pub use stop::{StopError, StopProblem, Stopped, stop, stop_all};
+pub use sweep::sweep;
 pub use terminal::{SessionError, run};

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::audit::Head;
+use crate::config::Network;
 use crate::name::{CloisterName, ProjectName};
 
 /// Runs an AI coding agent in a sandbox where it may do anything and harm nothing.
@@ -120,12 +121,39 @@ pub(super) struct StartArguments {
     /// As root, run even though the sandbox's processes are root's on this host
     #[arg(long)]
     pub(super) allow_root: bool,
+    /// How far it reaches: nowhere, or through the guardian (default: key `network`)
+    #[arg(long, value_name = "TIER", value_enum, env = "CLOISTER_NETWORK")]
+    pub(super) network: Option<Tier>,
     /// Show what would be started, and start nothing
     #[arg(long)]
     pub(super) dry_run: bool,
     /// The command (default: a shell)
     #[arg(last = true, value_name = "CMD")]
     pub(super) argv: Vec<OsString>,
+}
+
+/// How far a sandbox reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Tier {
+    /// Nowhere: nothing answers
+    None,
+    /// Through the guardian
+    Guarded,
+    /// The internet and no private network (not yet)
+    Inet,
+    /// Whatever the host reaches (not yet)
+    Full,
+}
+
+impl From<Tier> for Network {
+    fn from(tier: Tier) -> Self {
+        match tier {
+            Tier::None => Self::None,
+            Tier::Guarded => Self::Guarded,
+            Tier::Inet => Self::Inet,
+            Tier::Full => Self::Full,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

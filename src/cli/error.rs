@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use crate::audit::{AuditError, InvalidSince, ReadError, VerifyError};
 use crate::config::ConfigError;
+use crate::files::FilesError;
 use crate::git::GitError;
 use crate::guardian::DaemonError;
 use crate::guardian::client::ClientError;
@@ -197,6 +198,12 @@ fn project_hint(error: &ProjectError) -> Option<String> {
         ProjectError::Git(GitError::Odd(path)) => {
             Some(format!("look at `{}`: a sandbox may have made it", path.display()))
         }
+        ProjectError::Git(GitError::Endless(_)) => {
+            Some("look for pipes in its `.git`, and in what it includes".into())
+        }
+        ProjectError::Git(GitError::OpenHooks(_)) => {
+            Some("give the hooks a directory of their own: `git config core.hooksPath .githooks`".into())
+        }
         ProjectError::Widened { .. } => {
             Some("put its `.git` back, or start in the other project's own directory".into())
         }
@@ -212,6 +219,23 @@ fn project_hint(error: &ProjectError) -> Option<String> {
         }
         ProjectError::Paths(error) => paths_hint(error),
         ProjectError::Registry { path, .. } => Some(format!("mend `{0}`, or move it away", path.display())),
+    }
+}
+
+fn files_hint(error: &FilesError) -> Option<String> {
+    match error {
+        FilesError::Link(_) => Some("replace the link by a copy of what it leads to".into()),
+        FilesError::Odd(_) => Some("see what it is with `ls -l`, and move it away".into()),
+        FilesError::SecondName { path, .. } => {
+            Some(format!("give it a name of its own: `cp -p {0} {0}.new && mv {0}.new {0}`", path.display()))
+        }
+        FilesError::Unfit(_) => Some("name a path as in `files: {protect: [deploy/release.sh]}`".into()),
+        FilesError::TooMany { .. } => Some("name their directory in `files.mask`".into()),
+        FilesError::Walk { source, .. } => io_hint(source),
+        FilesError::Paths(error) => paths_hint(error),
+        FilesError::Baseline { path, .. } => {
+            Some(format!("move `{}` away; what changed until now is not shown then", path.display()))
+        }
     }
 }
 
@@ -258,6 +282,7 @@ fn start_hint(error: &StartError) -> Option<String> {
         ),
         StartError::NoDocker => Some("set `backend: bubblewrap` or `backend: auto`".into()),
         StartError::Project(error) => project_hint(error),
+        StartError::Files(error) => files_hint(error),
         StartError::Guardian(error) => client_hint(error),
         StartError::Paths(error) => paths_hint(error),
         StartError::Receipt(error) => receipt_hint(error),
@@ -271,7 +296,11 @@ fn start_hint(error: &StartError) -> Option<String> {
             Some("see `cloister list`, or run `cloister start` in its directory".into())
         }
         StartError::Teardown(_) => Some("run `cloister stop`, then try again".into()),
-        StartError::Config(_) | StartError::Branch(_) | StartError::Boot(_) => None,
+        StartError::Config(_) | StartError::Branch(_) => None,
+        StartError::NoTier(_) => Some("use `guarded` or `none`".into()),
+        StartError::OtherNetwork { name, .. } => {
+            Some(format!("run `cloister stop {name}` first, or leave the network as it is"))
+        }
     }
 }
 
@@ -286,6 +315,7 @@ fn launch_hint(error: &LaunchError) -> Option<String> {
         LaunchError::Io { source, .. } => io_hint(source),
         LaunchError::Paths(error) => paths_hint(error),
         LaunchError::Receipt(error) => receipt_hint(error),
+        LaunchError::Settings(_) => None,
         LaunchError::Filter(_) | LaunchError::Refused(_) => {
             Some("run `cloister start --dry-run` to see the command that fails".into())
         }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use super::error::CommandError;
 use super::output::{Output, complain, json, line};
+use super::sandbox::{ChangeRow, show_changes};
 use crate::paths::Paths;
 use crate::session::{self, Leftover, Mode};
 use crate::text::Untrusted;
@@ -19,6 +20,15 @@ pub(super) async fn run(dry_run: bool, paths: &Paths, output: &Output) -> Result
             line(&shown(verb, leftover))?;
         }
         line(&format!("{verb} {}, kept {}", collected.removed.len(), collected.kept.len()))?;
+    }
+    for stopped in &collected.stopped {
+        let rows: Vec<ChangeRow> =
+            stopped.changes.iter().map(|change| ChangeRow::new(&stopped.name, change)).collect();
+        if output.is_json() {
+            rows.iter().for_each(|row| output.note(&row.to_string()));
+        } else {
+            show_changes(&rows)?;
+        }
     }
     for leftover in &collected.kept {
         output.note(&shown("kept", leftover));

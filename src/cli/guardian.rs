@@ -48,7 +48,7 @@ pub(super) async fn stop(yes: bool, paths: &Paths, output: &Output) -> Result<Ex
         }
         other => other?,
     };
-    let running = crate::session::running(paths)?;
+    let running = crate::session::running(paths)?.running;
     if !running.is_empty() && !yes {
         let names: Vec<&str> = running.iter().map(|running| running.receipt.cloister.as_str()).collect();
         let message = format!("these cloisters would lose their way out: {}", names.join(", "));

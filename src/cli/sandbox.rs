@@ -10,12 +10,13 @@ use serde::Serialize;
 use super::arguments::StartArguments;
 use super::error::CommandError;
 use super::output::{Output, complain, human_duration, json, line, table};
+use crate::files::Change;
 use crate::guardian::client::{ClientError, Guardian};
 use crate::name::CloisterName;
 use crate::paths::Paths;
 use crate::process;
 use crate::project::{GitNeed, Project};
-use crate::session::{self, RootConsent, Running, Sandbox, StartRequest, StopError, Stopped};
+use crate::session::{self, Listing, RootConsent, Running, Sandbox, StartRequest, StopError, Stopped};
 use crate::text::Untrusted;
 
 pub(super) async fn start(
@@ -40,11 +41,15 @@ async fn start_checked(
         name: arguments.project,
         git: if arguments.allow_no_git { GitNeed::Optional } else { GitNeed::Required },
         root: if arguments.allow_root { RootConsent::Given } else { RootConsent::Withheld },
+        network: arguments.network.map(Into::into),
     };
     if arguments.dry_run {
         return preview(request, paths, output);
     }
     let sandbox = session::start(request, paths).await?;
+    for note in &sandbox.notes {
+        output.note(&format!("note: {}", Untrusted(note)));
+    }
     if arguments.detach {
         line(sandbox.name.as_str())?;
         return Ok(ExitCode::SUCCESS);
@@ -52,8 +57,9 @@ async fn start_checked(
     if argv.is_empty() {
         let verb = if sandbox.is_new { "started" } else { "entering" };
         output.note(&format!(
-            "{verb} {} (bubblewrap, guarded); it stays up until `cloister stop {0}`",
-            sandbox.name
+            "{verb} {} (bubblewrap, {}); it stays up until `cloister stop {0}`",
+            sandbox.name,
+            sandbox.network.as_str()
         ));
         let shell = sandbox.shell();
         return run(&sandbox, vec![shell]).await;
@@ -115,16 +121,16 @@ pub(super) async fn stop(
         if stopped.is_empty() {
             output.note("no cloister is running");
         }
-        return Ok(report(stopped, output));
+        return report(stopped, output);
     }
     let name = name.map_or_else(|| own_name(paths), Ok)?;
-    Ok(report(vec![Ok(session::stop(&name, paths).await?)], output))
+    report(vec![Ok(session::stop(&name, paths).await?)], output)
 }
 
 /// The name of this directory's cloister.
 pub(super) fn own_name(paths: &Paths) -> Result<CloisterName, CommandError> {
     let directory = current_directory()?;
-    let running = session::running(paths)?;
+    let running = session::running(paths)?.running;
     if let Some(found) = running.iter().find(|running| directory.starts_with(&running.receipt.directory)) {
         return Ok(found.receipt.cloister.clone());
     }
@@ -137,18 +143,22 @@ pub(super) fn own_project(paths: &Paths) -> Result<Project, CommandError> {
     Ok(Project::find(&current_directory()?, None, GitNeed::Required, paths, &binary)?)
 }
 
-/// Says what was stopped and what went wrong.
-fn report(stopped: Vec<Result<Stopped, StopError>>, output: &Output) -> ExitCode {
+/// Says what was stopped, what has changed of all that this host would execute, and what went wrong.
+fn report(stopped: Vec<Result<Stopped, StopError>>, output: &Output) -> Result<ExitCode, CommandError> {
     let mut code = ExitCode::SUCCESS;
+    let mut changes = Vec::new();
     for result in stopped {
         match result {
-            Ok(Stopped { name, problems }) if problems.is_empty() => output.note(&format!("stopped {name}")),
-            Ok(Stopped { name, problems }) => {
-                code = ExitCode::from(1);
-                for problem in &problems {
-                    let cause = problem.source().map(|cause| format!(": {cause}")).unwrap_or_default();
-                    complain(&format!("error: while stopping {name}: {problem}{cause}"));
+            Ok(stopped) => {
+                if !report_one(&stopped, output) {
+                    code = ExitCode::from(1);
                 }
+                let rows = stopped.changes.iter().map(|change| ChangeRow::new(&stopped.name, change));
+                let rows: Vec<ChangeRow> = rows.collect();
+                if !output.is_json() {
+                    show_changes(&rows)?;
+                }
+                changes.extend(rows);
             }
             Err(error) => {
                 code = ExitCode::from(1);
@@ -156,11 +166,68 @@ fn report(stopped: Vec<Result<Stopped, StopError>>, output: &Output) -> ExitCode
             }
         }
     }
-    code
+    if output.is_json() {
+        json(&changes)?;
+    }
+    Ok(code)
+}
+
+/// Tells whether nothing went wrong.
+fn report_one(Stopped { name, problems, .. }: &Stopped, output: &Output) -> bool {
+    if problems.is_empty() {
+        output.note(&format!("stopped {name}"));
+    }
+    for problem in problems {
+        let cause = problem.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+        complain(&format!("error: while stopping {name}: {}", Untrusted(&format!("{problem}{cause}"))));
+    }
+    problems.is_empty()
+}
+
+/// One line of the trust diff.
+#[derive(Serialize)]
+pub(super) struct ChangeRow {
+    cloister: String,
+    rank: u8,
+    change: &'static str,
+    path: String,
+    why: &'static str,
+}
+
+impl ChangeRow {
+    fn new(cloister: &CloisterName, change: &Change) -> Self {
+        Self {
+            cloister: cloister.to_string(),
+            rank: change.rank.number(),
+            change: change.changed.as_str(),
+            path: change.path.clone(),
+            why: change.why,
+        }
+    }
+}
+
+impl std::fmt::Display for ChangeRow {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{} {}: {}", self.change, Untrusted(&self.path), self.why)
+    }
+}
+
+pub(super) fn show_changes(rows: &[ChangeRow]) -> Result<(), CommandError> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<[String; 4]> = rows
+        .iter()
+        .map(|row| {
+            let path = Untrusted(&row.path).to_string();
+            [row.rank.to_string(), row.change.to_owned(), path, row.why.to_owned()]
+        })
+        .collect();
+    table(["RANK", "CHANGE", "PATH", "WHY"], &rows)
 }
 
 pub(super) async fn shutdown(paths: &Paths, output: &Output) -> Result<ExitCode, CommandError> {
-    let code = report(session::stop_all(paths).await?, output);
+    let code = report(session::stop_all(paths).await?, output)?;
     match Guardian::connect(paths).await {
         Err(ClientError::NotRunning) => output.note("the guardian is not running"),
         guardian => {
@@ -178,9 +245,10 @@ struct Row {
     project: String,
     branch: Option<String>,
     backend: String,
-    network: String,
+    network: &'static str,
     uptime: u64,
     status: &'static str,
+    limits: String,
 }
 
 impl From<Running> for Row {
@@ -188,9 +256,10 @@ impl From<Running> for Row {
         Self {
             name: receipt.cloister.to_string(),
             project: receipt.project.to_string(),
+            limits: receipt.enforcement().to_string(),
             branch: receipt.branch,
             backend: receipt.backend,
-            network: receipt.network,
+            network: receipt.network.as_str(),
             uptime: uptime.as_secs(),
             status: "running",
         }
@@ -198,7 +267,11 @@ impl From<Running> for Row {
 }
 
 pub(super) fn list(paths: &Paths, output: &Output) -> Result<ExitCode, CommandError> {
-    let running = session::running(paths)?;
+    let Listing { running, unreadable } = session::running(paths)?;
+    // One that can't be read hides no other.
+    for error in unreadable {
+        output.error(&error.into());
+    }
     if output.is_json() {
         json(&running.into_iter().map(Row::from).collect::<Vec<_>>())?;
         return Ok(ExitCode::SUCCESS);
@@ -214,7 +287,7 @@ pub(super) fn list(paths: &Paths, output: &Output) -> Result<ExitCode, CommandEr
             let Row { name, project, branch, backend, network, status, .. } = running.into();
             // A branch's name comes from the repository, which a sandbox can write.
             let branch = branch.map_or_else(|| "-".to_owned(), |branch| Untrusted(&branch).to_string());
-            [name, project, branch, backend, network, uptime, status.to_owned()]
+            [name, project, branch, backend, network.to_owned(), uptime, status.to_owned()]
         })
         .collect();
     table(["NAME", "PROJECT", "BRANCH", "BACKEND", "NETWORK", "UPTIME", "STATUS"], &rows)?;

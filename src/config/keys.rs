@@ -45,6 +45,22 @@ pub enum Kind {
     Variables,
     /// A map from environment variables to their values.
     Values,
+    /// A number of bytes with a unit.
+    Size,
+    /// A number of processors, with up to three decimals.
+    Processors,
+    /// A whole number.
+    Count,
+    /// A list of paths below the project.
+    ProjectPaths,
+    /// A list of patterns of paths below the project; `!` before one takes it back.
+    Globs,
+    /// A list of paths of the host.
+    HostPaths,
+    /// A list of paths below `/nix/store`.
+    StorePaths,
+    /// A list of maps that say what of the host is seen where.
+    Mounts,
 }
 
 impl Display for Kind {
@@ -63,6 +79,22 @@ impl Display for Kind {
             Self::Values => {
                 formatter.write_str(r#"a map from names of variables to texts such as `{LANG: "C.UTF-8"}`"#)
             }
+            Self::Size => formatter.write_str("a size such as `512MiB` or `8GiB`"),
+            Self::Processors => formatter.write_str("a number of processors such as `4` or `1.5`"),
+            Self::Count => formatter.write_str("a whole number such as `4096`"),
+            Self::ProjectPaths => {
+                formatter.write_str(r#"a list of paths below the project such as `["deploy.sh", "ci"]`"#)
+            }
+            Self::Globs => {
+                formatter.write_str(r#"a list of patterns such as `["secrets/*.json", "!.env.test"]`"#)
+            }
+            Self::HostPaths => formatter.write_str(r#"a list of paths such as `["~/repos/shared-lib"]`"#),
+            Self::StorePaths => {
+                formatter.write_str(r#"a list of store paths such as `["/nix/store/…-jq-1.7"]`"#)
+            }
+            Self::Mounts => {
+                formatter.write_str("a list of mounts such as `[{source: ~/data, target: /data, mode: ro}]`")
+            }
         }
     }
 }
@@ -80,6 +112,13 @@ pub const KEYS: &[Key] = &[
         default: "auto",
         power: Power::Widens,
         meaning: "what builds the sandbox",
+    },
+    Key {
+        path: "network",
+        kind: Kind::Choice(&["none", "guarded", "inet", "full"]),
+        default: "guarded",
+        power: Power::Widens,
+        meaning: "how far a sandbox reaches: nowhere, or through the guardian",
     },
     Key {
         path: "shell",
@@ -131,6 +170,34 @@ pub const KEYS: &[Key] = &[
         meaning: "how long a tunnel may be silent before it is closed, from 1s to 24h",
     },
     Key {
+        path: "files.protect",
+        kind: Kind::ProjectPaths,
+        default: "[]",
+        power: Power::Narrows,
+        meaning: "more paths of the project that are read-only inside",
+    },
+    Key {
+        path: "files.mask",
+        kind: Kind::Globs,
+        default: "[]",
+        power: Power::Widens,
+        meaning: "more files of the project that are hidden inside; `!` before a pattern shows them",
+    },
+    Key {
+        path: "refs",
+        kind: Kind::HostPaths,
+        default: "[]",
+        power: Power::Widens,
+        meaning: "directories of the host that are read-only at `/refs/<name>`",
+    },
+    Key {
+        path: "mounts",
+        kind: Kind::Mounts,
+        default: "[]",
+        power: Power::Widens,
+        meaning: "files and directories of the host, and where they are seen, `ro` or `rw`",
+    },
+    Key {
         path: "env.pass",
         kind: Kind::Variables,
         default: "[]",
@@ -143,6 +210,34 @@ pub const KEYS: &[Key] = &[
         default: "{}",
         power: Power::Narrows,
         meaning: "variables that a sandbox gets with these values; beats `env.pass`",
+    },
+    Key {
+        path: "limits.memory",
+        kind: Kind::Size,
+        default: "8GiB",
+        power: Power::Widens,
+        meaning: "how much memory all processes of a sandbox have together, from 64MiB",
+    },
+    Key {
+        path: "limits.cpus",
+        kind: Kind::Processors,
+        default: "4",
+        power: Power::Widens,
+        meaning: "how many processors all processes of a sandbox may keep busy, from 0.1",
+    },
+    Key {
+        path: "limits.pids",
+        kind: Kind::Count,
+        default: "4096",
+        power: Power::Widens,
+        meaning: "how many processes and threads a sandbox may have, from 16",
+    },
+    Key {
+        path: "tools",
+        kind: Kind::StorePaths,
+        default: "[]",
+        power: Power::Widens,
+        meaning: "store paths whose programs a sandbox gets, with all they need, in place of the whole Nix store",
     },
 ];
 
@@ -192,7 +287,10 @@ mod tests {
 
     #[test]
     fn sections_know_their_names() {
-        assert_eq!(names_in(""), ["backend", "shell", "proxy", "env"]);
+        assert_eq!(
+            names_in(""),
+            ["backend", "network", "shell", "proxy", "files", "refs", "mounts", "env", "limits", "tools"]
+        );
         assert_eq!(names_in("env"), ["pass", "set"]);
         assert_eq!(names_in("en"), [""; 0]);
     }

@@ -19,9 +19,15 @@ pub(super) struct Marked<T> {
 #[cfg_attr(test, derive(Debug))]
 pub(super) struct Raw {
     pub(super) backend: Option<Marked<String>>,
+    pub(super) network: Option<Marked<String>>,
     pub(super) shell: Option<Marked<String>>,
     pub(super) proxy: RawProxy,
+    pub(super) files: RawFiles,
+    pub(super) refs: Vec<Marked<String>>,
+    pub(super) mounts: Vec<RawMount>,
     pub(super) env: RawEnv,
+    pub(super) limits: RawLimits,
+    pub(super) tools: Vec<Marked<String>>,
 }
 
 /// Mirrors the section `proxy`.
@@ -34,6 +40,34 @@ pub(super) struct RawProxy {
     pub(super) hosts: Vec<(Marked<String>, Vec<Marked<String>>)>,
     pub(super) private: Vec<Marked<String>>,
     pub(super) idle_timeout: Option<Marked<String>>,
+}
+
+/// Mirrors the section `files`.
+#[derive(Default, PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug))]
+pub(super) struct RawFiles {
+    pub(super) protect: Vec<Marked<String>>,
+    pub(super) mask: Vec<Marked<String>>,
+}
+
+/// Mirrors the section `limits`.
+#[derive(Default, PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug))]
+pub(super) struct RawLimits {
+    pub(super) memory: Option<Marked<String>>,
+    pub(super) cpus: Option<Marked<String>>,
+    pub(super) pids: Option<Marked<String>>,
+}
+
+/// Mirrors one entry of `mounts`.
+#[derive(PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug))]
+pub(super) struct RawMount {
+    /// Where the entry stands.
+    pub(super) place: Marked<()>,
+    pub(super) source: Option<Marked<String>>,
+    pub(super) target: Option<Marked<String>>,
+    pub(super) mode: Option<Marked<String>>,
 }
 
 /// Mirrors the section `env`.
@@ -50,9 +84,15 @@ impl Raw {
         let mut file = Section::open(tree, "", report);
         let raw = Self {
             backend: file.text("backend"),
+            network: file.text("network"),
             shell: file.text("shell"),
             proxy: RawProxy::decode(file.section("proxy")),
+            files: RawFiles::decode(file.section("files")),
+            refs: file.texts("refs"),
+            mounts: file.mounts("mounts"),
             env: RawEnv::decode(file.section("env")),
+            limits: RawLimits::decode(file.section("limits")),
+            tools: file.texts("tools"),
         };
         file.close();
         raw
@@ -69,6 +109,23 @@ impl RawProxy {
             private: section.texts("private"),
             idle_timeout: section.text("idle_timeout"),
         };
+        section.close();
+        raw
+    }
+}
+
+impl RawFiles {
+    fn decode(mut section: Section<'_, '_>) -> Self {
+        let raw = Self { protect: section.texts("protect"), mask: section.texts("mask") };
+        section.close();
+        raw
+    }
+}
+
+impl RawLimits {
+    fn decode(mut section: Section<'_, '_>) -> Self {
+        let raw =
+            Self { memory: section.text("memory"), cpus: section.text("cpus"), pids: section.text("pids") };
         section.close();
         raw
     }
@@ -115,9 +172,15 @@ impl<'p> Section<'_, 'p> {
         match value {
             Value::Null => None,
             Value::Text(value) => Some(Marked { value, key, line }),
+            Value::Number(value) if matches!(kind, Kind::Processors | Kind::Count) => {
+                Some(Marked { value, key, line })
+            }
             found => {
-                let needs_unit = kind == Kind::Duration && found == Value::Number;
-                let repair = needs_unit.then(|| "add the unit `s`, `m` or `h`".to_owned());
+                let repair = match (kind, &found) {
+                    (Kind::Duration, Value::Number(_)) => Some("add the unit `s`, `m` or `h`".to_owned()),
+                    (Kind::Size, Value::Number(_)) => Some("add the unit `MiB` or `GiB`".to_owned()),
+                    _ => None,
+                };
                 self.report.add(line, &key, mismatch(kind, &found), repair);
                 None
             }
@@ -147,6 +210,51 @@ impl<'p> Section<'_, 'p> {
             Some((name, list))
         };
         entries.into_iter().filter_map(list).collect()
+    }
+
+    fn mounts(&mut self, name: &str) -> Vec<RawMount> {
+        let (key, kind) = self.known(name);
+        let Some(Node { line, value }) = self.take(name) else { return Vec::new() };
+        match value {
+            Value::Null => Vec::new(),
+            Value::List(items) => {
+                let entries = items.into_iter().enumerate();
+                entries.filter_map(|(at, item)| self.mount(item, &format!("{key}[{at}]"))).collect()
+            }
+            found => {
+                self.report.add(line, &key, mismatch(kind, &found), None);
+                Vec::new()
+            }
+        }
+    }
+
+    fn mount(&mut self, node: Node, key: &str) -> Option<RawMount> {
+        const NAMES: [&str; 3] = ["source", "target", "mode"];
+        let Value::Map(entries) = node.value else {
+            let what =
+                format!("expected a map of {}, found {}", keys::listed(&NAMES), node.value.description());
+            self.report.add(node.line, key, what, None);
+            return None;
+        };
+        let place = Marked { value: (), key: key.to_owned(), line: node.line };
+        let mut mount = RawMount { place, source: None, target: None, mode: None };
+        for (name, node) in entries {
+            let field = match name.text.as_str() {
+                "source" => &mut mount.source,
+                "target" => &mut mount.target,
+                "mode" => &mut mount.mode,
+                unknown => {
+                    let repair = keys::nearest(unknown, &NAMES).map_or_else(
+                        || format!("the keys known here are {}", keys::listed(&NAMES)),
+                        |near| format!("did you mean `{near}`?"),
+                    );
+                    self.report.add(name.line, &joined(key, unknown), "is not a known key", Some(repair));
+                    continue;
+                }
+            };
+            *field = self.free_text(node, &joined(key, &name.text));
+        }
+        Some(mount)
     }
 
     /// Reports what was not taken.

@@ -42,7 +42,8 @@ impl Files {
     }
 
     fn load(&self) -> Result<Config, ConfigError> {
-        Config::load(&[Source::global(&self.global()), Source::project(&self.project())])
+        let home = Path::new("/home/u");
+        Config::load(&[Source::global(&self.global(), home), Source::project(&self.project(), home)])
     }
 
     /// Gives the problems as they are shown, without the directory.
@@ -199,6 +200,13 @@ fn example(kind: Kind) -> &'static str {
         Kind::Pins => "{a.example.com: ['10.0.0.1']}",
         Kind::Variables => "[LANG]",
         Kind::Values => "{LANG: C}",
+        Kind::Size => "1GiB",
+        Kind::Processors => "1.5",
+        Kind::Count => "99",
+        Kind::ProjectPaths | Kind::Globs => "[ci]",
+        Kind::HostPaths => "[~/lib]",
+        Kind::StorePaths => "[/nix/store/00000000000000000000000000000000-jq]",
+        Kind::Mounts => "[{source: ~/data, target: /data}]",
     }
 }
 
@@ -227,15 +235,23 @@ fn f9_every_key_is_known_to_widen_or_to_narrow() {
         with(Power::Widens),
         [
             "backend",
+            "network",
             "proxy.allow",
             "proxy.unlisted",
             "proxy.hosts",
             "proxy.private",
             "proxy.idle_timeout",
-            "env.pass"
+            "files.mask",
+            "refs",
+            "mounts",
+            "env.pass",
+            "limits.memory",
+            "limits.cpus",
+            "limits.pids",
+            "tools"
         ]
     );
-    assert_eq!(with(Power::Narrows), ["shell", "proxy.deny", "env.set"]);
+    assert_eq!(with(Power::Narrows), ["shell", "proxy.deny", "files.protect", "env.set"]);
 }
 
 #[test]

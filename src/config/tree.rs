@@ -16,7 +16,8 @@ pub(super) enum Value {
     /// Nothing: the key counts as absent.
     Null,
     Bool,
-    Number,
+    /// As it was written.
+    Number(String),
     /// An unquoted `yes`, `no`, `on` or `off`, which some readers take for a boolean.
     Ambiguous,
     Text(String),
@@ -38,7 +39,7 @@ impl Value {
         match self {
             Self::Null => "nothing",
             Self::Bool => "a boolean",
-            Self::Number => "a number",
+            Self::Number(_) => "a number",
             Self::Ambiguous => "an unquoted word that some readers take for a boolean",
             Self::Text(_) => "text",
             Self::List(_) => "a list",
@@ -48,6 +49,6 @@ impl Value {
 
     /// Tells whether quotes would make text of it.
     pub(super) const fn lacks_quotes(&self) -> bool {
-        matches!(self, Self::Bool | Self::Number | Self::Ambiguous)
+        matches!(self, Self::Bool | Self::Number(_) | Self::Ambiguous)
     }
 }

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use super::environment::{EnvName, EnvValue};
 use super::keys::{self, Kind};
 use super::problem::Report;
-use super::raw::{Marked, Raw, RawEnv, RawProxy};
+use super::raw::{Marked, Raw, RawEnv, RawFiles, RawLimits, RawMount, RawProxy};
+use super::sandbox::{self, InvalidValue, Limits, Mount, MountMode, Network};
 use super::{Backend, Config, Source, duration};
 use crate::policy::{AddressClass, DomainName, DomainPattern, Effect, Pattern, Rule, Unlisted};
 
@@ -17,11 +18,19 @@ pub(super) fn apply(raw: Raw, source: &Source, config: &mut Config, report: &mut
     if let Some(backend) = raw.backend {
         layer.backend(&backend);
     }
+    if let Some(network) = raw.network {
+        layer.network(&network);
+    }
     if let Some(shell) = raw.shell {
         layer.shell(&shell);
     }
     layer.proxy(raw.proxy);
+    layer.files(raw.files);
+    layer.host_paths(raw.refs, |config| &mut config.refs);
+    raw.mounts.into_iter().for_each(|mount| layer.mount(mount));
     layer.env(raw.env);
+    layer.limits(raw.limits);
+    layer.tools(raw.tools);
 }
 
 struct Layer<'a, 'p> {
@@ -37,6 +46,105 @@ impl Layer<'_, '_> {
             "docker" => self.config.backend = Backend::Docker,
             "bubblewrap" => self.config.backend = Backend::Bubblewrap,
             _ => self.refuse_choice(written),
+        }
+    }
+
+    fn network(&mut self, written: &Marked<String>) {
+        match written.value.as_str() {
+            "none" => self.config.network = Network::None,
+            "guarded" => self.config.network = Network::Guarded,
+            "inet" => self.config.network = Network::Inet,
+            "full" => self.config.network = Network::Full,
+            _ => self.refuse_choice(written),
+        }
+    }
+
+    fn files(&mut self, raw: RawFiles) {
+        for written in raw.protect {
+            match sandbox::project_path(&written.value) {
+                Ok(path) => self.config.files.protect.push(path),
+                Err(error) => self.refuse(&written, error.to_string(), None),
+            }
+        }
+        for written in raw.mask {
+            let pattern = written.value.strip_prefix('!').unwrap_or(&written.value);
+            match sandbox::project_path(pattern) {
+                Ok(_) => self.config.files.mask.push(written.value),
+                Err(error) => self.refuse(&written, error.to_string(), None),
+            }
+        }
+    }
+
+    fn host_paths(&mut self, paths: Vec<Marked<String>>, list: impl Fn(&mut Config) -> &mut Vec<PathBuf>) {
+        for written in paths {
+            match sandbox::host_path(&written.value, &self.source.home) {
+                Ok(path) => list(self.config).push(path),
+                Err(error) => self.refuse(&written, error.to_string(), None),
+            }
+        }
+    }
+
+    fn mount(&mut self, raw: RawMount) {
+        let RawMount { place, source, target, mode } = raw;
+        let (Some(source), Some(target)) = (source, target) else {
+            let what = "needs both `source` and `target`";
+            self.report.add(
+                place.line,
+                &place.key,
+                what,
+                Some("give both, as in `{source: ~/data, target: /data}`".into()),
+            );
+            return;
+        };
+        let mode = match mode.as_ref().map(|mode| mode.value.as_str()) {
+            None | Some("ro") => MountMode::ReadOnly,
+            Some("rw") => MountMode::ReadWrite,
+            Some(other) => {
+                let what = format!("`{other}` is no mode of a mount");
+                return self.refuse(mode.as_ref().unwrap_or(&source), what, Some("write `ro` or `rw`"));
+            }
+        };
+        let found = sandbox::host_path(&source.value, &self.source.home);
+        let seen = sandbox::inside_path(&target.value);
+        match (found, seen) {
+            (Ok(source), Ok(target)) => self.config.mounts.push(Mount { source, target, mode }),
+            (found, seen) => {
+                if let Err(error) = found {
+                    self.refuse(&source, error.to_string(), None);
+                }
+                if let Err(error) = seen {
+                    self.refuse(&target, error.to_string(), None);
+                }
+            }
+        }
+    }
+
+    fn limits(&mut self, raw: RawLimits) {
+        let RawLimits { memory, cpus, pids } = raw;
+        self.limit(memory, sandbox::memory, |limits| &mut limits.memory_bytes);
+        self.limit(cpus, sandbox::cpus, |limits| &mut limits.cpus_milli);
+        self.limit(pids, sandbox::pids, |limits| &mut limits.pids);
+    }
+
+    fn limit<T>(
+        &mut self,
+        written: Option<Marked<String>>,
+        parse: impl Fn(&str) -> Result<T, InvalidValue>,
+        field: impl Fn(&mut Limits) -> &mut T,
+    ) {
+        let Some(written) = written else { return };
+        match parse(&written.value) {
+            Ok(value) => *field(&mut self.config.limits) = value,
+            Err(error) => self.refuse(&written, format!("`{}` {error}", written.value), None),
+        }
+    }
+
+    fn tools(&mut self, tools: Vec<Marked<String>>) {
+        for written in tools {
+            match sandbox::store_path(&written.value) {
+                Ok(path) => self.config.tools.push(path),
+                Err(error) => self.refuse(&written, format!("`{}` {error}", written.value), None),
+            }
         }
     }
 

@@ -207,7 +207,7 @@ fn scalar(text: &str, style: ScalarStyle) -> Value {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => Value::Null,
         "true" | "True" | "TRUE" | "false" | "False" | "FALSE" => Value::Bool,
-        _ if is_number(text) => Value::Number,
+        _ if is_number(text) => Value::Number(text.to_owned()),
         _ if is_ambiguous() => Value::Ambiguous,
         _ => Value::Text(text.to_owned()),
     }
@@ -263,7 +263,7 @@ mod tests {
         for text in
             ["1", "-1", "+1", "010", "1.5", ".5", "1e3", "0x1f", "0o17", ".inf", "-.INF", ".nan", "443"]
         {
-            check_value(text, &Value::Number);
+            check_value(text, &Value::Number(text.to_owned()));
         }
         for text in ["true", "False"] {
             check_value(text, &Value::Bool);

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::Network;
 use crate::name::{BranchName, CloisterName, ProjectName};
 
 /// The version of the control interface; both sides must speak the same.
-pub const API_VERSION: u32 = 1;
+pub const API_VERSION: u32 = 2;
 
 /// What a guardian is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +30,8 @@ pub struct Registration {
     pub directory: PathBuf,
     /// What is checked out there.
     pub branch: Option<BranchName>,
+    /// How far it reaches.
+    pub network: Network,
 }
 
 /// The answer to a registration.

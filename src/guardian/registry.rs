@@ -15,7 +15,7 @@ use super::journal::{SandboxJournal, Trouble};
 use super::policies::CurrentPolicy;
 use super::tokens::{self, Kept, TokenError};
 use crate::audit::{AuditError, AuditLog, Event, Record};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Network};
 use crate::name::{CloisterName, ProjectId, ProjectName};
 use crate::paths::{self, Paths, PathsError};
 use crate::policy::Policy;
@@ -152,9 +152,15 @@ impl Registry {
         let directory = self.paths.sockets_dir(&kept.id());
         // The first process's binary is mounted here; the directory itself is read-only inside.
         paths::ensure_private_dir(&directory.join("bin"))?;
-        let listener = listen(&directory.join("proxy.sock"))?;
         link(&self.paths, &kept)?;
-        tokio::spawn(proxy::serve(listener, Arc::clone(&client)));
+        match kept.registration.network {
+            // No way out, and so nothing that listens.
+            Network::None => {}
+            Network::Guarded | Network::Inet | Network::Full => {
+                let listener = listen(&directory.join("proxy.sock"))?;
+                tokio::spawn(proxy::serve(listener, Arc::clone(&client)));
+            }
+        }
         Ok(Served { kept, client, policy })
     }
 

@@ -149,6 +149,7 @@ mod tests {
                 project: ProjectName::parse(name).unwrap(),
                 directory: "/src/demo".into(),
                 branch: None,
+                network: crate::config::Network::Guarded,
             },
             project_id: ProjectId::of("/src/demo"),
             created: 1,

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use super::InitError;
@@ -27,6 +27,8 @@ pub struct Relay {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Boot {
+    /// How many processes there may be, where nothing outside counts them.
+    pub max_processes: Option<u32>,
     /// The variables that every session gets.
     pub environment: BTreeMap<String, String>,
     /// The ways to the guardian.
@@ -67,6 +69,11 @@ pub(super) fn take_over() -> Result<(UnixListener, Boot), InitError> {
     let boot: Boot = serde_json::from_slice(&text).map_err(InitError::Settings)?;
     if let Some(lost) = boot.anchors.iter().find(|anchor| !anchor.holds()) {
         return Err(InitError::Exchanged(lost.target.clone()));
+    }
+    if let Some(most) = boot.max_processes {
+        let most = Some(u64::from(most));
+        setrlimit(Resource::Nproc, Rlimit { current: most, maximum: most })
+            .map_err(|error| InitError::setup("limit the number of processes")(error.into()))?;
     }
     silence().map_err(InitError::setup("close the inherited descriptors"))?;
     Ok((UnixListener::from(listener), boot))

@@ -17,8 +17,11 @@ use std::time::Duration;
 use rustix::fs::{MemfdFlags, SeekFrom, memfd_create, seek};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::limits::Confinement;
 use super::seccomp::{FilterError, filter};
 use super::spec::{BINARY, Mount, Spec};
+use crate::config::Limits;
+use crate::name::CloisterId;
 use crate::paths::{self, PathsError};
 use crate::process::{self, Identity};
 
@@ -48,15 +51,8 @@ enum Word {
 pub struct Plan {
     program: PathBuf,
     words: Vec<Word>,
-}
-
-/// What applying a plan needs besides the plan.
-#[derive(Debug)]
-pub struct Launch<'a> {
-    /// Where the first process's socket is made.
-    pub socket: &'a Path,
-    /// The settings of the first process, delivered through a pipe.
-    pub boot: &'a [u8],
+    id: CloisterId,
+    limits: Limits,
 }
 
 /// The processes of a sandbox that was made.
@@ -68,6 +64,8 @@ pub struct Launched {
     pub first: Identity,
     /// The inode of its process name space.
     pub pid_namespace: u64,
+    /// What holds it to its limits.
+    pub confinement: Confinement,
 }
 
 /// Why a sandbox could not be made.
@@ -97,6 +95,9 @@ pub enum LaunchError {
     /// `bwrap` gave up.
     #[error("bubblewrap cannot make the sandbox: {0}")]
     Refused(String),
+    /// The settings of the first process could not be written.
+    #[error("cannot write the settings of the sandbox's first process")]
+    Settings(#[source] serde_json::Error),
     /// The receipt could not be kept, so nothing was started.
     #[error("cannot keep the receipt of the sandbox")]
     Receipt(#[source] super::ReceiptError),
@@ -129,7 +130,7 @@ impl Bubblewrap {
         words.extend([Word::Text("--info-fd".into()), Word::Info]);
         words.extend(spec.mounts.iter().flat_map(mount));
         words.extend(text(["--chdir", "/", "--", BINARY, "sandbox-init", "first"]));
-        Ok(Plan { program: self.program.clone(), words })
+        Ok(Plan { program: self.program.clone(), words, id: spec.id.clone(), limits: spec.limits })
     }
 }
 
@@ -164,8 +165,11 @@ fn mount(mount: &Mount) -> Vec<Word> {
     match mount {
         Mount::ReadOnly { source, target } => vec![option("--ro-bind"), path(source), path(target)],
         Mount::ReadWrite { source, target } => vec![option("--bind"), path(source), path(target)],
-        Mount::Memory { target, mode } => {
-            vec![option("--perms"), Word::Text(format!("{mode:04o}").into()), option("--tmpfs"), path(target)]
+        Mount::Memory { target, mode, size_bytes } => {
+            let size = size_bytes.map(|size| [option("--size"), Word::Text(size.to_string().into())]);
+            let mode = [option("--perms"), Word::Text(format!("{mode:04o}").into())];
+            let mounted = [option("--tmpfs"), path(target)];
+            size.into_iter().flatten().chain(mode).chain(mounted).collect()
         }
         Mount::Directory { target } => vec![option("--dir"), path(target)],
         Mount::Link { points_to, target } => vec![option("--symlink"), path(points_to), path(target)],
@@ -205,22 +209,22 @@ impl Plan {
         std::iter::once(self.program.display().to_string()).chain(words).collect()
     }
 
-    /// Makes the sandbox. `keep` is called with its processes before the first of them gets its settings; when
-    /// it fails, nothing stays.
+    /// Makes the sandbox, whose first process listens on `socket`. `keep` is called with its processes before the
+    /// first of them gets its settings, and gives them; when it fails, nothing stays.
     pub fn apply(
         &self,
-        launch: &Launch<'_>,
-        keep: impl FnOnce(&Launched) -> Result<(), super::ReceiptError>,
+        socket: &Path,
+        keep: impl FnOnce(&Launched) -> Result<Vec<u8>, LaunchError>,
     ) -> Result<Monitor, LaunchError> {
-        if let Some(directory) = launch.socket.parent() {
+        if let Some(directory) = socket.parent() {
             paths::ensure_private_dir(directory)?;
         }
-        paths::remove_if_present(launch.socket)?;
-        let listener = UnixListener::bind(launch.socket).map_err(io_error("listen for sessions"))?;
-        let result = self.spawn(listener.into(), launch.boot, keep);
+        paths::remove_if_present(socket)?;
+        let listener = UnixListener::bind(socket).map_err(io_error("listen for sessions"))?;
+        let result = self.spawn(listener.into(), keep);
         if result.is_err() {
             // The socket may be gone already; the failure that is reported is the one that matters.
-            let _ = paths::remove_if_present(launch.socket);
+            let _ = paths::remove_if_present(socket);
         }
         result
     }
@@ -228,8 +232,7 @@ impl Plan {
     fn spawn(
         &self,
         listener: OwnedFd,
-        boot: &[u8],
-        keep: impl FnOnce(&Launched) -> Result<(), super::ReceiptError>,
+        keep: impl FnOnce(&Launched) -> Result<Vec<u8>, LaunchError>,
     ) -> Result<Monitor, LaunchError> {
         let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|error| io_error("make a pipe")(error.into()));
         let ((boot_read, boot_write), (info_read, info_write)) = (pipe()?, pipe()?);
@@ -257,15 +260,49 @@ impl Plan {
         command.stdin(listener).stdout(boot_read).stderr(Stdio::piped()).process_group(0);
         let mut child = command.spawn().map_err(io_error("start `bwrap`"))?;
         drop((command, info_write, inherited));
-        let finish = identify(&child, info_read).and_then(|launched| {
-            keep(&launched).map_err(LaunchError::Receipt)?;
-            File::from(boot_write).write_all(boot).map_err(io_error("send the first process its settings"))
+        let finish = self.identify(&child, info_read).and_then(|launched| {
+            let boot = keep(&launched)?;
+            File::from(boot_write).write_all(&boot).map_err(io_error("send the first process its settings"))
         });
         match finish {
             Ok(()) => Ok(Monitor(child)),
             Err(error) => Err(abandon(&mut child, error)),
         }
     }
+}
+
+impl Plan {
+    /// Reads which process `bwrap` made, and holds it to its limits before it has started anything.
+    fn identify(&self, monitor: &Child, info: OwnedFd) -> Result<Launched, LaunchError> {
+        let Info { child_pid, pid_namespace } = read_info(info)?;
+        let own = i32::try_from(monitor.id()).ok();
+        let identities = (own.and_then(Identity::of), Identity::of(child_pid));
+        let (Some(own), (Some(monitor), Some(first))) = (own, identities) else { return Err(silent()) };
+        let confinement = Confinement::of(&self.limits, &self.id, &[own, child_pid]);
+        Ok(Launched { monitor, first, pid_namespace, confinement })
+    }
+}
+
+/// What `bwrap` reports.
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Info {
+    child_pid: i32,
+    pid_namespace: u64,
+}
+
+fn silent() -> LaunchError {
+    LaunchError::Refused("it reported no process".to_owned())
+}
+
+fn read_info(info: OwnedFd) -> Result<Info, LaunchError> {
+    let ready = process::wait_readable(info.as_fd(), INFO_PATIENCE).map_err(io_error("wait for `bwrap`"))?;
+    if !ready {
+        return Err(silent());
+    }
+    let mut text = String::new();
+    File::from(info).read_to_string(&mut text).map_err(io_error("read the report of `bwrap`"))?;
+    serde_json::from_str(&text).map_err(|_| silent())
 }
 
 /// The process outside that waits for the sandbox, as long as this process is its parent.
@@ -292,29 +329,6 @@ fn in_memory(content: &[u8]) -> Result<OwnedFd, LaunchError> {
     file.write_all(content).map_err(failed)?;
     seek(&file, SeekFrom::Start(0)).map_err(|error| failed(error.into()))?;
     Ok(file.into())
-}
-
-/// Reads which process `bwrap` made.
-fn identify(monitor: &Child, info: OwnedFd) -> Result<Launched, LaunchError> {
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "kebab-case")]
-    struct Info {
-        child_pid: i32,
-        pid_namespace: u64,
-    }
-    let silent = || LaunchError::Refused("it reported no process".to_owned());
-    let ready = process::wait_readable(info.as_fd(), INFO_PATIENCE).map_err(io_error("wait for `bwrap`"))?;
-    if !ready {
-        return Err(silent());
-    }
-    let mut text = String::new();
-    File::from(info).read_to_string(&mut text).map_err(io_error("read the report of `bwrap`"))?;
-    let info: Info = serde_json::from_str(&text).map_err(|_| silent())?;
-    let own = i32::try_from(monitor.id()).ok().and_then(Identity::of);
-    match (own, Identity::of(info.child_pid)) {
-        (Some(monitor), Some(first)) => Ok(Launched { monitor, first, pid_namespace: info.pid_namespace }),
-        _ => Err(silent()),
-    }
 }
 
 /// Ends what a failed start left, and reports what `bwrap` said if that tells more.
@@ -356,7 +370,8 @@ mod tests {
              --ro-bind /usr /usr --symlink usr/bin /bin \
              --proc /proc --ro-bind /proc/sys /proc/sys --ro-bind /dev/null /proc/kcore \
              --perms 0000 --tmpfs /proc/acpi --remount-ro /proc/acpi --dev /dev \
-             --perms 1777 --tmpfs /tmp --perms 1777 --tmpfs /var/tmp --perms 0755 --tmpfs /run \
+             --size 2147483648 --perms 1777 --tmpfs /dev/shm --remount-ro /dev \
+             --size 4294967296 --perms 1777 --tmpfs /tmp --symlink /tmp /var/tmp --perms 0755 --tmpfs /run \
              --symlink /run /var/run --dir /etc --ro-bind /etc/ssl/certs /etc/ssl/certs \
              --perms 0444 --ro-bind-data <154 bytes> /etc/passwd --perms 0444 --ro-bind-data <44 bytes> /etc/group \
              --perms 0444 --ro-bind-data <84 bytes> /etc/hosts --perms 0444 --ro-bind-data <5 bytes> /etc/hostname \
@@ -366,7 +381,9 @@ mod tests {
              --ro-bind /run/s/1 /run/cloister --perms 0755 --tmpfs /run/cloister/bin \
              --ro-bind /opt/cloister /run/cloister/bin/cloister --remount-ro /run/cloister/bin \
              --bind /data/home /home/cloister --bind /src/demo /work --bind /src/demo/.git /work/.git \
-             --ro-bind /src/demo/.git/hooks /work/.git/hooks --remount-ro /run --remount-ro / \
+             --ro-bind /src/demo/.git/hooks /work/.git/hooks \
+             --perms 0444 --ro-bind-data <6 bytes> /work/.env \
+             --size 4096 --perms 0555 --tmpfs /work/secrets --remount-ro /work/secrets --remount-ro /run --remount-ro / \
              --chdir / -- /run/cloister/bin/cloister sandbox-init first",
             instructions[0], instructions[1]
         );

@@ -12,7 +12,8 @@ use crate::paths::PathsError;
 
 /// A file or directory that is made where nothing is, and removed as long as it is what was made.
 ///
-/// It is known by what it holds, not by who made it: one that a killed command left is removed like any other.
+/// What existed before is none: a start names in its receipt what it is about to make ([`Placeholder::to_make`]), and
+/// only that is removed again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Placeholder {
@@ -25,6 +26,15 @@ impl Placeholder {
     /// Describes a file with this content, or an empty directory.
     pub fn new(path: &Path, content: Option<&str>) -> Self {
         Self { path: path.to_owned(), content: content.map(str::to_owned) }
+    }
+
+    /// Those of the wanted ones that a start has to answer for: what does not exist, what another sandbox has made
+    /// (`shared`), and what an earlier start of its own left (`left`).
+    pub fn to_make(wanted: &[Self], shared: &[PathBuf], left: &[Self]) -> Vec<Self> {
+        let is_ours = |one: &&Self| {
+            one.path.symlink_metadata().is_err() || shared.contains(&one.path) || left.contains(one)
+        };
+        wanted.iter().filter(is_ours).cloned().collect()
     }
 
     /// Makes it; what exists already stays as it is. No link is followed: a sandbox may have laid one.
@@ -72,14 +82,14 @@ impl Placeholder {
     }
 }
 
-/// Tells whether an ordinary file holds exactly this.
+/// Tells whether an ordinary file holds exactly this, or as much of it as a command wrote that was killed then.
 fn holds(parent: &OwnedFd, name: &OsStr, content: &str) -> Result<bool, Errno> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = openat(parent, name, flags, Mode::empty())?;
     // One byte more than what is looked for.
     let mut found = vec![0; content.len() + 1];
     let count = rustix::io::read(file, &mut found)?;
-    Ok(&found[..count] == content.as_bytes())
+    Ok(content.as_bytes().starts_with(&found[..count]))
 }
 
 #[cfg(test)]
@@ -99,6 +109,30 @@ mod tests {
         fs::write(victim.join("file"), "x").unwrap();
         placeholder.remove().unwrap();
         assert!(victim.join("file").exists());
+    }
+
+    #[test]
+    fn what_was_made_by_half_is_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("commondir");
+        let placeholder = Placeholder::new(&file, Some(".\n"));
+        for (half, is_left) in [("", false), (".", false), (".\n", false), (".\nx", true)] {
+            fs::write(&file, half).unwrap();
+            placeholder.remove().unwrap();
+            assert_eq!(file.exists(), is_left, "{half:?}");
+        }
+    }
+
+    #[test]
+    fn what_existed_before_is_not_answered_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let wanted = ["own", "absent", "shared", "left"].map(|name| Placeholder::new(&path(name), None));
+        for existing in ["own", "shared", "left"] {
+            fs::create_dir(path(existing)).unwrap();
+        }
+        let made = Placeholder::to_make(&wanted, &[path("shared")], &[Placeholder::new(&path("left"), None)]);
+        assert_eq!(made, wanted[1..]);
     }
 
     #[test]

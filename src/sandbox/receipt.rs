@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::limits::{Confinement, Enforcement};
 use super::placeholder::Placeholder;
+use crate::config::Network;
 use crate::name::{CloisterId, CloisterName, ProjectId, ProjectName};
 use crate::paths::{self, PathsError};
 use crate::process::{self, Handle, Identity};
@@ -31,7 +33,7 @@ pub struct Receipt {
     /// The backend that made it.
     pub backend: String,
     /// How far it reaches.
-    pub network: String,
+    pub network: Network,
     /// When it was started, in seconds since 1970.
     pub started: u64,
     /// The socket of its first process.
@@ -42,8 +44,35 @@ pub struct Receipt {
     pub first: Option<Identity>,
     /// The inode of its process name space.
     pub pid_namespace: Option<u64>,
+    /// What holds it to its limits.
+    pub limits: Option<Confinement>,
     /// What was made to be mounted over.
     pub placeholders: Vec<Placeholder>,
+}
+
+/// The receipts of a directory.
+#[derive(Debug, Default)]
+pub struct Receipts {
+    /// Those that can be read.
+    pub receipts: Vec<Receipt>,
+    /// Why others can't.
+    pub unreadable: Vec<ReceiptError>,
+}
+
+/// The placeholders that running sandboxes need.
+#[derive(Debug, Default)]
+pub struct InUse {
+    /// Where they lie.
+    pub paths: Vec<PathBuf>,
+    /// Receipts that might name more.
+    pub unreadable: Vec<ReceiptError>,
+}
+
+impl InUse {
+    /// Tells whether nobody needs a placeholder: to take away what is mounted over would open what it covers.
+    fn is_free(&self, path: &Path) -> bool {
+        self.unreadable.is_empty() && !self.paths.iter().any(|used| used == path)
+    }
 }
 
 /// Why a receipt could not be read or kept.
@@ -93,6 +122,9 @@ pub enum TeardownError {
     /// A file could not be removed.
     #[error(transparent)]
     Paths(#[from] PathsError),
+    /// A control group could not be removed.
+    #[error("cannot remove the sandbox's control group")]
+    Group(#[source] io::Error),
 }
 
 impl Receipt {
@@ -109,10 +141,10 @@ impl Receipt {
         parsed.map(Some).map_err(|source| ReceiptError::Parse { path: path.to_owned(), source })
     }
 
-    /// Reads all receipts of a directory, in the order of their names.
-    pub fn load_all(directory: &Path) -> Result<Vec<Self>, ReceiptError> {
+    /// Reads all receipts of a directory, in the order of their names; one that can't be read hides no other.
+    pub fn load_all(directory: &Path) -> Result<Receipts, ReceiptError> {
         let entries = match fs::read_dir(directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Receipts::default()),
             Err(source) => {
                 return Err(ReceiptError::Read { path: directory.to_owned(), source });
             }
@@ -123,18 +155,23 @@ impl Receipt {
             .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
             .collect();
         files.sort();
-        files.iter().filter_map(|file| Self::load(file).transpose()).collect()
+        let mut found = Receipts::default();
+        for result in files.iter().filter_map(|file| Self::load(file).transpose()) {
+            match result {
+                Ok(receipt) => found.receipts.push(receipt),
+                Err(error) => found.unreadable.push(error),
+            }
+        }
+        Ok(found)
     }
 
     /// The placeholders that sandboxes need that run now, the named one apart.
-    pub fn placeholders_in_use(directory: &Path, but: &CloisterName) -> Result<Vec<PathBuf>, ReceiptError> {
-        let others = Self::load_all(directory)?
-            .into_iter()
-            .filter(|other| other.cloister != *but && other.is_running());
-        Ok(others
-            .flat_map(|other| other.placeholders)
-            .map(|placeholder| placeholder.path().to_owned())
-            .collect())
+    pub fn placeholders_in_use(directory: &Path, but: &CloisterName) -> Result<InUse, ReceiptError> {
+        let found = Self::load_all(directory)?;
+        let others = found.receipts.into_iter().filter(|other| other.cloister != *but && other.is_running());
+        let placeholders = others.flat_map(|other| other.placeholders);
+        let paths = placeholders.map(|placeholder| placeholder.path().to_owned()).collect();
+        Ok(InUse { paths, unreadable: found.unreadable })
     }
 
     /// Writes the receipt.
@@ -160,11 +197,16 @@ impl Receipt {
         (!is_other).then_some(handle)
     }
 
+    /// What holds the sandbox to its limits.
+    pub fn enforcement(&self) -> Enforcement {
+        self.limits.as_ref().map_or(Enforcement::None, |limits| limits.by)
+    }
+
     /// Ends the sandbox and removes what it left, going on past errors; all of them are reported.
     ///
     /// With the first process the kernel ends every process of its name space.
     /// `in_use` are placeholders that another sandbox of the same repository needs.
-    pub fn tear_down(&self, in_use: &[PathBuf]) -> Vec<TeardownError> {
+    pub fn tear_down(&self, in_use: &InUse) -> Vec<TeardownError> {
         const PATIENCE: Duration = Duration::from_secs(5);
         let mut errors = Vec::new();
         let first = self.first.iter().map(|identity| (identity.pid(), self.open_first()));
@@ -177,14 +219,17 @@ impl Receipt {
                 Err(source) => errors.push(TeardownError::Signal { pid, source }),
             }
         }
-        let own = self
-            .placeholders
-            .iter()
-            .filter(|placeholder| !in_use.iter().any(|path| path == placeholder.path()));
-        let removed = own.map(Placeholder::remove);
-        let removed = removed.chain([paths::remove_if_present(&self.socket)]);
-        errors.extend(removed.filter_map(Result::err).map(TeardownError::Paths));
         errors
+            .extend(self.limits.iter().filter_map(|limits| limits.remove().err()).map(TeardownError::Group));
+        errors.extend(self.remove_placeholders(in_use));
+        errors.extend(paths::remove_if_present(&self.socket).err().map(TeardownError::Paths));
+        errors
+    }
+
+    /// Removes the placeholders that nobody else needs, those first that lie in others.
+    pub fn remove_placeholders(&self, in_use: &InUse) -> Vec<TeardownError> {
+        let free = self.placeholders.iter().rev().filter(|placeholder| in_use.is_free(placeholder.path()));
+        free.map(Placeholder::remove).filter_map(Result::err).map(TeardownError::Paths).collect()
     }
 }
 
@@ -202,12 +247,13 @@ mod tests {
             directory: "/src/demo".into(),
             branch: Some("main".to_owned()),
             backend: "bubblewrap".to_owned(),
-            network: "guarded".to_owned(),
+            network: Network::Guarded,
             started: 1,
             socket,
             monitor: None,
             first,
             pid_namespace: None,
+            limits: None,
             placeholders: Vec::new(),
         }
     }
@@ -220,7 +266,9 @@ mod tests {
         let receipt = receipt("/nowhere".into(), None);
         receipt.keep(&path).unwrap();
         assert_eq!(Receipt::load(&path).unwrap(), Some(receipt.clone()));
-        assert_eq!(Receipt::load_all(directory.path()).unwrap(), [receipt]);
+        fs::write(directory.path().join("another.json"), "{").unwrap();
+        let found = Receipt::load_all(directory.path()).unwrap();
+        assert_eq!((found.receipts, found.unreadable.len()), (vec![receipt], 1));
         fs::write(&path, "{").unwrap();
         assert!(matches!(Receipt::load(&path), Err(ReceiptError::Parse { .. })));
     }
@@ -248,9 +296,9 @@ mod tests {
         let mut child = process::command("/bin/sleep").arg("1000").spawn().unwrap();
         let receipt = receipt(socket.clone(), Identity::of(i32::try_from(child.id()).unwrap()));
         assert!(receipt.is_running());
-        assert!(receipt.tear_down(&[]).is_empty());
+        assert!(receipt.tear_down(&InUse::default()).is_empty());
         child.wait().unwrap();
         assert!(!receipt.is_running() && !socket.exists());
-        assert!(receipt.tear_down(&[]).is_empty(), "a second teardown finds nothing to do");
+        assert!(receipt.tear_down(&InUse::default()).is_empty(), "a second teardown finds nothing to do");
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::facts::Facts;
+use crate::config::{Limits, Network};
 use crate::name::{CloisterId, CloisterName};
 
 /// The user inside a sandbox.
@@ -21,23 +22,6 @@ pub struct User {
 impl Default for User {
     fn default() -> Self {
         Self { name: "cloister".to_owned(), uid: 1000, gid: 1000 }
-    }
-}
-
-/// How far a sandbox reaches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Network {
-    /// Through the guardian and nowhere else.
-    Guarded,
-}
-
-impl Network {
-    /// The name that users read and write.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Guarded => "guarded",
-        }
     }
 }
 
@@ -65,6 +49,8 @@ pub enum Mount {
         target: PathBuf,
         /// Its permission bits.
         mode: u32,
+        /// The most that it can hold, in bytes; without it, half of the machine's memory.
+        size_bytes: Option<u64>,
     },
     /// A directory on the file system that lies there.
     Directory {
@@ -120,16 +106,23 @@ pub struct Wanted<'a> {
     pub work: &'a Path,
     /// Further directories of the repository that lie outside `work` (a linked worktree's common directory).
     pub repository: Option<&'a Path>,
-    /// Directories inside the writable ones that must not be renamed, and whether they can be written.
-    pub pinned: &'a [(PathBuf, bool)],
-    /// Files and directories inside the pinned ones that the host's git would execute or obey.
-    pub protected: &'a [PathBuf],
+    /// What is laid over itself, so that it can't be renamed or replaced, and whether it can be written; in the order
+    /// of the paths, so that nothing covers what lies in it.
+    pub guarded: &'a [(PathBuf, bool)],
+    /// What is hidden, and whether it is a directory.
+    pub masked: &'a [(PathBuf, bool)],
+    /// What a hidden file holds.
+    pub mask_text: &'static str,
     /// The persistent home on the host.
     pub home: &'a Path,
     /// The socket directory on the host.
     pub sockets: &'a Path,
     /// The binary that becomes the first process.
     pub binary: &'a Path,
+    /// How far it reaches.
+    pub network: Network,
+    /// What it may use.
+    pub limits: Limits,
 }
 
 /// Everything that a sandbox will see.
@@ -143,6 +136,8 @@ pub struct Spec {
     pub user: User,
     /// How far it reaches.
     pub network: Network,
+    /// What all its processes may use together.
+    pub limits: Limits,
     /// The file tree, in order.
     pub mounts: Vec<Mount>,
 }
@@ -180,13 +175,20 @@ impl Spec {
         let user = User::default();
         let mut mounts: Vec<Mount> = system(facts).collect();
         mounts.extend(kernel(facts));
-        mounts.extend(scratch());
+        mounts.extend(scratch(&wanted.limits));
         mounts.extend(etc(facts, &user, wanted.name));
         mounts.extend(guardian(wanted));
         mounts.extend(project(wanted));
         mounts.push(Mount::Sealed { target: "/run".into() });
         mounts.push(Mount::Sealed { target: "/".into() });
-        Self { name: wanted.name.clone(), id: wanted.id.clone(), user, network: Network::Guarded, mounts }
+        Self {
+            name: wanted.name.clone(),
+            id: wanted.id.clone(),
+            user,
+            network: wanted.network,
+            limits: wanted.limits,
+            mounts,
+        }
     }
 }
 
@@ -217,12 +219,15 @@ fn kernel(facts: &Facts) -> impl Iterator<Item = Mount> {
         .chain([Mount::Devices { target: "/dev".into() }])
 }
 
-/// Directories in memory that end with the sandbox.
-fn scratch() -> [Mount; 5] {
+/// Directories in memory that end with the sandbox; all that can be written in them is bounded (K14).
+fn scratch(limits: &Limits) -> [Mount; 7] {
+    let memory = |target: &str, mode, size_bytes| Mount::Memory { target: target.into(), mode, size_bytes };
     [
-        Mount::Memory { target: "/tmp".into(), mode: 0o1777 },
-        Mount::Memory { target: "/var/tmp".into(), mode: 0o1777 },
-        Mount::Memory { target: "/run".into(), mode: 0o755 },
+        memory("/dev/shm", 0o1777, Some(limits.memory_bytes / 4)),
+        Mount::Sealed { target: "/dev".into() },
+        memory("/tmp", 0o1777, Some(limits.memory_bytes / 2)),
+        Mount::Link { points_to: "/tmp".into(), target: "/var/tmp".into() },
+        memory("/run", 0o755, None),
         Mount::Link { points_to: "/run".into(), target: "/var/run".into() },
         Mount::Directory { target: "/etc".into() },
     ]
@@ -264,14 +269,17 @@ fn etc(facts: &Facts, user: &User, name: &CloisterName) -> Vec<Mount> {
 }
 
 /// The way to the guardian, and the binary of the first process.
-fn guardian(wanted: &Wanted<'_>) -> [Mount; 4] {
+///
+/// In the tier `none` there is no way: not even the sockets are there.
+fn guardian(wanted: &Wanted<'_>) -> Vec<Mount> {
     let bin = Path::new(BINARY).parent().unwrap_or(Path::new("/")).to_owned();
-    [
-        Mount::ReadOnly { source: wanted.sockets.to_owned(), target: SOCKETS.into() },
-        Mount::Memory { target: bin.clone(), mode: 0o755 },
+    let sockets = Mount::ReadOnly { source: wanted.sockets.to_owned(), target: SOCKETS.into() };
+    let binary = [
+        Mount::Memory { target: bin.clone(), mode: 0o755, size_bytes: None },
         Mount::ReadOnly { source: wanted.binary.to_owned(), target: BINARY.into() },
         Mount::Sealed { target: bin },
-    ]
+    ];
+    (wanted.network != Network::None).then_some(sockets).into_iter().chain(binary).collect()
 }
 
 /// What may be written: the home and the project, less what the host's git would execute or obey.
@@ -287,13 +295,19 @@ fn project(wanted: &Wanted<'_>) -> Vec<Mount> {
         mounts.push(Mount::ReadWrite { source: common.to_owned(), target: common.to_owned() });
     }
     // A mount point can't be renamed; its parents can, and what is protected would go with them.
-    mounts.extend(wanted.pinned.iter().map(|(path, is_writable)| {
+    mounts.extend(wanted.guarded.iter().map(|(path, is_writable)| {
         let (source, target) = (path.clone(), inside(path));
         if *is_writable { Mount::ReadWrite { source, target } } else { Mount::ReadOnly { source, target } }
     }));
-    mounts.extend(
-        wanted.protected.iter().map(|path| Mount::ReadOnly { source: path.clone(), target: inside(path) }),
-    );
+    for (path, is_directory) in wanted.masked {
+        let target = inside(path);
+        if *is_directory {
+            mounts.push(Mount::Memory { target: target.clone(), mode: 0o555, size_bytes: Some(4096) });
+            mounts.push(Mount::Sealed { target });
+        } else {
+            mounts.push(Mount::File { target, content: wanted.mask_text.to_owned() });
+        }
+    }
     mounts
 }
 
@@ -322,11 +336,14 @@ pub(super) mod tests {
                 id: &id,
                 work: Path::new("/src/demo"),
                 repository: None,
-                pinned: &[("/src/demo/.git".into(), true)],
-                protected: &["/src/demo/.git/hooks".into()],
+                guarded: &[("/src/demo/.git".into(), true), ("/src/demo/.git/hooks".into(), false)],
+                masked: &[("/src/demo/.env".into(), false), ("/src/demo/secrets".into(), true)],
+                mask_text: "hidden",
                 home: Path::new("/data/home"),
                 sockets: Path::new("/run/s/1"),
                 binary: Path::new("/opt/cloister"),
+                network: Network::Guarded,
+                limits: Limits::default(),
             },
             &facts(),
         )
@@ -376,6 +393,18 @@ pub(super) mod tests {
         assert_eq!(spec.mounts[position(&spec, "/work/.git/hooks")], hooks);
         assert!(position(&spec, WORK) < position(&spec, "/work/.git"));
         assert!(position(&spec, "/work/.git") < position(&spec, "/work/.git/hooks"));
+    }
+
+    #[test]
+    fn f15_what_is_hidden_lies_over_everything_else() {
+        let spec = spec();
+        let hidden = Mount::File { target: "/work/.env".into(), content: "hidden".to_owned() };
+        assert_eq!(spec.mounts[position(&spec, "/work/.env")], hidden);
+        assert!(position(&spec, "/work/.git/hooks") < position(&spec, "/work/.env"));
+        let sealed = spec.mounts.iter().position(
+            |mount| matches!(mount, Mount::Sealed { target } if target == Path::new("/work/secrets")),
+        );
+        assert_eq!(sealed, Some(position(&spec, "/work/secrets") + 1));
     }
 
     #[test]

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
-use crate::config::Config;
+use crate::config::{Config, Network};
 use crate::init::{Boot, Relay};
-use crate::name::{CloisterName, ProjectName};
+use crate::name::ProjectName;
 use crate::sandbox::{HOME, SOCKETS, Spec};
 
 /// The guardian's name inside a sandbox, where `/etc/hosts` maps it to the relay.
@@ -19,31 +19,34 @@ const FROM_HOST: [&str; 6] = ["TERM", "COLORTERM", "LANG", "LC_ALL", "LC_CTYPE",
 
 /// The settings of a sandbox's first process: what every session gets, and the ways to the guardian.
 pub(super) fn boot(spec: &Spec, project: &ProjectName, token: &str) -> Boot {
+    let identity =
+        [("CLOISTER", "1"), ("CLOISTER_NAME", spec.name.as_str()), ("CLOISTER_PROJECT", project.as_str())];
     let mut environment: BTreeMap<String, String> = [
         ("HOME", HOME),
         ("USER", &spec.user.name),
         ("LOGNAME", &spec.user.name),
         ("PATH", SEARCH_PATH),
         ("TMPDIR", "/tmp"),
-        ("CLOISTER_GUARDIAN_HOST", GUARDIAN),
-        ("NODE_USE_ENV_PROXY", "1"),
     ]
+    .into_iter()
+    .chain(identity)
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    .into();
-    environment.extend(identity(&spec.name, project, token));
-    environment.extend(proxy(token));
-    let relays = vec![Relay { port: PROXY_PORT, socket: format!("{SOCKETS}/proxy.sock") }];
-    Boot { environment, relays, anchors: Vec::new() }
+    .collect();
+    let mut relays = Vec::new();
+    // In the tier `none` there is no way out, and so nothing that speaks of one.
+    if spec.network != Network::None {
+        environment.extend(guardian(token));
+        relays.push(Relay { port: PROXY_PORT, socket: format!("{SOCKETS}/proxy.sock") });
+    }
+    Boot { max_processes: None, environment, relays, anchors: Vec::new() }
 }
 
-fn identity(name: &CloisterName, project: &ProjectName, token: &str) -> [(String, String); 4] {
-    [
-        ("CLOISTER", "1"),
-        ("CLOISTER_NAME", name.as_str()),
-        ("CLOISTER_PROJECT", project.as_str()),
-        ("CLOISTER_TOKEN", token),
-    ]
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+/// What leads to the guardian.
+fn guardian(token: &str) -> impl Iterator<Item = (String, String)> {
+    [("CLOISTER_TOKEN", token), ("CLOISTER_GUARDIAN_HOST", GUARDIAN), ("NODE_USE_ENV_PROXY", "1")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into_iter()
+        .chain(proxy(token))
 }
 
 fn proxy(token: &str) -> impl Iterator<Item = (String, String)> {

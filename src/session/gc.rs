@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::stop::{StopError, StopProblem};
+use super::stop::{StopError, StopProblem, Stopped};
 use crate::guardian::client::TokenError;
 use crate::name::ProjectName;
 use crate::paths::{Paths, PathsError};
@@ -79,6 +79,8 @@ pub struct Collected {
     pub kept: Vec<Leftover>,
     /// What could not be removed or read.
     pub problems: Vec<GcProblem>,
+    /// The sandboxes that were cleared away, with what has changed of all that the host would execute.
+    pub stopped: Vec<Stopped>,
 }
 
 /// What went wrong while collecting went on.

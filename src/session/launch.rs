@@ -12,11 +12,12 @@ use tokio::time::timeout;
 use super::anchors::anchors;
 use super::environment;
 use super::start::{Prepared, StartError, io_error};
+use crate::files::Baseline;
 use crate::guardian::client::{self, Guardian, Registration};
 use crate::init::wire::{FromHost, FromSandbox};
 use crate::name::{BranchName, ProjectId};
 use crate::paths;
-use crate::sandbox::{Launch, Launched, Monitor, Placeholder, Receipt};
+use crate::sandbox::{Enforcement, LaunchError, Launched, Monitor, Placeholder, Receipt};
 
 /// How long a new sandbox may take to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -31,6 +32,7 @@ impl Prepared<'_> {
             project: self.project.name.clone(),
             directory: self.project.directory.clone(),
             branch: branch.map(BranchName::parse).transpose().map_err(StartError::Branch)?,
+            network: self.spec.network,
         };
         let token = guardian.register(&registration).await?;
         match self.make(&token, branch, guardian).await {
@@ -70,21 +72,39 @@ impl Prepared<'_> {
         branch: Option<&str>,
         guardian: &Guardian,
     ) -> Result<PathBuf, StartError> {
+        let file = self.paths.receipt_file(&self.name);
+        let socket = self.paths.init_socket(&self.id);
+        // Whatever kills this start from here on, what it is about to make is known.
+        self.receipt(None, &socket, branch).keep(&file)?;
+        self.keep_baseline()?;
         self.placeholders.iter().try_for_each(Placeholder::make)?;
         let mut boot = environment::boot(&self.spec, &self.project.name, token);
         boot.anchors = anchors(&self.project, &self.spec).map_err(io_error("look at the project again"))?;
-        let boot = serde_json::to_vec(&boot).map_err(StartError::Boot)?;
-        let socket = self.paths.init_socket(&self.id);
-        let launch = Launch { socket: &socket, boot: &boot };
-        let monitor = self.plan.apply(&launch, |launched| {
-            self.receipt(launched, &socket, branch).keep(&self.paths.receipt_file(&self.name))
+        let monitor = self.plan.apply(&socket, |launched| {
+            let receipt = self.receipt(Some(launched), &socket, branch);
+            receipt.keep(&file).map_err(LaunchError::Receipt)?;
+            let is_counted_inside = launched.confinement.by == Enforcement::Rlimit;
+            boot.max_processes = is_counted_inside.then_some(self.spec.limits.pids);
+            serde_json::to_vec(&boot).map_err(LaunchError::Settings)
         })?;
         probe(&socket, monitor).await?;
         guardian.confirm(&self.name).await?;
         Ok(socket)
     }
 
-    fn receipt(&self, launched: &Launched, socket: &Path, branch: Option<&str>) -> Receipt {
+    /// Remembers what the host would execute. What an earlier sandbox of the directory changed and no `stop` has
+    /// shown must not become what is compared with.
+    fn keep_baseline(&self) -> Result<(), StartError> {
+        let file = self.paths.baseline_file(&self.name);
+        let earlier = Baseline::load(&file)?;
+        if earlier.is_none_or(|earlier| earlier.directory != self.project.directory) {
+            self.baseline.keep(&file)?;
+        }
+        Ok(())
+    }
+
+    /// The record of this start: without processes, of what it is about to do.
+    fn receipt(&self, launched: Option<&Launched>, socket: &Path, branch: Option<&str>) -> Receipt {
         Receipt {
             cloister: self.name.clone(),
             id: self.id.clone(),
@@ -93,30 +113,28 @@ impl Prepared<'_> {
             directory: self.project.directory.clone(),
             branch: branch.map(str::to_owned),
             backend: "bubblewrap".to_owned(),
-            network: self.spec.network.as_str().to_owned(),
+            network: self.spec.network,
             started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
             socket: socket.to_owned(),
-            monitor: Some(launched.monitor.clone()),
-            first: Some(launched.first.clone()),
-            pid_namespace: Some(launched.pid_namespace),
+            monitor: launched.map(|launched| launched.monitor.clone()),
+            first: launched.map(|launched| launched.first.clone()),
+            pid_namespace: launched.map(|launched| launched.pid_namespace),
+            limits: launched.map(|launched| launched.confinement.clone()),
             placeholders: self.placeholders.clone(),
         }
     }
 
     /// Takes back what a failed start did; the failure itself is what is reported.
     async fn undo(&self, guardian: &Guardian) {
-        let receipt = self.paths.receipt_file(&self.name);
-        let all: Vec<PathBuf> = self.placeholders.iter().map(|one| one.path().to_owned()).collect();
-        // What can't be told to be free stays; the next stop looks again.
-        let in_use = Receipt::placeholders_in_use(&self.paths.receipts_dir(), &self.name).unwrap_or(all);
-        if let Ok(Some(receipt)) = Receipt::load(&receipt) {
-            drop(receipt.tear_down(&in_use));
-        }
-        let _ = paths::remove_if_present(&receipt);
-        for placeholder in
-            self.placeholders.iter().filter(|one| !in_use.iter().any(|path| path == one.path()))
+        let file = self.paths.receipt_file(&self.name);
+        let in_use = Receipt::placeholders_in_use(&self.paths.receipts_dir(), &self.name);
+        if let (Ok(Some(receipt)), Ok(in_use)) = (Receipt::load(&file), in_use)
+            && receipt.tear_down(&in_use).is_empty()
+            && in_use.unreadable.is_empty()
         {
-            let _ = placeholder.remove();
+            // What could not be removed stays on record, and the next command looks again.
+            let _ = paths::remove_if_present(&file);
+            let _ = paths::remove_if_present(&self.paths.baseline_file(&self.name));
         }
         if guardian.revoke(&self.name).await.is_err() {
             let _ = client::forget_token(self.paths, &self.name);

@@ -17,17 +17,25 @@ pub struct Running {
     pub uptime: Duration,
 }
 
-/// The sandboxes that run now; a receipt whose first process is gone is none.
-pub fn running(paths: &Paths) -> Result<Vec<Running>, ReceiptError> {
+/// The sandboxes that can be told to run.
+#[derive(Debug)]
+pub struct Listing {
+    /// Those that run now; a receipt whose first process is gone is none.
+    pub running: Vec<Running>,
+    /// The receipts that can't be read.
+    pub unreadable: Vec<ReceiptError>,
+}
+
+/// The sandboxes that run now.
+pub fn running(paths: &Paths) -> Result<Listing, ReceiptError> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let receipts = Receipt::load_all(&paths.receipts_dir())?;
-    let alive = receipts.into_iter().filter(Receipt::is_running);
-    Ok(alive
-        .map(|receipt| {
-            let uptime = now.saturating_sub(Duration::from_secs(receipt.started));
-            Running { receipt, uptime }
-        })
-        .collect())
+    let found = Receipt::load_all(&paths.receipts_dir())?;
+    let alive = found.receipts.into_iter().filter(Receipt::is_running);
+    let running = alive.map(|receipt| {
+        let uptime = now.saturating_sub(Duration::from_secs(receipt.started));
+        Running { receipt, uptime }
+    });
+    Ok(Listing { running: running.collect(), unreadable: found.unreadable })
 }
 
 /// The host directory of a cloister, running or known by its project; `None` when there is no such name.

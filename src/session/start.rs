@@ -3,13 +3,16 @@
 //! Everything that can be checked is checked before the first change. What is then done in order (registration,
 //! sandbox, receipt) is undone when a later part fails, under a lock that lets one start at a time near a cloister.
 
+mod guards;
+
 use std::io;
 use std::path::{Path, PathBuf};
 
 use tokio::net::UnixStream;
 
 use super::environment;
-use crate::config::{Backend, Config, ConfigError};
+use crate::config::{Backend, Config, ConfigError, Network};
+use crate::files::{Baseline, FilesError};
 use crate::guardian::client::{ClientError, Guardian};
 use crate::init::wire::Start;
 use crate::name::{CloisterId, CloisterName, ProjectName};
@@ -20,6 +23,7 @@ use crate::sandbox::{
     Diagnosis, Facts, LaunchError, Placeholder, Plan, Receipt, ReceiptError, Spec, TeardownError, Wanted,
     diagnose, find_bwrap,
 };
+use guards::{Guarding, HIDDEN};
 
 /// Whether root may start a sandbox whose processes are root's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +45,8 @@ pub struct StartRequest<'a> {
     pub git: GitNeed,
     /// Whether root's consent was given.
     pub root: RootConsent,
+    /// How far the sandbox reaches, if not as the settings say.
+    pub network: Option<Network>,
 }
 
 /// A sandbox that runs, and what a session in it needs.
@@ -50,6 +56,10 @@ pub struct Sandbox {
     pub name: CloisterName,
     /// Whether it was made just now.
     pub is_new: bool,
+    /// How far it reaches.
+    pub network: Network,
+    /// What the user should know about it.
+    pub notes: Vec<String>,
     socket: PathBuf,
     config: Config,
 }
@@ -63,9 +73,25 @@ pub enum StartError {
     /// The backend is not there.
     #[error("this version has no backend `docker`")]
     NoDocker,
+    /// The tier is not there.
+    #[error("this version has no network tier `{}`", .0.as_str())]
+    NoTier(Network),
+    /// The sandbox that runs reaches further, or less far.
+    #[error("the cloister `{name}` is running with network `{}`, not `{}`", running.as_str(), wanted.as_str())]
+    OtherNetwork {
+        /// The name.
+        name: CloisterName,
+        /// How far it reaches.
+        running: Network,
+        /// What is wanted.
+        wanted: Network,
+    },
     /// The directory can't be opened.
     #[error(transparent)]
     Project(#[from] ProjectError),
+    /// Its files can't be guarded.
+    #[error(transparent)]
+    Files(#[from] FilesError),
     /// The settings are wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -107,9 +133,6 @@ pub enum StartError {
     /// There is no such sandbox.
     #[error("no cloister `{0}` is running")]
     NotRunning(CloisterName),
-    /// The settings can't be sent to it.
-    #[error("cannot write the settings of the sandbox's first process")]
-    Boot(#[source] serde_json::Error),
     /// Something else of the system.
     #[error("cannot {action}")]
     Io {
@@ -143,32 +166,62 @@ pub(super) struct Prepared<'a> {
     pub(super) id: CloisterId,
     pub(super) spec: Spec,
     pub(super) plan: Plan,
+    /// What this start has to make, and to remove again.
     pub(super) placeholders: Vec<Placeholder>,
+    pub(super) baseline: Baseline,
+    notes: Vec<String>,
+    config: Config,
+}
+
+/// What is to be started, before its files are looked at.
+struct Draft<'a> {
+    paths: &'a Paths,
+    project: Project,
+    name: CloisterName,
+    id: CloisterId,
+    binary: PathBuf,
+    network: Network,
     config: Config,
 }
 
 /// Starts the sandbox of a directory, or finds the one that runs.
 pub async fn start(request: StartRequest<'_>, paths: &Paths) -> Result<Sandbox, StartError> {
-    let prepared = Prepared::new(request, paths)?;
-    let _lock = Lock::acquire(&paths.cloister_lock(&prepared.name))?;
-    prepared.project.register(paths)?;
-    let guardian = Guardian::ensure(paths).await?;
-    let receipt = Receipt::load(&paths.receipt_file(&prepared.name))?;
+    let draft = Draft::new(request, paths)?;
+    let _lock = Lock::acquire(&paths.cloister_lock(&draft.name))?;
+    let receipt = Receipt::load(&paths.receipt_file(&draft.name))?;
     if let Some(running) = receipt.as_ref().filter(|receipt| receipt.is_running()) {
-        if running.directory != prepared.project.directory {
-            return Err(StartError::OtherDirectory { name: prepared.name, owner: running.directory.clone() });
+        if running.directory != draft.project.directory {
+            return Err(StartError::OtherDirectory { name: draft.name, owner: running.directory.clone() });
         }
-        return Ok(prepared.entered(running.socket.clone(), false));
+        if running.network != draft.network {
+            let (running, wanted) = (running.network, draft.network);
+            return Err(StartError::OtherNetwork { name: draft.name, running, wanted });
+        }
+        draft.project.register(paths)?;
+        Guardian::ensure(paths).await?;
+        let Draft { name, network, config, .. } = draft;
+        let socket = running.socket.clone();
+        return Ok(Sandbox { name, is_new: false, network, notes: Vec::new(), socket, config });
     }
+    let project = draft.project.clone();
     // Sandboxes can share a repository: none may take a placeholder away that another is about to mount over.
-    let _shared = Lock::acquire(&paths.placeholder_lock())?;
-    let in_use = Receipt::placeholders_in_use(&paths.receipts_dir(), &prepared.name)?;
-    let left = receipt.map(|stale| stale.tear_down(&in_use)).unwrap_or_default();
+    let shared = Lock::acquire(&paths.placeholder_lock())?;
+    let in_use = Receipt::placeholders_in_use(&paths.receipts_dir(), &draft.name)?;
+    let left = receipt.as_ref().map(|stale| stale.tear_down(&in_use)).unwrap_or_default();
     if let Some(error) = left.into_iter().next() {
         return Err(StartError::Teardown(error));
     }
+    // Only now: what an earlier sandbox left is no part of the project.
+    let mut prepared = draft.prepare()?;
+    let stale = receipt.map(|stale| stale.placeholders).unwrap_or_default();
+    prepared.placeholders = Placeholder::to_make(&prepared.placeholders, &in_use.paths, &stale);
+    prepared.notes.extend(in_use.unreadable.iter().map(ToString::to_string));
+    project.register(paths)?;
+    let guardian = Guardian::ensure(paths).await?;
     let socket = prepared.launch(&guardian).await?;
-    Ok(prepared.entered(socket, true))
+    drop(shared);
+    let Prepared { name, spec, notes, config, .. } = prepared;
+    Ok(Sandbox { name, is_new: true, network: spec.network, notes, socket, config })
 }
 
 /// Finds a running sandbox by its name.
@@ -178,16 +231,23 @@ pub async fn enter(name: &CloisterName, paths: &Paths) -> Result<Sandbox, StartE
     let config = Config::load_for(paths, Some(&receipt.project))?;
     // A session without a guardian has no way out; the sandbox itself needs none.
     Guardian::ensure(paths).await?;
-    Ok(Sandbox { name: name.clone(), is_new: false, socket: receipt.socket, config })
+    Ok(Sandbox {
+        name: name.clone(),
+        is_new: false,
+        network: receipt.network,
+        notes: Vec::new(),
+        socket: receipt.socket,
+        config,
+    })
 }
 
 /// What would be started: the spec, and the command that makes it.
 pub fn preview(request: StartRequest<'_>, paths: &Paths) -> Result<(Spec, Vec<String>), StartError> {
-    let prepared = Prepared::new(request, paths)?;
+    let prepared = Draft::new(request, paths)?.prepare()?;
     Ok((prepared.spec, prepared.plan.display()))
 }
 
-impl<'a> Prepared<'a> {
+impl<'a> Draft<'a> {
     fn new(request: StartRequest<'_>, paths: &'a Paths) -> Result<Self, StartError> {
         if rustix::process::geteuid().is_root() && request.root == RootConsent::Withheld {
             return Err(StartError::Root);
@@ -200,27 +260,35 @@ impl<'a> Prepared<'a> {
             Backend::Auto | Backend::Bubblewrap => {}
             Backend::Docker => return Err(StartError::NoDocker),
         }
-        let guarded = project.guarded()?;
-        let pinned: Vec<_> = project.pinned().into_iter().map(|one| (one.path, one.is_writable)).collect();
+        let network = request.network.unwrap_or(config.network);
+        match network {
+            Network::None | Network::Guarded => {}
+            Network::Inet | Network::Full => return Err(StartError::NoTier(network)),
+        }
+        Ok(Self { paths, project, name, id, binary, network, config })
+    }
+
+    /// Looks at the project's files, and plans the sandbox.
+    fn prepare(self) -> Result<Prepared<'a>, StartError> {
+        let Self { paths, project, name, id, binary, network, config } = self;
+        let Guarding { guarded, masked, placeholders, baseline, notes } = Guarding::of(&project, &config)?;
         let wanted = Wanted {
             name: &name,
             id: &id,
             work: &project.directory,
             repository: project.outside_repository(),
-            pinned: &pinned,
-            protected: &guarded.iter().map(|one| one.path.clone()).collect::<Vec<_>>(),
+            guarded: &guarded,
+            masked: &masked,
+            mask_text: HIDDEN,
             home: &paths.instance_dir(&project.name).join("home"),
             sockets: &paths.sockets_dir(&id),
             binary: &binary,
+            network,
+            limits: config.limits,
         };
         let spec = Spec::new(&wanted, &Facts::gather());
         let plan = find_bwrap(&process::environment("PATH").unwrap_or_default())?.plan(&spec)?;
-        let placeholders = guarded.iter().map(|one| Placeholder::new(&one.path, one.placeholder)).collect();
-        Ok(Self { paths, project, name, id, spec, plan, placeholders, config })
-    }
-
-    fn entered(self, socket: PathBuf, is_new: bool) -> Sandbox {
-        Sandbox { name: self.name, is_new, socket, config: self.config }
+        Ok(Prepared { paths, project, name, id, spec, plan, placeholders, baseline, notes, config })
     }
 }
 

@@ -7,6 +7,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use crate::files::{Baseline, Change, FilesError};
 use crate::guardian::client::{self, ClientError, Guardian, TokenError};
 use crate::init::wire::FromHost;
 use crate::name::CloisterName;
@@ -23,6 +24,8 @@ pub struct Stopped {
     pub name: CloisterName,
     /// What could not be cleared away.
     pub problems: Vec<StopProblem>,
+    /// What has changed of all that the host would execute, since the sandbox was made.
+    pub changes: Vec<Change>,
 }
 
 /// Why there was nothing to stop.
@@ -48,6 +51,12 @@ pub enum StopProblem {
     /// A file stays.
     #[error(transparent)]
     Paths(#[from] PathsError),
+    /// What it left in the repository stays: another sandbox may need it.
+    #[error(transparent)]
+    Receipt(ReceiptError),
+    /// What has changed can't be told.
+    #[error(transparent)]
+    Files(#[from] FilesError),
     /// The token's file stays.
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -81,33 +90,54 @@ async fn stop_locked(name: &CloisterName, paths: &Paths) -> Result<Stopped, Stop
     let Some(receipt) = Receipt::load(&file)? else {
         // A start that was killed before its receipt may have left a token.
         return match revoke(name, None, paths).await {
-            Ok(true) => Ok(Stopped { name: name.clone(), problems: Vec::new() }),
+            Ok(true) => Ok(Stopped { name: name.clone(), problems: Vec::new(), changes: Vec::new() }),
             Ok(false) => Err(StopError::NotRunning(name.clone())),
-            Err(problem) => Ok(Stopped { name: name.clone(), problems: vec![problem] }),
+            Err(problem) => Ok(Stopped { name: name.clone(), problems: vec![problem], changes: Vec::new() }),
         };
     };
     if receipt.is_running() {
         ask_to_end(&receipt.socket).await;
     }
-    let torn_down = {
+    let mut problems: Vec<StopProblem> = {
         let _shared = Lock::acquire(&paths.placeholder_lock())?;
         let in_use = Receipt::placeholders_in_use(&paths.receipts_dir(), name)?;
-        receipt.tear_down(&in_use)
+        let torn_down = receipt.tear_down(&in_use).into_iter().map(StopProblem::Teardown).collect::<Vec<_>>();
+        // What it left in the repository stays on record as long as somebody else may need it.
+        let unreadable = in_use.unreadable.into_iter().filter(|_| !receipt.placeholders.is_empty());
+        torn_down.into_iter().chain(unreadable.map(StopProblem::Receipt)).collect()
     };
-    let mut problems: Vec<StopProblem> = torn_down.into_iter().map(StopProblem::Teardown).collect();
     problems.extend(revoke(name, Some(&receipt), paths).await.err());
+    let baseline = paths.baseline_file(name);
+    let changes = changes(&receipt, &baseline).unwrap_or_else(|error| {
+        problems.push(StopProblem::Files(error));
+        Vec::new()
+    });
     if problems.is_empty() {
-        problems.extend(paths::remove_if_present(&file).err().map(StopProblem::Paths));
+        let removed = [&file, &baseline].map(|file| paths::remove_if_present(file));
+        problems.extend(removed.into_iter().filter_map(Result::err).map(StopProblem::Paths));
     }
-    Ok(Stopped { name: name.clone(), problems })
+    Ok(Stopped { name: name.clone(), problems, changes })
+}
+
+/// What has changed since the baseline was taken.
+fn changes(receipt: &Receipt, file: &Path) -> Result<Vec<Change>, FilesError> {
+    match Baseline::load(file)? {
+        // A project that has gone can't be executed.
+        Some(baseline) if baseline.directory == receipt.directory && baseline.directory.exists() => {
+            baseline.changes()
+        }
+        _ => Ok(Vec::new()),
+    }
 }
 
 /// Stops every cloister that left a record, running or not.
 pub async fn stop_all(paths: &Paths) -> Result<Vec<Result<Stopped, StopError>>, ReceiptError> {
     let mut stopped = Vec::new();
-    for receipt in Receipt::load_all(&paths.receipts_dir())? {
+    let found = Receipt::load_all(&paths.receipts_dir())?;
+    for receipt in found.receipts {
         stopped.push(stop(&receipt.cloister, paths).await);
     }
+    stopped.extend(found.unreadable.into_iter().map(|error| Err(error.into())));
     Ok(stopped)
 }
 

@@ -54,7 +54,7 @@ fn s3_an_unknown_key_is_refused_with_the_nearest_one() {
     check_problems(
         "\"a\\eb\": x",
         &[
-            "config.yaml:1: `\"a\\u{1b}b\"`: is not a known key; the keys known here are `backend`, `shell`, `proxy`, `env`",
+            "config.yaml:1: `\"a\\u{1b}b\"`: is not a known key; the keys known here are `backend`, `network`, `shell`, `proxy`, `files`, `refs`, `mounts`, `env`, `limits`, `tools`",
         ],
     );
 }
@@ -103,7 +103,7 @@ fn nothing_is_coerced() {
     check_problems(
         "- a",
         &[
-            "config.yaml:1: expected a map of keys, found a list; the keys known here are `backend`, `shell`, `proxy`, `env`",
+            "config.yaml:1: expected a map of keys, found a list; the keys known here are `backend`, `network`, `shell`, `proxy`, `files`, `refs`, `mounts`, `env`, `limits`, `tools`",
         ],
     );
 }
@@ -262,4 +262,55 @@ fn what_can_not_be_read_is_an_error() {
     fs::remove_file(files.global()).unwrap();
     rustix::fs::mkfifoat(rustix::fs::CWD, files.global(), rustix::fs::Mode::RUSR).unwrap();
     assert_eq!(files.problems(), ["config.yaml: cannot be read: it is not a regular file"]);
+}
+
+#[test]
+fn what_a_sandbox_may_use_is_checked() {
+    check_problems(
+        "limits: {memory: 8, cpus: many, pids: 3}\nnetwork: noen\n",
+        &[
+            "config.yaml:1: `limits.memory`: expected a size such as `512MiB` or `8GiB`, found a number; add the \
+             unit `MiB` or `GiB`",
+            "config.yaml:1: `limits.cpus`: `many` is no number of processors; write one between `0.1` and `4096`, \
+             with at most three decimals",
+            "config.yaml:1: `limits.pids`: `3` is no number of processes; write a whole number between `16` and \
+             `4194304`",
+            "config.yaml:2: `network`: `noen` is not one of the choices; did you mean `none`?",
+        ],
+    );
+}
+
+#[test]
+fn mounts_are_checked_entry_by_entry() {
+    check_problems(
+        "mounts:\n  - {source: ~/a}\n  - {source: b, target: /b, mode: rx}\n  - {source: b, target: c}\n  - x\n  - {sorce: /a}\n",
+        &[
+            "config.yaml:2: `mounts[0]`: needs both `source` and `target`; give both, as in `{source: ~/data, \
+             target: /data}`",
+            "config.yaml:3: `mounts[1].mode`: `rx` is no mode of a mount; write `ro` or `rw`",
+            "config.yaml:4: `mounts[2].source`: a path of the host begins with `/` or `~/`, and holds no `..` and no \
+             control character",
+            "config.yaml:4: `mounts[2].target`: a path inside the sandbox begins with `/`, and holds no `.`, no `..` \
+             and no control character",
+            "config.yaml:5: `mounts[3]`: expected a map of `source`, `target`, `mode`, found text",
+            "config.yaml:6: `mounts[4].sorce`: is not a known key; did you mean `source`?",
+            "config.yaml:6: `mounts[4]`: needs both `source` and `target`; give both, as in `{source: ~/data, \
+             target: /data}`",
+        ],
+    );
+}
+
+#[test]
+fn f10_paths_of_the_project_do_not_leave_it() {
+    check_problems(
+        "files: {protect: [/etc, ../x], mask: ['!../y']}\n",
+        &[
+            "config.yaml:1: `files.protect[0]`: a path below the project is relative, and holds no `..`, no empty part \
+             and no control character",
+            "config.yaml:1: `files.protect[1]`: a path below the project is relative, and holds no `..`, no empty part \
+             and no control character",
+            "config.yaml:1: `files.mask[0]`: a path below the project is relative, and holds no `..`, no empty part \
+             and no control character",
+        ],
+    );
 }

@@ -29,6 +29,7 @@ impl Collector<'_> {
             paths.config_dir().join("projects"),
             paths.audit_dir(),
             paths.receipts_dir(),
+            paths.state_dir().join("baselines"),
         ]);
         // The instances themselves, not their homes: those are the sandboxes'.
         directories.extend(entries(&paths.instances_dir()));

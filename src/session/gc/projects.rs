@@ -46,12 +46,11 @@ impl Collector<'_> {
 
     fn is_running(&self, project: &Registered) -> bool {
         // A receipt that can't be read may be this project's.
-        let receipts = Receipt::load_all(&self.paths.receipts_dir());
+        let Ok(found) = Receipt::load_all(&self.paths.receipts_dir()) else { return true };
+        let is_its = |receipt: &Receipt| receipt.project == project.name || receipt.project_id == project.id;
         self.running.contains(&project.name)
-            || receipts.is_err()
-            || receipts.unwrap_or_default().iter().any(|receipt| {
-                (receipt.project == project.name || receipt.project_id == project.id) && receipt.is_running()
-            })
+            || !found.unreadable.is_empty()
+            || found.receipts.iter().any(|receipt| is_its(receipt) && receipt.is_running())
     }
 
     fn forget(&mut self, project: &Registered) {

@@ -72,11 +72,12 @@ impl Collector<'_> {
         }
         match stop::clear(name, self.paths).await {
             Ok(None) => {}
-            Ok(Some(stopped)) => {
+            Ok(Some(mut stopped)) => {
                 if stopped.problems.is_empty() {
                     self.remove(kind, file, reason, || Ok(()));
                 }
-                self.found.problems.extend(stopped.problems.into_iter().map(GcProblem::from));
+                self.found.problems.extend(stopped.problems.drain(..).map(GcProblem::from));
+                self.found.stopped.push(stopped);
             }
             Err(error) => self.found.problems.push(error.into()),
         }
@@ -116,8 +117,8 @@ impl Collector<'_> {
     fn known(&mut self) -> BTreeSet<String> {
         let receipts = Receipt::load_all(&self.paths.receipts_dir());
         let tokens = client::token_files(self.paths);
-        self.is_certain &= receipts.is_ok() && tokens.is_ok();
-        let receipts = receipts.unwrap_or_default().into_iter().map(|receipt| receipt.id);
+        self.is_certain &= receipts.as_ref().is_ok_and(|found| found.unreadable.is_empty()) && tokens.is_ok();
+        let receipts = receipts.unwrap_or_default().receipts.into_iter().map(|receipt| receipt.id);
         let owners = tokens.unwrap_or_default().into_iter().filter_map(|(_, owner)| owner.ok());
         let ids = receipts.chain(owners.map(|(_, id)| id));
         ids.map(|id: CloisterId| id.as_str().to_owned()).collect()

@@ -9,7 +9,7 @@ use super::source::Source;
 const LAYERS: [&[&str]; 5] = [
     &["name", "token", "policy", "text"],
     &["paths", "process", "audit", "config", "nix"],
-    &["git", "project", "agent", "sandbox", "init", "approval", "proxy", "broker", "hostexec"],
+    &["git", "project", "files", "agent", "sandbox", "init", "approval", "proxy", "broker", "hostexec"],
     &["guardian", "web", "session"],
     &["cli", "main"],
 ];

@@ -337,3 +337,35 @@ fn names_users_and_certificates_are_known_inside() {
         "certificates\nno keys\n",
     );
 }
+
+#[test]
+fn in_the_tier_none_nothing_answers_and_nothing_speaks_of_a_way_out() {
+    for host in hosts() {
+        let script = "env | grep -ci -e proxy -e token -e guardian; ls /run/cloister; \
+                      for port in 3128 9996 9998; do (: < /dev/tcp/127.0.0.1/$port) 2>/dev/null && echo $port; done; \
+                      ls /proc/net/unix >/dev/null; grep -c cloister /proc/net/unix";
+        let done = host.run(&["start", "--network", "none", "--", "bash", "-c", script]);
+        // One socket remains: the first process's own, which has no path inside and no one can connect to.
+        assert_eq!(done.stdout, "0\nbin\n0\n", "{done:?}");
+        let listed: serde_json::Value = serde_json::from_str(&host.ok(&["--json", "list"])).unwrap();
+        assert_eq!(listed[0]["network"], "none");
+        let other = host.run(&["start", "--", "true"]);
+        assert_eq!(other.code, 125, "{other:?}");
+        assert!(other.stderr.contains("is running with network `none`, not `guarded`"), "{other:?}");
+        assert!(other.stderr.contains("cloister stop demo"), "{other:?}");
+        host.ok(&["stop"]);
+        host.configure("network: none\n");
+        assert_eq!(host.inside("env | grep -c CLOISTER_TOKEN").stdout, "0\n");
+    }
+}
+
+#[test]
+fn a_tier_that_is_not_there_is_refused() {
+    let Some(host) = Host::with_bubblewrap() else { return };
+    for tier in ["inet", "full"] {
+        let done = host.run(&["start", "--network", tier]);
+        assert_eq!(done.code, 1, "{done:?}");
+        assert!(done.stderr.contains(&format!("this version has no network tier `{tier}`")), "{done:?}");
+    }
+    assert_eq!(host.run(&["start", "--network", "some"]).code, 2);
+}

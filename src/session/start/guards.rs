@@ -1,0 +1,102 @@
+//! What guards the files of one project, brought together: its repositories, what the host executes, what is hidden.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::StartError;
+use crate::config::Config;
+use crate::files::{self, Absent, Baseline, MASK_TEXT, Protected, Protection, Walk};
+use crate::git::{Guards, Repository};
+use crate::project::{Project, ProjectError};
+use crate::sandbox::Placeholder;
+
+/// What guards a project's files.
+#[derive(Debug)]
+pub(in crate::session) struct Guarding {
+    /// What is laid over itself, in the order of the paths, and whether it can be written.
+    pub(super) guarded: Vec<(PathBuf, bool)>,
+    /// What is hidden, and whether it is a directory.
+    pub(super) masked: Vec<(PathBuf, bool)>,
+    /// What has to be made first, parents first.
+    pub(super) placeholders: Vec<Placeholder>,
+    /// What the host would execute now.
+    pub(in crate::session) baseline: Baseline,
+    /// What the user should know.
+    pub(super) notes: Vec<String>,
+}
+
+impl Guarding {
+    /// Looks at a project. Nothing is changed.
+    pub(super) fn of(project: &Project, config: &Config) -> Result<Self, StartError> {
+        let root = &project.directory;
+        let walk = files::walk(root)?;
+        let nested: Vec<PathBuf> = walk.repositories.iter().map(|path| root.join(path)).collect();
+        let git = project.guards(&nested)?;
+        let named = project.repository.as_ref().map(Repository::named_by_settings).transpose();
+        let named =
+            named.map_err(ProjectError::Git)?.unwrap_or_default().into_iter().map(|named| Protected {
+                path: named.path,
+                absent: if named.is_settings { Absent::File } else { Absent::Directory },
+            });
+        let protection = files::protect(root, &config.files.protect, named.collect())?;
+        let guarded = together(project, &git, &protection);
+        let closed: Vec<PathBuf> =
+            guarded.iter().filter(|(_, is_writable)| !is_writable).map(|(path, _)| path.clone()).collect();
+        let roots: Vec<_> = [root.as_path()].into_iter().chain(project.outside_repository()).collect();
+        files::check_single_names(&roots, &closed)?;
+        Ok(Self {
+            masked: masked(project, config, &walk)?,
+            placeholders: placeholders(project, &git, &protection),
+            baseline: Baseline::take(root, &walk, &git.git_dirs),
+            notes: notes(&walk),
+            guarded,
+        })
+    }
+}
+
+/// All guards in the order of their paths. What is closed stays closed, and nothing in it is opened but what was
+/// planned together with it.
+fn together(project: &Project, git: &Guards, protection: &Protection) -> Vec<(PathBuf, bool)> {
+    let root = &project.directory;
+    let mut guarded: BTreeMap<PathBuf, bool> =
+        protection.mounts.iter().map(|(path, is_writable)| (root.join(path), *is_writable)).collect();
+    let closed: Vec<PathBuf> =
+        guarded.iter().filter(|(_, is_writable)| !**is_writable).map(|(path, _)| path.clone()).collect();
+    let pinned = git.pinned.iter().map(|one| (&one.path, one.is_writable));
+    for (path, is_writable) in pinned.chain(git.guarded.iter().map(|one| (&one.path, false))) {
+        let is_writable = is_writable && !closed.iter().any(|closed| path.starts_with(closed));
+        guarded.entry(path.clone()).and_modify(|before| *before &= is_writable).or_insert(is_writable);
+    }
+    guarded.into_iter().collect()
+}
+
+fn masked(project: &Project, config: &Config, walk: &Walk) -> Result<Vec<(PathBuf, bool)>, StartError> {
+    let root = &project.directory;
+    let masks = files::masks(root, walk, &config.files.mask, |files| {
+        // What can't be told to be known is hidden.
+        let unchanged = project.repository.as_ref().map(|repository| repository.unchanged(files));
+        unchanged.and_then(Result::ok).unwrap_or_default()
+    })?;
+    Ok(masks.into_iter().map(|mask| (root.join(mask.path), mask.is_directory)).collect())
+}
+
+fn placeholders(project: &Project, git: &Guards, protection: &Protection) -> Vec<Placeholder> {
+    let of_git = git.guarded.iter().map(|one| Placeholder::new(&one.path, one.placeholder));
+    let of_project = protection.placeholders.iter().map(|(path, absent)| {
+        let content = match absent {
+            Absent::Directory => None,
+            Absent::File => Some(""),
+        };
+        Placeholder::new(&project.directory.join(path), content)
+    });
+    of_git.chain(of_project).collect()
+}
+
+fn notes(walk: &Walk) -> Vec<String> {
+    let cut = "the project is too large to be looked through: secrets that lie deep in it are not hidden by their \
+               names (name them in `files.mask`), and `stop` does not compare what lies there";
+    walk.is_cut_short.then(|| cut.to_owned()).into_iter().collect()
+}
+
+/// What a hidden file holds inside.
+pub(super) const HIDDEN: &str = MASK_TEXT;
