@@ -195,7 +195,7 @@ pub(super) struct ChangeRow {
 }
 
 impl ChangeRow {
-    fn new(cloister: &CloisterName, change: &Change) -> Self {
+    pub(super) fn new(cloister: &CloisterName, change: &Change) -> Self {
         Self {
             cloister: cloister.to_string(),
             rank: change.rank.number(),

@@ -282,7 +282,7 @@ mod tests {
         assert!(receipt.pid_namespace.is_some() && receipt.is_running());
         receipt.pid_namespace = Some(1);
         assert!(!receipt.is_running());
-        assert!(receipt.tear_down(&[]).is_empty());
+        assert!(receipt.tear_down(&InUse::default()).is_empty());
         assert!(child.try_wait().unwrap().is_none(), "a stranger was killed");
         child.kill().unwrap();
         child.wait().unwrap();

@@ -16,7 +16,7 @@ use crate::requirement;
 
 /// The system calls with which a command changes something outside itself; of `openat` those that make a file.
 const CALLS: &str = "openat,rename,renameat,renameat2,mkdir,mkdirat,rmdir,unlink,unlinkat,symlink,symlinkat,connect,\
-                     bind,clone,clone3,vfork,fork,sendto,sendmsg,write,writev,pidfd_send_signal,kill,chmod,fchmod";
+                     bind,clone,clone3,vfork,fork,sendto,sendmsg,write,writev,poll,ppoll,pidfd_send_signal,kill,chmod,fchmod";
 
 /// One system call of a run: the how-manieth of its name, and the line that shows it.
 #[derive(Debug, Clone)]
