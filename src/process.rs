@@ -63,15 +63,26 @@ pub fn environment(name: &str) -> Option<OsString> {
     std::env::var_os(name)
 }
 
-/// Tells whether this process was told to ignore a signal, as `nohup` does.
-pub fn ignores(signal: i32) -> bool {
-    let ignored = || {
-        let status = fs::read_to_string("/proc/self/status").ok()?;
-        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
-        u64::from_str_radix(mask.trim(), 16).ok()
-    };
-    let bit = u32::try_from(signal - 1).ok().and_then(|place| 1_u64.checked_shl(place));
-    ignored().zip(bit).is_some_and(|(ignored, bit)| ignored & bit != 0)
+/// The signals that this process was told to ignore, as `nohup` does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ignored(u64);
+
+impl Ignored {
+    /// Asks the kernel; none where it does not say.
+    pub fn of_this_process() -> Self {
+        let mask = || {
+            let status = fs::read_to_string("/proc/self/status").ok()?;
+            let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+            u64::from_str_radix(mask.trim(), 16).ok()
+        };
+        Self(mask().unwrap_or(0))
+    }
+
+    /// Tells whether a signal is one of them.
+    pub fn contains(self, signal: i32) -> bool {
+        let place = u32::try_from(signal).ok().and_then(|signal| signal.checked_sub(1));
+        place.and_then(|place| 1_u64.checked_shl(place)).is_some_and(|bit| self.0 & bit != 0)
+    }
 }
 
 /// The inode of a process's process name space; `None` where it may not be read.
@@ -209,8 +220,9 @@ mod tests {
 
     #[test]
     fn the_pipe_signal_is_ignored_by_every_rust_program_and_no_number_out_of_range() {
-        assert!(ignores(13));
-        assert!(![0, -1, 1, 65, i32::MAX, i32::MIN + 1].into_iter().any(ignores));
+        let ignored = Ignored::of_this_process();
+        assert!(ignored.contains(13));
+        assert!(![0, -1, 1, 65, i32::MAX, i32::MIN].into_iter().any(|number| ignored.contains(number)));
     }
 
     #[test]

@@ -25,7 +25,9 @@ pub(super) async fn run(dry_run: bool, paths: &Paths, output: &Output) -> Result
         let rows: Vec<ChangeRow> =
             stopped.changes.iter().map(|change| ChangeRow::new(&stopped.name, change)).collect();
         if output.is_json() {
-            rows.iter().for_each(|row| output.note(&row.to_string()));
+            for row in &rows {
+                output.note(&row.to_string());
+            }
         } else {
             show_changes(&rows)?;
         }

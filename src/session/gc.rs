@@ -138,7 +138,7 @@ impl Collector<'_> {
         let done = if self.mode == Mode::Remove { act() } else { Ok(()) };
         match done {
             Ok(()) => {
-                self.found.removed.push(Leftover { kind, path: path.to_owned(), reason: reason.into() })
+                self.found.removed.push(Leftover { kind, path: path.to_owned(), reason: reason.into() });
             }
             Err(problem) => self.found.problems.push(problem),
         }

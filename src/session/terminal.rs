@@ -93,8 +93,8 @@ pub async fn run(sandbox: &Sandbox, argv: Vec<String>) -> Result<u8, SessionErro
     let terminal = size.map(|_| RawTerminal::enter()).transpose();
     let terminal = terminal.map_err(io_error("prepare the terminal")).map_err(begun)?;
     let ended = attach(stream, terminal.as_ref()).await;
-    if !matches!(ended, Ok(End::Exit(_))) {
-        terminal.iter().for_each(RawTerminal::reset);
+    if terminal.is_some() && !matches!(ended, Ok(End::Exit(_))) {
+        raw::reset();
     }
     match ended.map_err(begun)? {
         End::Exit(code) | End::Left(code) => Ok(code),

@@ -109,7 +109,7 @@ impl Terminal {
         if poll(&mut waiting, Some(&patience)) == Ok(0) {
             return None;
         }
-        let mut buffer = [0; 65536];
+        let mut buffer = [0; 16_384];
         // A terminal whose other end is closed gives an error.
         let count = self.master.read(&mut buffer).unwrap_or(0);
         self.seen.extend(&buffer[..count]);

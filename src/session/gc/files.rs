@@ -8,7 +8,7 @@ use super::{Collector, Kind, entries};
 use crate::paths;
 
 /// What is younger may still be being written.
-const AGE: Duration = Duration::from_secs(60 * 60);
+const AGE: Duration = Duration::from_hours(1);
 
 impl Collector<'_> {
     /// Removes temporary files of an hour ago in the directories that Cloister writes.

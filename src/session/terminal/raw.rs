@@ -42,20 +42,20 @@ impl RawTerminal {
         // A terminal that has gone needs no restoring.
         let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.0);
     }
-
-    /// Undoes what a program that was cut off can no longer undo; a terminal that takes nothing is left alone.
-    pub(super) fn reset(&self) {
-        let mut output = io::stdout().lock();
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let is_taking = poll(&mut [PollFd::new(&output, PollFlags::OUT)], Some(&now)) == Ok(1);
-        if is_taking {
-            let _ = output.write_all(RESET).and_then(|()| output.flush());
-        }
-    }
 }
 
 impl Drop for RawTerminal {
     fn drop(&mut self) {
         self.restore();
+    }
+}
+
+/// Undoes what a program that was cut off can no longer undo; a terminal that takes nothing is left alone.
+pub(super) fn reset() {
+    let mut output = io::stdout().lock();
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let is_taking = poll(&mut [PollFd::new(&output, PollFlags::OUT)], Some(&now)) == Ok(1);
+    if is_taking {
+        let _ = output.write_all(RESET).and_then(|()| output.flush());
     }
 }

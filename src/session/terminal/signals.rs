@@ -10,14 +10,14 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::raw::{RawTerminal, terminal_size};
 use super::{End, SessionError, io_error};
 use crate::init::wire::FromHost;
-use crate::process;
+use crate::process::Ignored;
 
 /// A signal that this process watches; one that it was told to ignore (`nohup`) never comes.
 struct Watch(Option<tokio::signal::unix::Signal>);
 
 impl Watch {
-    fn new(kind: SignalKind) -> Result<Self, SessionError> {
-        if process::ignores(kind.as_raw_value()) {
+    fn new(kind: SignalKind, ignored: Ignored) -> Result<Self, SessionError> {
+        if ignored.contains(kind.as_raw_value()) {
             return Ok(Self(None));
         }
         Ok(Self(Some(signal(kind).map_err(io_error("watch for signals"))?)))
@@ -36,14 +36,15 @@ pub(super) async fn forward(
     messages: UnboundedSender<FromHost>,
     terminal: Option<&RawTerminal>,
 ) -> Result<End, SessionError> {
-    let mut resized = Watch::new(SignalKind::window_change())?;
-    let mut hang_up = Watch::new(SignalKind::hangup())?;
-    let mut interrupt = Watch::new(SignalKind::interrupt())?;
-    let mut quit = Watch::new(SignalKind::quit())?;
-    let mut terminate = Watch::new(SignalKind::terminate())?;
-    let (mut user1, mut user2) =
-        (Watch::new(SignalKind::user_defined1())?, Watch::new(SignalKind::user_defined2())?);
-    let mut pauses = Pauses::new(terminal)?;
+    let ignored = Ignored::of_this_process();
+    let watch = |kind| Watch::new(kind, ignored);
+    let mut resized = watch(SignalKind::window_change())?;
+    let mut hang_up = watch(SignalKind::hangup())?;
+    let mut interrupt = watch(SignalKind::interrupt())?;
+    let mut quit = watch(SignalKind::quit())?;
+    let mut terminate = watch(SignalKind::terminate())?;
+    let (mut user1, mut user2) = (watch(SignalKind::user_defined1())?, watch(SignalKind::user_defined2())?);
+    let mut pauses = Pauses::new(terminal, ignored)?;
     let mut requests = 0_u8;
     loop {
         let number = tokio::select! {
@@ -88,10 +89,10 @@ struct Pauses<'a> {
 }
 
 impl<'a> Pauses<'a> {
-    fn new(terminal: Option<&'a RawTerminal>) -> Result<Self, SessionError> {
+    fn new(terminal: Option<&'a RawTerminal>, ignored: Ignored) -> Result<Self, SessionError> {
         // Without a terminal this process stops by itself.
         let watch = |number| match terminal {
-            Some(_) => Watch::new(SignalKind::from_raw(number)),
+            Some(_) => Watch::new(SignalKind::from_raw(number), ignored),
             None => Ok(Watch(None)),
         };
         Ok(Self { terminal, stop: watch(Signal::TSTP.as_raw())?, go_on: watch(Signal::CONT.as_raw())? })

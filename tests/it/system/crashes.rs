@@ -146,7 +146,7 @@ fn is_cleared(host: &Host, at: &str) {
     files_below(&host.path("home"), &mut files);
     let temporary: Vec<&PathBuf> =
         files.iter().filter(|path| path.to_string_lossy().ends_with(".tmp")).collect();
-    let past = SystemTime::now() - Duration::from_secs(7200);
+    let past = SystemTime::now() - Duration::from_hours(2);
     for path in &temporary {
         fs::File::options().write(true).open(path).unwrap().set_modified(past).unwrap();
     }

@@ -230,7 +230,7 @@ fn a_first_process_that_lies_spoils_its_own_session_only() {
     ];
     for (name, frames, code) in cases {
         impostor.act(&host, move |stream| recite(stream, &frames));
-        let done = feed(host.cloister(&["exec", "demo", "--", "true"]), &[7; 300_000]);
+        let done = feed(host.cloister(&["exec", "demo", "--", "true"]), &vec![7; 300_000]);
         let is_clean = !done.stderr.contains('\x1b') && !done.stderr.contains("\nhint: run `curl");
         assert!(done.code == code && is_clean && done.stdout.is_empty(), "{name}: {done:?}");
     }
@@ -254,7 +254,7 @@ fn a_first_process_that_says_nothing_or_too_much_holds_nobody() {
         let mut child = host.cloister(&["exec", "demo", "--", "true"]);
         let mut child = child.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
-        let typing = std::thread::spawn(move || while stdin.write_all(&[7; 65_536]).is_ok() {});
+        let typing = std::thread::spawn(move || while stdin.write_all(&[7; 16_384]).is_ok() {});
         // Until its handlers stand, a signal ends it anyway.
         let begun = Instant::now();
         while child.try_wait().unwrap().is_none() {
@@ -276,7 +276,7 @@ fn a_first_process_that_says_nothing_or_too_much_holds_nobody() {
     let patience = Timespec { tv_sec: 1, tv_nsec: 0 };
     let mut sent = 0;
     while poll(&mut [PollFd::new(&stdin, PollFlags::OUT)], Some(&patience)) == Ok(1) {
-        sent += stdin.write(&[7; 65_536]).unwrap_or(0);
+        sent += stdin.write(&[7; 16_384]).unwrap_or(0);
         assert!(sent < 2 * 1024 * 1024, "{sent} bytes went nowhere");
     }
     let held = resident(child.id());
