@@ -7,10 +7,11 @@ FUZZ_SECONDS ?= 30
 # What a goal needs, as `probe:Debian package`; a probe is a program, a file (`/…`) or a static library (`….a`).
 START_NEEDS = bwrap:bubblewrap cc:gcc libc.a:libc6-dev git:git curl:curl /etc/ssl/certs/*:ca-certificates
 LINT_NEEDS = $(START_NEEDS) shellcheck:shellcheck
-TEST_NEEDS = $(LINT_NEEDS) nix:nix-bin node:nodejs npm:npm openssl:openssl perl:perl python3:python3
+TEST_NEEDS = $(LINT_NEEDS) nix:nix-bin node:nodejs npm:npm openssl:openssl perl:perl python3:python3 \
+             strace:strace tmux:tmux fish:fish vim:vim gpg:gnupg
 
 # A missing one of these fails its tests instead of skipping them.
-export CLOISTER_TEST_REQUIRE ?= bubblewrap,nix,npm
+export CLOISTER_TEST_REQUIRE ?= bubblewrap,nix,npm,strace,terminals
 
 # Where rustup and `cargo install` put programs.
 export PATH := $(PATH):$(HOME)/.cargo/bin

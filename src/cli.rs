@@ -4,6 +4,7 @@ mod arguments;
 mod audit;
 mod doctor;
 mod error;
+mod gc;
 mod guardian;
 mod output;
 mod sandbox;
@@ -117,6 +118,7 @@ async fn dispatch(command: Command, paths: &Paths, output: &Output) -> Result<Ex
         Command::Stop { name, all } => sandbox::stop(name, all, paths, output).await,
         Command::Shutdown => sandbox::shutdown(paths, output).await,
         Command::List => sandbox::list(paths, output),
+        Command::Gc { dry_run } => gc::run(dry_run, paths, output).await,
         Command::Path { name } => sandbox::path(&name, paths),
         Command::Guardian(GuardianCommand::Start) => guardian::start(paths, output).await,
         Command::Guardian(GuardianCommand::Stop { yes }) => guardian::stop(yes, paths, output).await,

@@ -320,6 +320,16 @@ fn replace(path: &Path, content: &[u8], durability: Durability) -> Result<(), Pa
     })
 }
 
+/// Tells whether a name is one that [`write_atomic`] gives to a file that is not yet whole.
+pub fn is_temporary_name(name: &str) -> bool {
+    let parts = name.strip_prefix('.').and_then(|rest| rest.strip_suffix(".tmp"));
+    let numbers = parts.map(|parts| parts.rsplitn(3, '.').take(2));
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    numbers.is_some_and(|mut numbers| {
+        numbers.next().is_some_and(is_number) && numbers.next().is_some_and(is_number)
+    })
+}
+
 /// Removes a file; one that is absent is as good as removed.
 pub fn remove_if_present(path: &Path) -> Result<(), PathsError> {
     match fs::remove_file(path) {
@@ -454,6 +464,14 @@ mod tests {
         assert_eq!(fs::read(&file).unwrap(), b"two");
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(file.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn temporary_files_are_known_by_their_names() {
+        assert!(is_temporary_name(".demo.json.123.0.tmp"));
+        for other in ["demo.json", ".tmp", ".a.tmp", ".a.1.tmp.", ".a.b.1.tmp", "a.1.2.tmp", ".a.1..tmp"] {
+            assert!(!is_temporary_name(other), "{other}");
+        }
     }
 
     #[test]

@@ -68,6 +68,33 @@ pub fn environment(name: &str) -> Option<OsString> {
     std::env::var_os(name)
 }
 
+/// The signals that this process was told to ignore, as `nohup` does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ignored(u64);
+
+impl Ignored {
+    /// Asks the kernel; none where it does not say.
+    pub fn of_this_process() -> Self {
+        let mask = || {
+            let status = fs::read_to_string("/proc/self/status").ok()?;
+            let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+            u64::from_str_radix(mask.trim(), 16).ok()
+        };
+        Self(mask().unwrap_or(0))
+    }
+
+    /// Tells whether a signal is one of them.
+    pub fn contains(self, signal: i32) -> bool {
+        let place = u32::try_from(signal).ok().and_then(|signal| signal.checked_sub(1));
+        place.and_then(|place| 1_u64.checked_shl(place)).is_some_and(|bit| self.0 & bit != 0)
+    }
+}
+
+/// The inode of a process's process name space; `None` where it may not be read.
+pub fn pid_namespace(pid: i32) -> Option<u64> {
+    fs::metadata(format!("/proc/{pid}/ns/pid")).ok().map(|namespace| namespace.ino())
+}
+
 /// What tells one process from every other, also after its number was given to another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -194,6 +221,13 @@ mod tests {
         assert_eq!(parse_stat(line), Some(('S', 987_654)));
         assert_eq!(parse_stat("42 (short) S 1"), None);
         assert_eq!(parse_stat("nonsense"), None);
+    }
+
+    #[test]
+    fn the_pipe_signal_is_ignored_by_every_rust_program_and_no_number_out_of_range() {
+        let ignored = Ignored::of_this_process();
+        assert!(ignored.contains(13));
+        assert!(![0, -1, 1, 65, i32::MAX, i32::MIN].into_iter().any(|number| ignored.contains(number)));
     }
 
     #[test]

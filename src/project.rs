@@ -187,27 +187,40 @@ pub fn registered(name: &ProjectName, paths: &Paths) -> Result<Option<PathBuf>, 
     Ok(Registry::load(&paths.projects_file())?.projects.remove(name).map(|entry| entry.path))
 }
 
-/// The directories of all known projects: their sandboxes can write there.
-pub fn known(paths: &Paths) -> Result<Vec<PathBuf>, ProjectError> {
-    Ok(Registry::load(&paths.projects_file())?.projects.into_values().map(|entry| entry.path).collect())
+/// A project as it is registered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registered {
+    /// Its name.
+    pub name: ProjectName,
+    /// Its directory.
+    pub path: PathBuf,
+    /// Its number.
+    pub id: ProjectId,
 }
 
-/// Takes a name out of the registry: it belongs to nobody then.
-pub fn forget(name: &ProjectName, paths: &Paths) -> Result<(), ProjectError> {
+/// Every registered project, in the order of their names.
+pub fn all_registered(paths: &Paths) -> Result<Vec<Registered>, ProjectError> {
+    let projects = Registry::load(&paths.projects_file())?.projects;
+    Ok(projects.into_iter().map(|(name, Entry { path, id })| Registered { name, path, id }).collect())
+}
+
+/// Forgets that a name belongs to a directory, unless it belongs to another by now.
+pub fn unregister(project: &Registered, paths: &Paths) -> Result<(), ProjectError> {
     let file = paths.projects_file();
     let _lock = Lock::acquire(&file.with_extension("lock"))?;
     let mut registry = Registry::load(&file)?;
-    match registry.projects.remove(name) {
-        Some(_) => registry.save(&file),
-        None => Ok(()),
+    if registry.projects.get(&project.name).is_none_or(|entry| entry.path != project.path) {
+        return Ok(());
     }
+    registry.projects.remove(&project.name);
+    registry.save(&file)
 }
 
 /// Refuses a project that contains a known one in which the user stands: its sandbox may have removed its `.git`
 /// to have the next start open more.
 fn check_not_widened(standing: &Path, directory: &Path, paths: &Paths) -> Result<(), ProjectError> {
-    match known(paths)?
-        .into_iter()
+    let mut known = all_registered(paths)?.into_iter().map(|project| project.path);
+    match known
         .find(|inner| inner != directory && inner.starts_with(directory) && standing.starts_with(inner))
     {
         Some(inner) => Err(ProjectError::Widened { inner, outer: directory.to_owned() }),

@@ -3,6 +3,7 @@
 mod anchors;
 pub mod doctor;
 mod environment;
+mod gc;
 mod launch;
 mod list;
 mod start;
@@ -10,6 +11,7 @@ mod stop;
 mod sweep;
 mod terminal;
 
+pub use gc::{Collected, GcProblem, Leftover, Mode, gc};
 pub use list::{Listing, Running, directory_of, running};
 pub use start::{Preview, RootConsent, Sandbox, StartError, StartRequest, enter, preview, start};
 pub use stop::{StopError, StopProblem, Stopped, stop, stop_all};

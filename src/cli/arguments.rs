@@ -81,6 +81,12 @@ pub(super) enum Command {
         /// The cloister
         name: CloisterName,
     },
+    /// Remove what ended sandboxes, killed commands and vanished projects left behind
+    Gc {
+        /// Show what would be removed, and remove nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// The proxy through which every sandbox reaches the network
     #[command(subcommand)]
     Guardian(GuardianCommand),

@@ -25,6 +25,8 @@ enum Kind {
     Internal,
     /// A command was given and never began: 125.
     NeverBegan,
+    /// The sandbox ended, and with it a command that ran: 137, as for every program that is killed.
+    Killed,
 }
 
 /// An error at the edge.
@@ -35,11 +37,19 @@ pub(super) struct CommandError {
     context: Option<&'static str>,
     hints: Vec<String>,
     is_quiet: bool,
+    has_begun: bool,
 }
 
 impl CommandError {
     fn new(kind: Kind, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { kind, source: source.into(), context: None, hints: Vec::new(), is_quiet: false }
+        Self {
+            kind,
+            source: source.into(),
+            context: None,
+            hints: Vec::new(),
+            is_quiet: false,
+            has_begun: false,
+        }
     }
 
     pub(super) fn user(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
@@ -66,9 +76,9 @@ impl CommandError {
         self
     }
 
-    /// Marks that a command was given and never began.
+    /// Marks that a command was given; unless it had begun, the code says that it never did.
     pub(super) fn never_began(self) -> Self {
-        Self { kind: Kind::NeverBegan, ..self }
+        if self.has_begun { self } else { Self { kind: Kind::NeverBegan, ..self } }
     }
 
     pub(super) fn code(&self) -> ExitCode {
@@ -76,6 +86,7 @@ impl CommandError {
             Kind::User => 1,
             Kind::Internal => 3,
             Kind::NeverBegan => 125,
+            Kind::Killed => 137,
         })
     }
 
@@ -130,9 +141,13 @@ impl From<SessionError> for CommandError {
     fn from(error: SessionError) -> Self {
         match error {
             SessionError::Start(error) => error.into(),
-            SessionError::Failed(reason) => Self::user(reason).never_began(),
+            error @ SessionError::Failed(_) => Self::user(error).never_began(),
             SessionError::Silent => {
                 Self::user(error).hint("`cloister stop`, then `cloister start`, makes it anew")
+            }
+            SessionError::Begun(error) => {
+                let kind = if matches!(*error, SessionError::Ended) { Kind::Killed } else { Kind::Internal };
+                Self { kind, has_begun: true, ..Self::from(*error) }
             }
             SessionError::Ended => {
                 Self::user(error).hint("see `cloister list`; `cloister start` makes it anew")

@@ -200,7 +200,7 @@ fn report_one(Stopped { name, problems, .. }: &Stopped, output: &Output) -> bool
 
 /// One line of the trust diff.
 #[derive(Serialize)]
-struct ChangeRow {
+pub(super) struct ChangeRow {
     cloister: String,
     rank: u8,
     change: &'static str,
@@ -209,7 +209,7 @@ struct ChangeRow {
 }
 
 impl ChangeRow {
-    fn new(cloister: &CloisterName, change: &Change) -> Self {
+    pub(super) fn new(cloister: &CloisterName, change: &Change) -> Self {
         Self {
             cloister: cloister.to_string(),
             rank: change.rank.number(),
@@ -220,7 +220,13 @@ impl ChangeRow {
     }
 }
 
-fn show_changes(rows: &[ChangeRow]) -> Result<(), CommandError> {
+impl std::fmt::Display for ChangeRow {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{} {}: {}", self.change, Untrusted(&self.path), self.why)
+    }
+}
+
+pub(super) fn show_changes(rows: &[ChangeRow]) -> Result<(), CommandError> {
     if rows.is_empty() {
         return Ok(());
     }

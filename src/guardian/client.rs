@@ -16,7 +16,9 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
 
 pub use super::api::{API_VERSION, CloisterStatus, Registration, Reloaded, Status};
-pub use super::tokens::{TokenError, forget as forget_token};
+pub use super::tokens::{
+    TokenError, TokenFile, files as token_files, forget as forget_token, kept_for as token_kept_for,
+};
 
 use super::api::{Failure, Registered, Revoked, StopReceipt, Version};
 use crate::name::CloisterName;

@@ -97,6 +97,35 @@ impl Kept {
     }
 }
 
+/// A token file, and the cloister that it belongs to as far as it can be read.
+pub type TokenFile = (PathBuf, Result<(CloisterName, CloisterId), TokenError>);
+
+/// Every token file, in the order of their names.
+pub fn files(paths: &Paths) -> Result<Vec<TokenFile>, TokenError> {
+    let directory = paths.tokens_dir();
+    let entries = match fs::read_dir(&directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(|source| TokenError::Read { path: directory, source })?,
+    };
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut files: Vec<PathBuf> =
+        paths.filter(|path| path.extension().is_some_and(|extension| extension == "json")).collect();
+    files.sort();
+    Ok(files.into_iter().map(|path| (path.clone(), owner(&path))).collect())
+}
+
+/// The number of the cloister that a token is kept for; `None` when there is none.
+pub fn kept_for(paths: &Paths, cloister: &CloisterName) -> Result<Option<CloisterId>, TokenError> {
+    let path = file(paths, cloister);
+    if path.exists() { owner(&path).map(|(_, id)| Some(id)) } else { Ok(None) }
+}
+
+fn owner(path: &Path) -> Result<(CloisterName, CloisterId), TokenError> {
+    let text = fs::read(path).map_err(|source| TokenError::Read { path: path.to_owned(), source })?;
+    let kept = Kept::parse(&text, path)?;
+    Ok((kept.registration.cloister.clone(), kept.id()))
+}
+
 /// Removes a cloister's token file, also while no guardian runs; a guardian that starts later does not know it.
 pub fn forget(paths: &Paths, cloister: &CloisterName) -> Result<(), TokenError> {
     Ok(paths::remove_if_present(&file(paths, cloister))?)

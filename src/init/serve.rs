@@ -62,6 +62,7 @@ fn exit_code(status: WaitStatus) -> u8 {
 
 pub(super) async fn serve(listener: StdListener, boot: Boot) -> Result<(), InitError> {
     let sandbox = Rc::new(Sandbox { environment: boot.environment, ..Sandbox::default() });
+    forget_ignored_signals()?;
     let mut ended = signal(SignalKind::child()).map_err(InitError::setup("watch for ended processes"))?;
     for relay in boot.relays {
         relay::open(relay).await.map_err(InitError::setup("open the way to the guardian"))?;
@@ -80,6 +81,19 @@ pub(super) async fn serve(listener: StdListener, boot: Boot) -> Result<(), InitE
         }
     }
     end_all(&sandbox).await;
+    Ok(())
+}
+
+/// Handles every signal that can be: who started the sandbox may have ignored some (`nohup`, a script's `&`), and so
+/// would every session. A program that is started has handled signals at their default, and ignored ones ignored.
+fn forget_ignored_signals() -> Result<(), InitError> {
+    let faults = [Signal::ILL, Signal::FPE, Signal::SEGV, Signal::BUS];
+    let fixed = [Signal::KILL, Signal::STOP, Signal::CHILD];
+    let kinds = (1..=31).filter_map(Signal::from_named_raw);
+    for kind in kinds.filter(|kind| !faults.contains(kind) && !fixed.contains(kind)) {
+        let watched = signal(SignalKind::from_raw(kind.as_raw()));
+        drop(watched.map_err(InitError::setup("handle signals"))?);
+    }
     Ok(())
 }
 

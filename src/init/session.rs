@@ -1,7 +1,8 @@
 //! One session: a command, its input and output, and the connection to the host that asked for it.
 //!
 //! The session ends when the command ends, even if children hold its output: what they write is read and
-//! dropped, so that they live on. When the host's end goes away first, the command gets a hang-up.
+//! dropped, so that they live on. When the host's end goes away first, the command gets a hang-up, and its terminal
+//! is closed, as when a window is.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -63,6 +64,7 @@ async fn fail(mut write: OwnedWriteHalf, directory: &str, error: &io::Error) {
 
 struct Session {
     pid: Pid,
+    has_terminal: bool,
     frames: mpsc::Sender<FromSandbox>,
     ended: watch::Sender<bool>,
     outputs: Vec<JoinHandle<Option<Output>>>,
@@ -76,6 +78,7 @@ impl Session {
         let (ended, _) = watch::channel(false);
         let writer = spawn_local(send(queue, write));
         let Channels { input, output, error, master } = channels;
+        let has_terminal = master.is_some();
         let output = pump(output, FromSandbox::Output, frames.clone(), ended.subscribe());
         let mut outputs = vec![spawn_local(output)];
         if let Some(error) = error {
@@ -87,11 +90,11 @@ impl Session {
             )));
         }
         let host = spawn_local(listen(read, pid, input, master, frames.clone()));
-        Self { pid, frames, ended, outputs, host, writer }
+        Self { pid, has_terminal, frames, ended, outputs, host, writer }
     }
 
     async fn run(self, exit: tokio::sync::oneshot::Receiver<u8>) {
-        let Self { pid, frames, ended, outputs, mut host, writer } = self;
+        let Self { pid, has_terminal, frames, ended, outputs, mut host, writer } = self;
         let _ = frames.send(FromSandbox::Started).await;
         let mut exit = exit;
         let code = tokio::select! {
@@ -101,6 +104,10 @@ impl Session {
                 // The client is gone; the outputs see that when they next write, and drain.
                 drop(frames);
                 writer.abort();
+                if has_terminal {
+                    // The last of the terminal's descriptors: with them it is hung up.
+                    outputs.iter().for_each(JoinHandle::abort);
+                }
                 let _ = ended.send(true);
                 drain(outputs).await;
                 let _ = exit.await;
@@ -194,7 +201,7 @@ async fn listen(
     frames: mpsc::Sender<FromSandbox>,
 ) {
     let (bytes, queue) = mpsc::unbounded_channel();
-    spawn_local(feed(queue, input, frames));
+    let feeding = spawn_local(feed(queue, input, frames));
     let mut bytes = Some(bytes);
     while let Ok(Some(message)) = FromHost::read(&mut read).await {
         match message {
@@ -211,8 +218,11 @@ async fn listen(
                     signal(pid, number);
                 }
             }
-            FromHost::Start(_) | FromHost::Probe | FromHost::Stop => return,
+            FromHost::Start(_) | FromHost::Probe | FromHost::Stop => break,
         }
+    }
+    if terminal.is_some() {
+        feeding.abort();
     }
 }
 

@@ -291,14 +291,17 @@ impl Plan {
         let mut command = match &self.stage {
             None => process::command(&self.program),
             Some(stage) => {
-                let numbers = inherited.iter().chain([&info_write]).map(AsRawFd::as_raw_fd).collect();
+                let numbers =
+                    inherited.iter().chain([&info_write, &info_read]).map(AsRawFd::as_raw_fd).collect();
                 let instructions = stage.instructions(info_write.as_raw_fd(), numbers);
                 let instructions = instructions.map_err(io_error("write the instructions of the stage"))?;
                 self.staged(hold(&mut inherited, in_memory(&instructions)?))
             }
         };
         command.args(arguments);
-        for descriptor in inherited.iter().map(AsFd::as_fd).chain([info_write.as_fd()]) {
+        // `bwrap` has the reading end too: if this process is killed before it reads, `bwrap` must not end of a broken
+        // pipe, for then its child would wait for it for ever. The first process passes it on to nobody.
+        for descriptor in inherited.iter().map(AsFd::as_fd).chain([info_write.as_fd(), info_read.as_fd()]) {
             process::make_inheritable(descriptor).map_err(io_error("pass a descriptor on"))?;
         }
         // The first process finds its listening socket as standard input and its settings as standard output

@@ -97,14 +97,14 @@ fn give_to_owner(parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
     chownat(parent, name, Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW)
 }
 
-/// Tells whether an ordinary file holds exactly this.
+/// Tells whether an ordinary file holds exactly this, or as much of it as a command wrote that was killed then.
 fn holds(parent: &OwnedFd, name: &OsStr, content: &str) -> Result<bool, Errno> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = openat(parent, name, flags, Mode::empty())?;
     // One byte more than what is looked for.
     let mut found = vec![0; content.len() + 1];
     let count = rustix::io::read(file, &mut found)?;
-    Ok(&found[..count] == content.as_bytes())
+    Ok(content.as_bytes().starts_with(&found[..count]))
 }
 
 #[cfg(test)]
@@ -124,6 +124,18 @@ mod tests {
         fs::write(victim.join("file"), "x").unwrap();
         placeholder.remove().unwrap();
         assert!(victim.join("file").exists());
+    }
+
+    #[test]
+    fn what_was_made_by_half_is_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("commondir");
+        let placeholder = Placeholder::new(&file, Some(".\n"));
+        for (half, is_left) in [("", false), (".", false), (".\n", false), (".\nx", true)] {
+            fs::write(&file, half).unwrap();
+            placeholder.remove().unwrap();
+            assert_eq!(file.exists(), is_left, "{half:?}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::placeholder::Placeholder;
 use crate::config::Network;
 use crate::name::{CloisterId, CloisterName, ProjectId, ProjectName};
 use crate::paths::{self, PathsError};
-use crate::process::Identity;
+use crate::process::{self, Handle, Identity};
 
 /// The record of one sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -198,7 +198,17 @@ impl Receipt {
 
     /// Tells whether the sandbox still runs.
     pub fn is_running(&self) -> bool {
-        self.first.as_ref().is_some_and(Identity::is_alive)
+        self.open_first().is_some()
+    }
+
+    /// Opens the first process if it still is the one that was made: by its number, its start, and its name space.
+    fn open_first(&self) -> Option<Handle> {
+        let first = self.first.as_ref()?;
+        let handle = first.open()?;
+        // Read after the descriptor was taken: another process under the number would show another name space.
+        let seen = process::pid_namespace(first.pid());
+        let is_other = seen.zip(self.pid_namespace).is_some_and(|(seen, made)| seen != made);
+        (!is_other).then_some(handle)
     }
 
     /// What holds the sandbox to its limits.
@@ -213,9 +223,10 @@ impl Receipt {
     pub fn tear_down(&self, in_use: &InUse) -> Vec<TeardownError> {
         const PATIENCE: Duration = Duration::from_secs(5);
         let mut errors = Vec::new();
-        for identity in self.first.iter().chain(&self.monitor) {
-            let Some(process) = identity.open() else { continue };
-            let pid = identity.pid();
+        let first = self.first.iter().map(|identity| (identity.pid(), self.open_first()));
+        let monitor = self.monitor.iter().map(|identity| (identity.pid(), identity.open()));
+        for (pid, process) in first.chain(monitor) {
+            let Some(process) = process else { continue };
             match process.kill(PATIENCE) {
                 Ok(true) => {}
                 Ok(false) => errors.push(TeardownError::Survives { pid }),
@@ -239,7 +250,6 @@ impl Receipt {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process;
 
     fn receipt(socket: PathBuf, first: Option<Identity>) -> Receipt {
         let cloister = CloisterName::parse("demo").unwrap();
@@ -276,6 +286,21 @@ mod tests {
         assert_eq!((found.receipts, found.unreadable.len()), (vec![receipt], 1));
         fs::write(&path, "{").unwrap();
         assert!(matches!(Receipt::load(&path), Err(ReceiptError::Parse { .. })));
+    }
+
+    #[test]
+    fn a_process_of_another_name_space_is_neither_the_sandbox_nor_killed() {
+        let mut child = process::command("/bin/sleep").arg("1000").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let mut receipt = receipt("/nowhere".into(), Identity::of(pid));
+        receipt.pid_namespace = process::pid_namespace(pid);
+        assert!(receipt.pid_namespace.is_some() && receipt.is_running());
+        receipt.pid_namespace = Some(1);
+        assert!(!receipt.is_running());
+        assert!(receipt.tear_down(&InUse::default()).is_empty());
+        assert!(child.try_wait().unwrap().is_none(), "a stranger was killed");
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

@@ -69,6 +69,23 @@ pub enum StopProblem {
 pub async fn stop(name: &CloisterName, paths: &Paths) -> Result<Stopped, StopError> {
     // Under the lock: what is read here must be what is stopped.
     let _lock = Lock::acquire(&paths.cloister_lock(name))?;
+    stop_locked(name, paths).await
+}
+
+/// Clears away what a cloister left that runs no more; `None` when it runs.
+pub(super) async fn clear(name: &CloisterName, paths: &Paths) -> Result<Option<Stopped>, StopError> {
+    let _lock = Lock::acquire(&paths.cloister_lock(name))?;
+    if Receipt::load(&paths.receipt_file(name))?.is_some_and(|receipt| receipt.is_running()) {
+        return Ok(None);
+    }
+    match stop_locked(name, paths).await {
+        // Somebody else was faster.
+        Err(StopError::NotRunning(_)) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+async fn stop_locked(name: &CloisterName, paths: &Paths) -> Result<Stopped, StopError> {
     let file = paths.receipt_file(name);
     let Some(receipt) = Receipt::load(&file)? else {
         // A start that was killed before its receipt may have left a token.
@@ -136,18 +153,25 @@ async fn ask_to_end(socket: &Path) {
     drop(ended.await);
 }
 
-/// Takes a cloister's token back: through the guardian, or from the disk when none runs.
+/// Takes a cloister's token back: through the guardian, or from the disk when none runs. Tells whether there was one.
 async fn revoke(name: &CloisterName, receipt: Option<&Receipt>, paths: &Paths) -> Result<bool, StopProblem> {
-    match Guardian::connect(paths).await {
-        Ok(guardian) => Ok(guardian.revoke(name).await?),
+    // A token that can't be read is as good as any to be removed; what it belonged to is not known then.
+    let kept = client::token_kept_for(paths, name);
+    let existed = !matches!(kept, Ok(None));
+    let id = receipt.map(|receipt| receipt.id.clone()).or(kept.ok().flatten());
+    let was_served = match Guardian::connect(paths).await {
+        Ok(guardian) => guardian.revoke(name).await?,
         Err(ClientError::NotRunning) => {
             client::forget_token(paths, name)?;
-            if let Some(receipt) = receipt {
-                paths::remove_directory(&paths.sockets_dir(&receipt.id))?;
-                paths::remove_if_present(&paths.by_name_link(name))?;
-            }
-            Ok(false)
+            false
         }
-        Err(error) => Err(error.into()),
+        Err(error) => return Err(error.into()),
+    };
+    if let Some(id) = id {
+        paths::remove_directory(&paths.sockets_dir(&id))?;
+        paths::remove_if_present(&paths.by_name_link(name))?;
+        // Made before the receipt: a start that was killed in between left it alone.
+        paths::remove_if_present(&paths.init_socket(&id))?;
     }
+    Ok(existed || was_served)
 }

@@ -15,6 +15,7 @@ fn help_of_every_command() {
         &["shutdown"],
         &["list"],
         &["path"],
+        &["gc"],
         &["guardian"],
         &["guardian", "start"],
         &["guardian", "stop"],

@@ -10,3 +10,4 @@ mod readme;
 mod requirement;
 mod static_binary;
 mod system;
+mod terminal;

@@ -2,7 +2,9 @@
 
 mod bad_input;
 mod containment;
+mod crashes;
 mod files;
+mod gc;
 mod lifecycle;
 mod limits;
 mod names;
@@ -11,4 +13,6 @@ mod planted;
 mod probes;
 mod root;
 mod sessions;
+mod streams;
+mod terminals;
 mod way_out;

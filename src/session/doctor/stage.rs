@@ -300,7 +300,10 @@ impl<'a> Stage<'a> {
         problems.extend(paths::remove_directory(&self.paths.instance_dir(project)).err().map(Into::into));
         problems.extend(paths::remove_if_present(&self.paths.project_file(project)).err().map(Into::into));
         problems.extend(paths::remove_if_present(&self.paths.cloister_lock(&name)).err().map(Into::into));
-        problems.extend(project::forget(project, self.paths).err().map(Into::into));
+        let registered = project::all_registered(self.paths);
+        let own = registered.map(|all| all.into_iter().find(|one| one.name == *project));
+        let forgotten = own.and_then(|own| own.map_or(Ok(()), |own| project::unregister(&own, self.paths)));
+        problems.extend(forgotten.err().map(Into::into));
         problems
     }
 

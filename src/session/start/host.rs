@@ -75,7 +75,7 @@ impl Look<'_> {
         let here =
             [Some(self.project.directory.as_path()), self.project.outside_repository(), Some(self.binary)];
         let here = here.into_iter().flatten().map(Path::to_owned);
-        let known = project::known(self.paths)?;
+        let known = project::all_registered(self.paths)?.into_iter().map(|project| project.path);
         Ok(self.paths.private_places().into_iter().chain(own).chain(here).chain(known).collect())
     }
 

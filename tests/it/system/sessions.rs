@@ -1,16 +1,12 @@
 //! Sessions: exit codes, signals, input and output, a real terminal.
 
-use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::io::Read;
 use std::process::Stdio;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
-use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
-use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::harness::{Done, Host, collect, feed};
+use crate::terminal::Terminal;
 
 #[track_caller]
 fn code(host: &Host, argv: &[&str], expected: i32) -> Done {
@@ -110,61 +106,10 @@ fn when_the_users_end_dies_the_command_gets_a_hang_up() {
     assert_eq!(host.inside("until test -e gone; do sleep 0.05; done").code, 0);
 }
 
-/// A user at a terminal.
-struct Terminal {
-    master: File,
-    /// What was shown since the last text that was waited for.
-    seen: String,
-    /// All that was shown.
-    transcript: String,
-}
-
-impl Terminal {
-    fn new() -> (Self, OwnedFd) {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        grantpt(&master).unwrap();
-        unlockpt(&master).unwrap();
-        let slave = ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        let terminal = Self { master: File::from(master), seen: String::new(), transcript: String::new() };
-        terminal.resize(24, 80);
-        (terminal, slave)
-    }
-
-    fn resize(&self, rows: u16, columns: u16) {
-        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        tcsetwinsize(&self.master, size).unwrap();
-    }
-
-    fn types(&mut self, text: &str) {
-        self.master.write_all(text.as_bytes()).unwrap();
-    }
-
-    /// Reads until this text is on the screen.
-    fn sees(&mut self, text: &str) {
-        let mut buffer = [0; 1024];
-        while !self.seen.contains(text) {
-            let mut waiting = [PollFd::new(&self.master, PollFlags::IN)];
-            let patience = Timespec { tv_sec: 20, tv_nsec: 0 };
-            let is_quiet = poll(&mut waiting, Some(&patience)) == Ok(0);
-            assert!(!is_quiet, "`{text}` does not come: {:?}", self.transcript);
-            let count = self.master.read(&mut buffer).unwrap_or(0);
-            assert!(count > 0, "the terminal closed before `{text}`: {:?}", self.transcript);
-            let shown = String::from_utf8_lossy(&buffer[..count]);
-            self.seen.push_str(&shown);
-            self.transcript.push_str(&shown);
-        }
-        self.seen.clear();
-    }
-}
-
 #[test]
 fn a_shell_in_a_real_terminal() {
     let Some(host) = Host::with_bubblewrap() else { return };
-    let (mut terminal, slave) = Terminal::new();
-    let mut command = host.cloister(&["start"]);
-    let stdio = || Stdio::from(slave.try_clone().unwrap());
-    let mut child = command.stdin(stdio()).stdout(stdio()).stderr(stdio()).spawn().unwrap();
-    drop((command, slave));
+    let (mut terminal, mut child) = Terminal::cloister(&host, &["start"]);
     terminal.sees("started demo");
     // What is typed is shown too, so nothing that is waited for is typed as it will be printed.
     terminal.types("PS1=\\<p\\>\n");
@@ -172,7 +117,6 @@ fn a_shell_in_a_real_terminal() {
     terminal.types("echo tty:$(tty) size:$(stty size)\n");
     terminal.sees("tty:/dev/pts/0 size:24 80");
     terminal.resize(40, 100);
-    kill_process(Pid::from_child(&child), Signal::WINCH).unwrap();
     terminal.types("until test \"$(stty size)\" = '40 100'; do sleep 0.05; done; echo res''ized\n");
     terminal.sees("resized");
     // An interrupt ends the command, not the shell.
