@@ -18,7 +18,7 @@ use crate::process;
 
 use arguments::{Arguments, Command, GuardianCommand, InitCommand};
 use error::CommandError;
-use output::{Output, complain};
+use output::{Output, complain, line};
 
 /// Runs the command of this process and gives its exit code.
 pub fn main() -> ExitCode {
@@ -61,6 +61,13 @@ fn inside(command: &InitCommand, output: &Output) -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 output.error(&CommandError::internal(error));
+                ExitCode::from(3)
+            }
+        },
+        InitCommand::Reseal => match crate::init::reseal() {
+            Ok(sealed) => line(&sealed.to_string()).map_or(ExitCode::from(3), |()| ExitCode::SUCCESS),
+            Err(error) => {
+                complain(&error.to_string());
                 ExitCode::from(3)
             }
         },

@@ -8,6 +8,7 @@ mod api;
 pub mod client;
 mod control;
 mod daemon;
+mod guards;
 mod journal;
 mod policies;
 mod registry;

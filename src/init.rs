@@ -8,12 +8,14 @@
 mod boot;
 mod child;
 mod relay;
+mod reseal;
 mod serve;
 mod session;
 mod stream;
 pub mod wire;
 
 pub use boot::{Anchor, Boot, Relay};
+pub use reseal::{Reseal, reseal};
 
 use std::io;
 

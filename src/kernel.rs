@@ -1,5 +1,7 @@
 //! System calls that no safe crate offers: the only module with `unsafe` code.
 
+mod enter;
 mod idmap;
 
+pub use enter::enter_mounts;
 pub use idmap::{IdRange, Trees, forget_keys, set_tree_attributes, unshare_mounts, user_namespace};

@@ -19,7 +19,7 @@ pub use diagnose::{Diagnosis, diagnose};
 pub use facts::Facts;
 pub use limits::{Confinement, Enforcement};
 pub use placeholder::Placeholder;
-pub use receipt::{Receipt, ReceiptError, TeardownError};
+pub use receipt::{Guard, Receipt, ReceiptError, TeardownError};
 pub use seccomp::{Answer, Call, FilterError, RULES, Rule as SeccompRule, When, filter};
 pub use spec::{BINARY, HOME, Mount, SOCKETS, Spec, User, WORK, Wanted};
 pub use stage::{StageError, perform as perform_stage};

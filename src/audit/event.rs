@@ -47,6 +47,8 @@ events! {
     SandboxStart = "sandbox.start",
     /// A sandbox was stopped.
     SandboxStop = "sandbox.stop",
+    /// What the host replaced was made read-only again inside a sandbox.
+    SandboxReseal = "sandbox.reseal",
     /// The guardian began to serve.
     GuardianStart = "guardian.start",
     /// The guardian ended in order.

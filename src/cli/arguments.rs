@@ -207,6 +207,8 @@ pub(super) enum InitCommand {
     },
     /// The first process of a sandbox
     First,
+    /// Makes paths of a running sandbox read-only again
+    Reseal,
     /// Heads a session and becomes its command
     Session {
         #[arg(long)]

@@ -109,7 +109,9 @@ fn lock(paths: &Paths) -> Result<Option<Lock>, PathsError> {
 
 async fn serve(paths: &Paths, log: Arc<AuditLog>, ready: impl FnOnce(&Path)) -> Result<(), DaemonError> {
     let resolver: Arc<dyn Resolve> = Arc::new(SystemResolver::default());
-    let registry = Arc::new(Registry::new(paths.clone(), Arc::clone(&log), resolver));
+    let registry = Arc::new(
+        Registry::new(paths.clone(), Arc::clone(&log), resolver).map_err(io_error("watch over files"))?,
+    );
     log.append(Record::new(Event::GuardianStart).detail(env!("CARGO_PKG_VERSION")))?;
     registry.restore()?;
     let (listener, control) = open_control(paths, Arc::clone(&registry))?;

@@ -11,6 +11,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::net::UnixListener;
 
 use super::api::{API_VERSION, CloisterStatus, Registered, Registration, Reloaded, Revoked, Status};
+use super::guards::{Guards, Report};
 use super::journal::{SandboxJournal, Trouble};
 use super::policies::CurrentPolicy;
 use super::tokens::{self, Kept, TokenError};
@@ -20,6 +21,7 @@ use crate::name::{CloisterName, ProjectId, ProjectName};
 use crate::paths::{self, Paths, PathsError};
 use crate::policy::Policy;
 use crate::proxy::{self, Client, Ending, Identity, Limits, Resolve, Services};
+use crate::sandbox::Receipt;
 use crate::token::{HashedToken, PlainToken};
 
 /// All sandboxes of one guardian.
@@ -31,6 +33,7 @@ pub(super) struct Registry {
     served: Mutex<BTreeMap<CloisterName, Served>>,
     is_closed: AtomicBool,
     trouble: Arc<Trouble>,
+    guards: Arc<Guards>,
 }
 
 /// One sandbox that is served.
@@ -68,8 +71,10 @@ pub(super) enum RegistryError {
 }
 
 impl Registry {
-    pub(super) fn new(paths: Paths, log: Arc<AuditLog>, resolver: Arc<dyn Resolve>) -> Self {
-        Self {
+    pub(super) fn new(paths: Paths, log: Arc<AuditLog>, resolver: Arc<dyn Resolve>) -> io::Result<Self> {
+        let guards = Guards::new(report(Arc::clone(&log)))?;
+        Ok(Self {
+            guards,
             paths,
             log,
             resolver,
@@ -77,7 +82,7 @@ impl Registry {
             served: Mutex::default(),
             is_closed: AtomicBool::new(false),
             trouble: Arc::default(),
-        }
+        })
     }
 
     fn served(&self) -> MutexGuard<'_, BTreeMap<CloisterName, Served>> {
@@ -89,6 +94,7 @@ impl Registry {
         let mut served = self.served();
         for kept in Kept::read_all(&self.paths)? {
             let name = kept.registration.cloister.clone();
+            self.guard(&name);
             served.insert(name, self.serve(kept)?);
         }
         Ok(())
@@ -168,13 +174,30 @@ impl Registry {
     pub(super) fn confirm(&self, cloister: &CloisterName) -> Result<(), RegistryError> {
         let served = self.served();
         let served = served.get(cloister).ok_or_else(|| RegistryError::Unknown(cloister.clone()))?;
+        self.guard(cloister);
         Ok(self.log.append(about(Event::SandboxStart, &served.kept))?)
+    }
+
+    /// Watches over what a running sandbox must not write.
+    fn guard(&self, cloister: &CloisterName) {
+        self.guards.remove(cloister);
+        let receipt = Receipt::load(&self.paths.receipt_file(cloister));
+        let watched = receipt.map_err(io::Error::other).and_then(|receipt| {
+            receipt
+                .iter()
+                .filter(|receipt| receipt.is_running())
+                .try_for_each(|receipt| self.guards.add(receipt))
+        });
+        if let Err(error) = watched {
+            report(Arc::clone(&self.log))(cloister, &format!("cannot watch over what is read-only: {error}"));
+        }
     }
 
     /// Ends a sandbox's way out: its tunnels close, its token is forgotten. The way is closed first; what fails
     /// after that is reported and leaves nothing open.
     pub(super) fn revoke(&self, cloister: &CloisterName) -> Result<Revoked, RegistryError> {
         let removed = self.served().remove(cloister);
+        self.guards.remove(cloister);
         if let Some(served) = &removed {
             served.client.end(Ending::Revoked);
         }
@@ -255,6 +278,16 @@ fn load(paths: &Paths, project: &ProjectName) -> Result<(Policy, Limits), Regist
     let limits = Limits { idle: config.proxy.idle_timeout, ..Limits::default() };
     // The guardian listens on Unix sockets alone: there is no address of its own to keep sandboxes from.
     Ok((Policy::new(config.policy_input(Vec::new())), limits))
+}
+
+/// Writes down what became of the guards of a sandbox.
+fn report(log: Arc<AuditLog>) -> Box<Report> {
+    Box::new(move |cloister, what| {
+        let record = Record::new(Event::SandboxReseal).cloister(cloister).detail(what);
+        if let Err(error) = log.append(record) {
+            tracing::error!(error = &error as &dyn std::error::Error, what, "the record of a guard is lost");
+        }
+    })
 }
 
 fn about(event: Event, kept: &Kept) -> Record {

@@ -46,8 +46,20 @@ pub struct Receipt {
     pub pid_namespace: Option<u64>,
     /// What holds it to its limits.
     pub limits: Option<Confinement>,
+    /// What a sandbox must not write although it lies in a directory that it can write.
+    pub guards: Vec<Guard>,
     /// What was made to be mounted over.
     pub placeholders: Vec<Placeholder>,
+}
+
+/// A path that is read-only inside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Guard {
+    /// Where it lies on the host.
+    pub host: PathBuf,
+    /// Where it is seen.
+    pub inside: PathBuf,
 }
 
 /// Why a receipt could not be read or kept.
@@ -213,6 +225,7 @@ mod tests {
             first,
             pid_namespace: None,
             limits: None,
+            guards: Vec::new(),
             placeholders: Vec::new(),
         }
     }

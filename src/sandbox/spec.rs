@@ -173,6 +173,15 @@ impl Spec {
         })
     }
 
+    /// What is read-only and lies below these directories, as (source, target).
+    pub fn guards<'a>(&'a self, roots: &'a [&Path]) -> impl Iterator<Item = (&'a Path, &'a Path)> {
+        self.mounts_from(roots).filter(|(_, target)| {
+            self.mounts
+                .iter()
+                .any(|mount| matches!(mount, Mount::ReadOnly { target: at, .. } if at == target))
+        })
+    }
+
     /// Describes the sandbox that is wanted, on a host that offers `facts`.
     pub fn new(wanted: &Wanted<'_>, facts: &Facts) -> Self {
         let user = User::default();

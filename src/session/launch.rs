@@ -16,7 +16,7 @@ use crate::guardian::client::{self, Guardian, Registration};
 use crate::init::wire::{FromHost, FromSandbox};
 use crate::name::{BranchName, ProjectId};
 use crate::paths;
-use crate::sandbox::{Enforcement, LaunchError, Launched, Monitor, Placeholder, Receipt};
+use crate::sandbox::{Enforcement, Guard, LaunchError, Launched, Monitor, Placeholder, Receipt};
 
 /// How long a new sandbox may take to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -103,8 +103,17 @@ impl Prepared<'_> {
             first: Some(launched.first.clone()),
             pid_namespace: Some(launched.pid_namespace),
             limits: Some(launched.confinement.clone()),
+            guards: self.guards(),
             placeholders: self.placeholders.clone(),
         }
+    }
+
+    /// What is read-only inside directories of the project that can be written.
+    fn guards(&self) -> Vec<Guard> {
+        let outside = self.project.outside_repository();
+        let roots: Vec<&Path> = [self.project.directory.as_path()].into_iter().chain(outside).collect();
+        let guards = self.spec.guards(&roots);
+        guards.map(|(host, inside)| Guard { host: host.to_owned(), inside: inside.to_owned() }).collect()
     }
 
     /// Takes back what a failed start did; the failure itself is what is reported.

@@ -369,3 +369,22 @@ fn a_tier_that_is_not_there_is_refused() {
     }
     assert_eq!(host.run(&["start", "--network", "some"]).code, 2);
 }
+
+#[test]
+fn f2_what_the_hosts_git_replaces_is_read_only_again_at_once() {
+    for host in hosts() {
+        host.ok(&["start", "-d"]);
+        for value in ["one", "two"] {
+            let mut config = host.program("git");
+            assert!(config.args(["config", "demo.key", value]).status().unwrap().success());
+            // The record is written when the seal is back.
+            let records = if value == "one" { 1 } else { 2 };
+            while host.ok(&["audit"]).matches("sandbox.reseal").count() < records {}
+            let script = "git config demo.key; (echo '# evil' >> .git/config) 2>/dev/null && echo written; \
+                          mv .git/config .git/x 2>/dev/null && echo moved; git config demo.key three 2>/dev/null; \
+                          git config demo.key";
+            inside(&host, script, &format!("{value}\n{value}\n"));
+        }
+        assert!(!fs::read_to_string(host.repository().join(".git/config")).unwrap().contains("evil"));
+    }
+}
