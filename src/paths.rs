@@ -3,6 +3,10 @@
 //! The layout follows the XDG base directory specification. Files that another process may read at any
 //! moment are replaced by [`write_atomic`]; files that two processes may write are guarded by a [`Lock`].
 
+mod private;
+
+pub use private::{Reach, Survey, survey};
+
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -231,6 +235,11 @@ impl Paths {
     /// (invariant 5). Instances are left out: they exist to be mounted.
     pub fn own_dirs(&self) -> [&Path; 4] {
         [&self.config, &self.data, &self.state, &self.runtime]
+    }
+
+    /// The places that hold keys, credentials and histories of the user and the system, with links resolved.
+    pub fn private_places(&self) -> Vec<PathBuf> {
+        private::places(&self.home, self.config.parent().unwrap_or(&self.config))
     }
 }
 

@@ -3,6 +3,10 @@
 //! A name belongs to one path. The registry remembers which; a second path that would get the same name is
 //! refused with the way to choose another.
 
+mod shares;
+
+pub use shares::{Refusal, Share, ShareProblem, SharesError, Surroundings, shares};
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -188,12 +192,15 @@ pub fn registered(name: &ProjectName, paths: &Paths) -> Result<Option<PathBuf>, 
     Ok(Registry::load(&paths.projects_file())?.projects.remove(name).map(|entry| entry.path))
 }
 
+/// The directories of all known projects: their sandboxes can write there.
+pub fn known(paths: &Paths) -> Result<Vec<PathBuf>, ProjectError> {
+    Ok(Registry::load(&paths.projects_file())?.projects.into_values().map(|entry| entry.path).collect())
+}
+
 /// Refuses a project that contains a known one in which the user stands: its sandbox may have removed its `.git`
 /// to have the next start open more.
 fn check_not_widened(standing: &Path, directory: &Path, paths: &Paths) -> Result<(), ProjectError> {
-    let known = Registry::load(&paths.projects_file())?.projects;
-    let inner = known.into_values().map(|entry| entry.path);
-    match inner
+    match known(paths)?
         .into_iter()
         .find(|inner| inner != directory && inner.starts_with(directory) && standing.starts_with(inner))
     {

@@ -13,13 +13,15 @@ mod receipt;
 mod seccomp;
 mod spec;
 mod stage;
+mod tools;
 
 pub use bubblewrap::{Bubblewrap, HostUser, LaunchError, Launched, Monitor, Plan, find_bwrap};
 pub use diagnose::{Diagnosis, diagnose};
-pub use facts::Facts;
+pub use facts::{Facts, Store};
 pub use limits::{Confinement, Enforcement};
 pub use placeholder::Placeholder;
 pub use receipt::{Guard, Receipt, ReceiptError, TeardownError};
 pub use seccomp::{Answer, Call, FilterError, RULES, Rule as SeccompRule, When, filter};
 pub use spec::{BINARY, HOME, Mount, SOCKETS, Spec, User, WORK, Wanted};
 pub use stage::{StageError, perform as perform_stage};
+pub use tools::{ClosureError, Search, Tools, closure};

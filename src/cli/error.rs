@@ -10,8 +10,8 @@ use crate::git::GitError;
 use crate::guardian::DaemonError;
 use crate::guardian::client::ClientError;
 use crate::paths::PathsError;
-use crate::project::ProjectError;
-use crate::sandbox::{LaunchError, ReceiptError};
+use crate::project::{ProjectError, Refusal, SharesError};
+use crate::sandbox::{ClosureError, LaunchError, ReceiptError};
 use crate::session::{SessionError, StartError, StopError};
 
 /// What an error means for the exit code.
@@ -200,6 +200,44 @@ fn project_hint(error: &ProjectError) -> Option<String> {
     }
 }
 
+/// The next step for the first problem; the others get theirs when it is mended.
+fn shares_hint(error: &SharesError) -> Option<String> {
+    Some(match &error.0.first()?.refusal {
+        Refusal::Missing | Refusal::Unknown(_) => "make it, or take it out of the settings".into(),
+        Refusal::NoFile | Refusal::Socket(_) | Refusal::Alive(_) => {
+            "share a directory without sockets; services are reached through the guardian".into()
+        }
+        Refusal::Private(_) => "share a directory beside it, or a part without keys".into(),
+        Refusal::Own(_) | Refusal::Project(_) => "share a directory that lies elsewhere".into(),
+        Refusal::Obeyed(_) => "share it read-only (`mode: ro`), or a copy that the host does not use".into(),
+        Refusal::GitData(_) => "share the working tree, or share it read-only (`mode: ro`)".into(),
+        Refusal::Place { .. } => "choose another `target`, such as `/mnt/NAME` or `/data/NAME`".into(),
+        Refusal::NoPoint { point, .. } => {
+            format!(
+                "make `{}` (no link, of the same kind as the source), or choose another `target`",
+                point.display()
+            )
+        }
+        Refusal::SamePlace(place) => {
+            let name = place.file_name().unwrap_or_default().to_string_lossy();
+            format!("give one of them another place: `mounts: [{{source: …, target: /refs/{name}-2}}]`")
+        }
+    })
+}
+
+fn closure_hint(error: &ClosureError) -> Option<String> {
+    match error {
+        ClosureError::Missing(paths) => {
+            let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+            Some(format!("run `nix-store --realise {}`, or take them out of `tools`", paths.join(" ")))
+        }
+        ClosureError::UntrustedNix(_) => Some("install Nix for all users, or leave `tools` empty".into()),
+        ClosureError::Refused(_) => Some("run `nix-store --verify`".into()),
+        ClosureError::TooMany(_) => Some("leave `tools` empty: the whole store is shown then".into()),
+        ClosureError::Start(source) => io_hint(source),
+    }
+}
+
 fn receipt_hint(error: &ReceiptError) -> Option<String> {
     match error {
         ReceiptError::Paths(error) => paths_hint(error),
@@ -243,6 +281,8 @@ fn start_hint(error: &StartError) -> Option<String> {
         ),
         StartError::NoDocker => Some("set `backend: bubblewrap` or `backend: auto`".into()),
         StartError::Project(error) => project_hint(error),
+        StartError::Shares(error) => shares_hint(error),
+        StartError::Tools(error) => closure_hint(error),
         StartError::Guardian(error) => client_hint(error),
         StartError::Paths(error) => paths_hint(error),
         StartError::Receipt(error) => receipt_hint(error),

@@ -78,7 +78,7 @@ pub fn run(paths: &Paths, ready: impl FnOnce(&Path)) -> Result<(), DaemonError> 
     raise_descriptor_limit();
     let Some(_lock) = lock(paths)? else { return Err(DaemonError::Running) };
     Config::load_for(paths, None)?;
-    let log = Arc::new(AuditLog::open(&paths.audit_dir(), true)?);
+    let log = Arc::new(open_log(paths)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -104,6 +104,18 @@ fn lock(paths: &Paths) -> Result<Option<Lock>, PathsError> {
             return Ok(lock);
         }
         std::thread::sleep(LOOK);
+    }
+}
+
+/// Opens the audit log. The guardian's lock is held: who still holds the log is a predecessor that was killed, whose
+/// descriptors the kernel is about to close.
+fn open_log(paths: &Paths) -> Result<AuditLog, AuditError> {
+    let end = Instant::now() + PREDECESSOR_PATIENCE;
+    loop {
+        match AuditLog::open(&paths.audit_dir(), true) {
+            Err(AuditError::Busy { .. }) if Instant::now() < end => std::thread::sleep(LOOK),
+            other => return other,
+        }
     }
 }
 

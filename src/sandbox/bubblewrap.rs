@@ -8,6 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,9 @@ use crate::process::{self, Identity};
 
 /// How long `bwrap` may take to report the process that it made.
 const INFO_PATIENCE: Duration = Duration::from_secs(20);
+
+/// The first process of a sandbox.
+const FIRST: [&str; 3] = [BINARY, "sandbox-init", "first"];
 
 /// The bubblewrap backend with the program that it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +54,8 @@ enum Word {
     Text(OsString),
     /// A descriptor from which this text is read.
     Content(String),
+    /// A descriptor from which this file is read.
+    Opened(PathBuf),
     /// A descriptor from which this system call filter is read.
     Filter(Vec<u8>),
     /// The descriptor to which `bwrap` reports the first process.
@@ -150,7 +156,7 @@ impl Bubblewrap {
         }
         words.extend([Word::Text("--info-fd".into()), Word::Info]);
         words.extend(mounts.iter().flat_map(mount));
-        words.extend(text(["--chdir", "/", "--", BINARY, "sandbox-init", "first"]));
+        words.extend(text(["--chdir", "/"]));
         Ok(Plan { stage, program: self.program.clone(), words, id: spec.id.clone(), limits: spec.limits })
     }
 }
@@ -195,11 +201,16 @@ fn mount(mount: &Mount) -> Vec<Word> {
         }
         Mount::Directory { target } => vec![option("--dir"), path(target)],
         Mount::Link { points_to, target } => vec![option("--symlink"), path(points_to), path(target)],
-        Mount::File { target, content } => vec![
+        Mount::File { target, content } => {
+            // A file on the sandbox's own root, which is sealed in the end, needs no mount of its own.
+            let how = if target.starts_with("/etc") { "--file" } else { "--ro-bind-data" };
+            vec![option("--perms"), option("0444"), option(how), Word::Content(content.clone()), path(target)]
+        }
+        Mount::Copy { source, target } => vec![
             option("--perms"),
             option("0444"),
-            option("--ro-bind-data"),
-            Word::Content(content.clone()),
+            option("--file"),
+            Word::Opened(source.clone()),
             path(target),
         ],
         Mount::Processes { target } => vec![option("--proc"), path(target)],
@@ -225,10 +236,13 @@ impl Plan {
         let words = self.words.iter().map(|word| match word {
             Word::Text(text) => text.to_string_lossy().into_owned(),
             Word::Content(content) => format!("<{} bytes>", content.len()),
+            Word::Opened(path) => format!("<{}>", path.display()),
             Word::Filter(program) => format!("<filter of {} instructions>", program.len() / 8),
             Word::Info => "<report>".to_owned(),
         });
-        std::iter::once(self.program.display().to_string()).chain(words).collect()
+        let first = FIRST.map(str::to_owned);
+        let program = self.program.display().to_string();
+        std::iter::once(program).chain(words).chain(["--".to_owned()]).chain(first).collect()
     }
 
     /// What is laid out before the command runs, as a person reads it; empty where it needs nothing.
@@ -302,19 +316,27 @@ impl Plan {
     /// The arguments of `bwrap`, and the descriptors that they name besides the one for the report.
     fn arguments(&self, report: &OwnedFd) -> Result<(Vec<OsString>, Vec<OwnedFd>), LaunchError> {
         let mut inherited = Vec::new();
-        let mut arguments = Vec::with_capacity(self.words.len());
+        // Hundreds of mounts would not fit on a command line: `bwrap` reads them from a descriptor.
+        let mut mounts = Vec::new();
         for word in &self.words {
             let number = match word {
                 Word::Text(text) => {
-                    arguments.push(text.clone());
+                    mounts.extend_from_slice(text.as_bytes());
+                    mounts.push(0);
                     continue;
                 }
                 Word::Content(content) => hold(&mut inherited, in_memory(content.as_bytes())?),
+                Word::Opened(path) => {
+                    hold(&mut inherited, File::open(path).map_err(io_error("open a file to copy"))?.into())
+                }
                 Word::Filter(program) => hold(&mut inherited, in_memory(program)?),
                 Word::Info => report.as_raw_fd(),
             };
-            arguments.push(number.to_string().into());
+            mounts.extend_from_slice(number.to_string().as_bytes());
+            mounts.push(0);
         }
+        let mounts = hold(&mut inherited, in_memory(&mounts)?).to_string();
+        let arguments = ["--args", &mounts, "--"].into_iter().chain(FIRST).map(OsString::from).collect();
         Ok((arguments, inherited))
     }
 
@@ -431,15 +453,20 @@ mod tests {
              --size 2147483648 --perms 1777 --tmpfs /dev/shm --remount-ro /dev \
              --size 4294967296 --perms 1777 --tmpfs /tmp --symlink /tmp /var/tmp --perms 0755 --tmpfs /run \
              --symlink /run /var/run --dir /etc --ro-bind /etc/ssl/certs /etc/ssl/certs \
-             --perms 0444 --ro-bind-data <154 bytes> /etc/passwd --perms 0444 --ro-bind-data <44 bytes> /etc/group \
-             --perms 0444 --ro-bind-data <84 bytes> /etc/hosts --perms 0444 --ro-bind-data <5 bytes> /etc/hostname \
-             --perms 0444 --ro-bind-data <73 bytes> /etc/nsswitch.conf \
-             --perms 0444 --ro-bind-data <80 bytes> /etc/resolv.conf \
-             --perms 0444 --ro-bind-data <18 bytes> /etc/shells \
+             --perms 0444 --file </etc/services> /etc/services \
+             --perms 0444 --file <154 bytes> /etc/passwd --perms 0444 --file <44 bytes> /etc/group \
+             --perms 0444 --file <84 bytes> /etc/hosts --perms 0444 --file <5 bytes> /etc/hostname \
+             --perms 0444 --file <128 bytes> /etc/nsswitch.conf \
+             --perms 0444 --file <80 bytes> /etc/resolv.conf \
+             --perms 0444 --file <18 bytes> /etc/shells \
+             --perms 0444 --file <187 bytes> /etc/profile \
+             --perms 0444 --file <33 bytes> /etc/machine-id --symlink /proc/self/mounts /etc/mtab \
+             --ro-bind /opt/go /opt/go \
              --ro-bind {sockets} /run/cloister --perms 0755 --tmpfs /run/cloister/bin \
              --ro-bind {binary} /run/cloister/bin/cloister --remount-ro /run/cloister/bin \
              --bind {home} /home/cloister --bind {work} /work --bind {git} /work/.git \
-             --ro-bind {hooks} /work/.git/hooks --remount-ro /run --remount-ro / \
+             --ro-bind {hooks} /work/.git/hooks --ro-bind /data /data \
+             --remount-ro /run --remount-ro / \
              --chdir / -- /run/cloister/bin/cloister sandbox-init first",
             instructions[0], instructions[1]
         );

@@ -76,6 +76,14 @@ pub enum Mount {
         /// What it holds.
         content: String,
     },
+    /// A small host file, as it is at the start, that can be read by all and written by nobody. Unlike a mount, it
+    /// costs next to nothing.
+    Copy {
+        /// Where it lies on the host.
+        source: PathBuf,
+        /// Where it is seen: in a directory of the sandbox's own.
+        target: PathBuf,
+    },
     /// The process table of the sandbox.
     Processes {
         /// Where it is seen.
@@ -121,6 +129,10 @@ pub struct Wanted<'a> {
     pub sockets: &'a Path,
     /// The binary that becomes the first process.
     pub binary: &'a Path,
+    /// The host's programs beyond the system's directories.
+    pub tools: &'a [Mount],
+    /// What the settings share with the sandbox.
+    pub shared: &'a [Mount],
     /// How far it reaches.
     pub network: Network,
     /// What it may use.
@@ -153,6 +165,13 @@ pub const SOCKETS: &str = "/run/cloister";
 /// The first process's binary inside a sandbox.
 pub const BINARY: &str = "/run/cloister/bin/cloister";
 
+/// What a login shell reads first. The host's would set its own `PATH`, and a proxy's password may stand in
+/// `/etc/profile.d`.
+const PROFILE: &str = "# Written by Cloister: a login shell keeps the PATH and the proxy of the sandbox.\n\
+    if [ -n \"${BASH_VERSION-}\" ] && [ -n \"${PS1-}\" ] && [ -r /etc/bash.bashrc ]; then . /etc/bash.bashrc; fi\n";
+/// The same in every sandbox: the host's would tell hosts apart.
+const MACHINE_ID: &str = "c1015e00000040008000000000000001\n";
+
 impl Spec {
     /// The mounts whose sources lie below these directories, as (source, target).
     pub fn mounts_from<'a>(&'a self, roots: &'a [&Path]) -> impl Iterator<Item = (&'a Path, &'a Path)> {
@@ -166,6 +185,7 @@ impl Spec {
             | Mount::Directory { .. }
             | Mount::Link { .. }
             | Mount::File { .. }
+            | Mount::Copy { .. }
             | Mount::Processes { .. }
             | Mount::Devices { .. }
             | Mount::Hidden { .. }
@@ -189,8 +209,10 @@ impl Spec {
         mounts.extend(kernel(facts));
         mounts.extend(scratch(&wanted.limits));
         mounts.extend(etc(facts, &user, wanted.name));
+        mounts.extend_from_slice(wanted.tools);
         mounts.extend(guardian(wanted));
         mounts.extend(project(wanted));
+        mounts.extend_from_slice(wanted.shared);
         mounts.push(Mount::Sealed { target: "/run".into() });
         mounts.push(Mount::Sealed { target: "/".into() });
         Self {
@@ -249,7 +271,7 @@ fn scratch(limits: &Limits) -> [Mount; 7] {
 fn etc(facts: &Facts, user: &User, name: &CloisterName) -> Vec<Mount> {
     let User { name: account, uid, gid } = user;
     let file = |target: &str, content: String| Mount::File { target: target.into(), content };
-    let mut mounts: Vec<Mount> = facts.etc.iter().map(|path| same(path)).collect();
+    let mut mounts = facts.etc.clone();
     mounts.extend([
         file(
             "/etc/passwd",
@@ -269,13 +291,18 @@ fn etc(facts: &Facts, user: &User, name: &CloisterName) -> Vec<Mount> {
         file("/etc/hostname", format!("{name}\n")),
         file(
             "/etc/nsswitch.conf",
-            "passwd: files\ngroup: files\nhosts: files\nservices: files\nprotocols: files\n".into(),
+            "passwd: files\ngroup: files\nshadow: files\nhosts: files\nnetworks: files\nethers: files\n\
+             services: files\nprotocols: files\nrpc: files\n"
+                .into(),
         ),
         file(
             "/etc/resolv.conf",
             "# This sandbox has no resolver: the guardian resolves the names that it allows.\n".into(),
         ),
         file("/etc/shells", "/bin/sh\n/bin/bash\n".into()),
+        file("/etc/profile", PROFILE.into()),
+        file("/etc/machine-id", MACHINE_ID.into()),
+        Mount::Link { points_to: "/proc/self/mounts".into(), target: "/etc/mtab".into() },
     ]);
     mounts
 }
@@ -325,7 +352,10 @@ pub(super) mod tests {
         Facts {
             directories: vec!["/usr".into()],
             links: vec![("/bin".into(), "usr/bin".into())],
-            etc: vec!["/etc/ssl/certs".into()],
+            etc: vec![
+                same(Path::new("/etc/ssl/certs")),
+                Mount::Copy { source: "/etc/services".into(), target: "/etc/services".into() },
+            ],
             masked_files: vec!["/proc/kcore".into()],
             masked_directories: vec!["/proc/acpi".into()],
             read_only: vec!["/proc/sys".into()],
@@ -347,6 +377,8 @@ pub(super) mod tests {
                 home: Path::new("/data/home"),
                 sockets: Path::new("/run/s/1"),
                 binary: Path::new("/opt/cloister"),
+                tools: &[same(Path::new("/opt/go"))],
+                shared: &[same(Path::new("/data"))],
                 network: Network::Guarded,
                 limits: Limits::default(),
             },
@@ -363,6 +395,7 @@ pub(super) mod tests {
             | Mount::Directory { target: at }
             | Mount::Link { target: at, .. }
             | Mount::File { target: at, .. }
+            | Mount::Copy { target: at, .. }
             | Mount::Processes { target: at }
             | Mount::Devices { target: at }
             | Mount::Hidden { target: at, .. } => at == Path::new(target),
@@ -399,6 +432,14 @@ pub(super) mod tests {
         assert_eq!(spec.mounts[position(&spec, "/work/.git/hooks")], hooks);
         assert!(position(&spec, WORK) < position(&spec, "/work/.git"));
         assert!(position(&spec, "/work/.git") < position(&spec, "/work/.git/hooks"));
+    }
+
+    #[test]
+    fn what_is_shared_lies_over_the_project_and_tools_under_cloisters_own() {
+        let spec = spec();
+        assert!(position(&spec, "/run") < position(&spec, "/opt/go"));
+        assert!(position(&spec, "/opt/go") < position(&spec, SOCKETS));
+        assert!(position(&spec, "/work/.git/hooks") < position(&spec, "/data"));
     }
 
     #[test]

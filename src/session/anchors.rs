@@ -9,18 +9,21 @@ use std::path::Path;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 
 use crate::init::Anchor;
-use crate::project::Project;
+use crate::project::{Project, Share};
 use crate::sandbox::Spec;
 
-/// The anchors of everything that is mounted from the project.
+/// The anchors of everything that is mounted from the project and of what the settings share.
 ///
 /// # Errors
 /// When one of the paths leads through a link by now, or is gone, or when the project's directory is not the one
 /// in which this process stands: its path may have been made to lead elsewhere before it was first read.
-pub(super) fn anchors(project: &Project, spec: &Spec) -> io::Result<Vec<Anchor>> {
+pub(super) fn anchors(project: &Project, shares: &[Share], spec: &Spec) -> io::Result<Vec<Anchor>> {
     check_standing(&project.directory, &project.standing, &fs::metadata(".")?)?;
-    let roots: Vec<&Path> =
-        [project.directory.as_path()].into_iter().chain(project.outside_repository()).collect();
+    let roots: Vec<&Path> = [project.directory.as_path()]
+        .into_iter()
+        .chain(project.outside_repository())
+        .chain(shares.iter().map(|share| share.source.as_path()))
+        .collect();
     spec.mounts_from(&roots).map(|(source, target)| anchor(source, target)).collect()
 }
 

@@ -6,32 +6,31 @@ use std::ffi::OsString;
 use crate::config::{Config, Network};
 use crate::init::{Boot, Relay};
 use crate::name::ProjectName;
-use crate::sandbox::{HOME, SOCKETS, Spec};
+use crate::sandbox::{HOME, SOCKETS, Spec, Tools};
 
 /// The guardian's name inside a sandbox, where `/etc/hosts` maps it to the relay.
 const GUARDIAN: &str = "cloister-guardian";
 /// The proxy's port inside a sandbox.
 const PROXY_PORT: u16 = 3128;
-/// Where programs are looked for: the user's own first, which only this sandbox can write.
-const SEARCH_PATH: &str = "/home/cloister/.local/bin:/run/cloister/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// What describes the user's terminal and language; passed on when set.
-const FROM_HOST: [&str; 6] = ["TERM", "COLORTERM", "LANG", "LC_ALL", "LC_CTYPE", "TZ"];
+const FROM_HOST: [&str; 7] = ["TERM", "COLORTERM", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ"];
 
 /// The settings of a sandbox's first process: what every session gets, and the ways to the guardian.
-pub(super) fn boot(spec: &Spec, project: &ProjectName, token: &str) -> Boot {
+pub(super) fn boot(spec: &Spec, project: &ProjectName, token: &str, tools: &Tools) -> Boot {
     let identity =
         [("CLOISTER", "1"), ("CLOISTER_NAME", spec.name.as_str()), ("CLOISTER_PROJECT", project.as_str())];
     let mut environment: BTreeMap<String, String> = [
         ("HOME", HOME),
         ("USER", &spec.user.name),
         ("LOGNAME", &spec.user.name),
-        ("PATH", SEARCH_PATH),
+        ("PATH", &tools.search_path()),
         ("TMPDIR", "/tmp"),
     ]
     .into_iter()
     .chain(identity)
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .collect();
+    environment.extend(tools.variables.clone());
     let mut relays = Vec::new();
     // In the tier `none` there is no way out, and so nothing that speaks of one.
     if spec.network != Network::None {

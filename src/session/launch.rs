@@ -72,8 +72,9 @@ impl Prepared<'_> {
         guardian: &Guardian,
     ) -> Result<PathBuf, StartError> {
         self.placeholders.iter().try_for_each(Placeholder::make)?;
-        let mut boot = environment::boot(&self.spec, &self.project.name, token);
-        boot.anchors = anchors(&self.project, &self.spec).map_err(io_error("look at the project again"))?;
+        let mut boot = environment::boot(&self.spec, &self.project.name, token, &self.host.tools);
+        let anchors = anchors(&self.project, &self.host.shares, &self.spec);
+        boot.anchors = anchors.map_err(io_error("look at the project and what is shared again"))?;
         let socket = self.paths.init_socket(&self.id);
         let monitor = self.plan.apply(&socket, |launched| {
             let receipt = self.receipt(launched, &socket, branch);

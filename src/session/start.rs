@@ -3,6 +3,8 @@
 //! Everything that can be checked is checked before the first change. What is then done in order (registration,
 //! sandbox, receipt) is undone when a later part fails, under a lock that lets one start at a time near a cloister.
 
+mod host;
+
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -15,11 +17,12 @@ use crate::init::wire::Start;
 use crate::name::{CloisterId, CloisterName, ProjectName};
 use crate::paths::{Lock, Paths, PathsError, resolve_existing};
 use crate::process;
-use crate::project::{GitNeed, Project, ProjectError};
+use crate::project::{GitNeed, Project, ProjectError, SharesError};
 use crate::sandbox::{
-    Diagnosis, Facts, HostUser, LaunchError, Placeholder, Plan, Receipt, ReceiptError, Spec, StageError,
-    TeardownError, Wanted, diagnose, find_bwrap,
+    ClosureError, Diagnosis, HostUser, LaunchError, Placeholder, Plan, Receipt, ReceiptError, Spec,
+    StageError, TeardownError, Wanted, diagnose, find_bwrap,
 };
+use host::{Host, Look};
 
 /// Whether root may start a sandbox whose processes are root's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +91,12 @@ pub enum StartError {
     /// The settings are wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The settings share what can't be shared.
+    #[error(transparent)]
+    Shares(#[from] SharesError),
+    /// The tools that the settings name can't be had.
+    #[error(transparent)]
+    Tools(#[from] ClosureError),
     /// The guardian can't be had.
     #[error(transparent)]
     Guardian(#[from] ClientError),
@@ -165,6 +174,7 @@ pub(super) struct Prepared<'a> {
     pub(super) plan: Plan,
     roots_own: Option<StageError>,
     pub(super) placeholders: Vec<Placeholder>,
+    pub(super) host: Host,
     config: Config,
 }
 
@@ -249,23 +259,30 @@ impl<'a> Prepared<'a> {
         }
         let guarded = project.guarded()?;
         let pinned: Vec<_> = project.pinned().into_iter().map(|one| (one.path, one.is_writable)).collect();
+        let protected: Vec<PathBuf> = guarded.iter().map(|one| one.path.clone()).collect();
+        let kept: Vec<PathBuf> =
+            pinned.iter().map(|(path, _)| path.clone()).chain(protected.clone()).collect();
+        let look = Look { config: &config, project: &project, paths, binary: &binary, guarded: &kept };
+        let host = Host::gather(&look)?;
         let wanted = Wanted {
             name: &name,
             id: &id,
             work: &project.directory,
             repository: project.outside_repository(),
             pinned: &pinned,
-            protected: &guarded.iter().map(|one| one.path.clone()).collect::<Vec<_>>(),
+            protected: &protected,
             home: &resolve_existing(&paths.instance_dir(&project.name).join("home")),
             sockets: &resolve_existing(&paths.sockets_dir(&id)),
             binary: &binary,
             network,
             limits: config.limits,
+            tools: &host.tools.mounts,
+            shared: &host.shared(),
         };
-        let spec = Spec::new(&wanted, &Facts::gather());
+        let spec = Spec::new(&wanted, &host.facts);
         let (plan, roots_own) = plan(&spec, request.root)?;
         let placeholders = guarded.iter().map(|one| Placeholder::new(&one.path, one.placeholder)).collect();
-        Ok(Self { paths, project, name, id, spec, plan, roots_own, placeholders, config })
+        Ok(Self { paths, project, name, id, spec, plan, roots_own, placeholders, host, config })
     }
 
     fn entered(self, socket: PathBuf, is_new: bool) -> Sandbox {

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod containment;
+mod files;
 mod lifecycle;
 mod limits;
 mod names;
