@@ -256,7 +256,8 @@ fn seen_as_payload((uid, gid): (u32, u32)) -> Result<OwnedFd, StageError> {
 
 /// Opens what a path leads to without any link: what was checked is what is copied (F10).
 fn open(path: &Path) -> Result<OwnedFd, StageError> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    // Not with `NOFOLLOW`: with it, a link at the end would itself be opened, and mounted, and followed later.
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
     openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
         .map_err(StageError::failed("open", path))
 }
