@@ -137,13 +137,14 @@ fn fish_asks_its_terminal_and_controls_jobs() {
     let (mut terminal, mut child) = Terminal::cloister(&host, &["start", "--", "fish", "--private"]);
     terminal.types("function fish_prompt; echo -n '<'p'>'; end\n");
     terminal.sees("<p>");
-    terminal.types("sh -c 'echo be\\gun; exec sleep 1000'\n");
+    terminal.types("bash -c 'trap \"echo going\\-on\" CONT; echo be\\gun; while :; do sleep 0.02; done'\n");
     terminal.sees("begun");
     terminal.types("\x1a");
     terminal.sees("has stopped");
     terminal.types("jobs | string match -r 'stopp'e; fg\n");
     terminal.sees("stoppe");
-    terminal.sees("to foreground");
+    // Before it says so, the terminal is not yet the job's.
+    terminal.sees("going-on");
     terminal.types("\x03");
     terminal.sees("<p>");
     terminal.types("jobs; and echo so''me; or echo no''ne\n");
@@ -157,7 +158,7 @@ fn fish_asks_its_terminal_and_controls_jobs() {
 fn jobs_are_stopped_continued_and_killed() {
     let Some(host) = Host::with_bubblewrap() else { return };
     let (mut terminal, child) = Terminal::shell(&host);
-    terminal.types("sh -c 'trap \"echo going''-on\" CONT; echo be\\gun; while :; do sleep 0.02; done'\n");
+    terminal.types("bash -c 'trap \"echo going''-on\" CONT; echo be\\gun; while :; do sleep 0.02; done'\n");
     terminal.sees("begun");
     terminal.types("\x1a");
     terminal.sees("Stopped");
@@ -167,8 +168,10 @@ fn jobs_are_stopped_continued_and_killed() {
     terminal.types("\n");
     terminal.sees("<p>");
     terminal.does("jobs", "Running");
+    terminal.does("kill -STOP %1; until jobs | grep -q Stop; do :; done; echo re''sting", "resting");
     terminal.types("fg\n");
-    terminal.sees("done'\r\n");
+    // Before it says so, the terminal is not yet the job's.
+    terminal.sees("going-on");
     terminal.types("\x1a");
     terminal.sees("Stopped");
     terminal.sees("<p>");
