@@ -473,9 +473,10 @@ mod tests {
              --ro-bind {sockets} /run/cloister --perms 0755 --tmpfs /run/cloister/bin \
              --ro-bind {binary} /run/cloister/bin/cloister --remount-ro /run/cloister/bin \
              --bind {home} /home/cloister --bind {work} /work --bind {git} /work/.git \
-             --ro-bind {hooks} /work/.git/hooks --ro-bind /data /data \
+             --ro-bind {hooks} /work/.git/hooks \
              --perms 0444 --ro-bind-data <6 bytes> /work/.env \
-             --size 4096 --perms 0555 --tmpfs /work/secrets --remount-ro /work/secrets --remount-ro /run --remount-ro / \
+             --size 4096 --perms 0555 --tmpfs /work/secrets --remount-ro /work/secrets --ro-bind /data /data \
+             --remount-ro /run --remount-ro / \
              --chdir / -- /run/cloister/bin/cloister sandbox-init first",
             instructions[0], instructions[1]
         );
