@@ -160,6 +160,23 @@ impl Project {
         Ok((name, id))
     }
 
+    /// Checks that the name can belong to this directory. Nothing is recorded.
+    ///
+    /// # Errors
+    /// [`ProjectError::NameTaken`] when it belongs to another one that still exists.
+    pub fn check_name(&self, paths: &Paths) -> Result<(), ProjectError> {
+        self.check_owner(&Registry::load(&paths.projects_file())?)
+    }
+
+    fn check_owner(&self, registry: &Registry) -> Result<(), ProjectError> {
+        match registry.projects.get(&self.name) {
+            Some(owner) if owner.path != self.directory && owner.path.exists() => {
+                Err(ProjectError::NameTaken { name: self.name.clone(), owner: owner.path.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Records that the name belongs to this directory.
     ///
     /// # Errors
@@ -168,12 +185,7 @@ impl Project {
         let file = paths.projects_file();
         let _lock = Lock::acquire(&file.with_extension("lock"))?;
         let mut registry = Registry::load(&file)?;
-        if let Some(owner) = registry.projects.get(&self.name)
-            && owner.path != self.directory
-            && owner.path.exists()
-        {
-            return Err(ProjectError::NameTaken { name: self.name.clone(), owner: owner.path.clone() });
-        }
+        self.check_owner(&registry)?;
         let entry = Entry { path: self.directory.clone(), id: self.id.clone() };
         if registry.projects.insert(self.name.clone(), entry.clone()) == Some(entry) {
             return Ok(());

@@ -58,6 +58,7 @@ impl Repository {
             guards.file(self.git_dir.join("commondir"), "");
             guards.file(self.git_dir.join("gitdir"), "");
             guards.file(self.git_dir.join("config.worktree"), "");
+            guards.directory(self.git_dir.join("config.worktree.lock"));
             guards.git_dirs.push(self.git_dir.clone());
         } else {
             guards.pin(&self.git_dir);
@@ -105,6 +106,10 @@ impl Guards {
         self.directory(git_dir.join("hooks"));
         self.file(git_dir.join("config"), "");
         self.file(git_dir.join("config.worktree"), "");
+        // Git writes its settings into these files and renames them into place. What the host's git writes there could be
+        // changed from inside before the rename, and the rename drops the mount on the settings: there must be none.
+        self.directory(git_dir.join("config.lock"));
+        self.directory(git_dir.join("config.worktree.lock"));
         // Git and libgit2 take `./` for the directory itself; without the file, a sandbox could name another one.
         self.file(git_dir.join("commondir"), "./\n");
         self.modules(&git_dir.join("modules"))
@@ -218,7 +223,15 @@ mod tests {
         let git = root.join(".git");
         let names: Vec<_> =
             guards.guarded.iter().map(|one| one.path.strip_prefix(&git).unwrap().to_str().unwrap()).collect();
-        let expected = ["hooks", "config", "config.worktree", "commondir", "modules"];
+        let expected = [
+            "hooks",
+            "config",
+            "config.worktree",
+            "config.lock",
+            "config.worktree.lock",
+            "commondir",
+            "modules",
+        ];
         assert_eq!(names, expected);
         assert_eq!(pins(&root, &guards), [(".git".to_owned(), true)]);
     }

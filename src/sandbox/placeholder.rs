@@ -1,11 +1,12 @@
 //! Files that have to exist so that something can be mounted over them, and that go away with the sandbox.
 
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, fstat, mkdirat, openat, openat2, unlinkat,
+    AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, fstat, linkat, mkdirat, openat, openat2,
+    unlinkat,
 };
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -44,12 +45,7 @@ impl Placeholder {
         let made = self.parent().and_then(|(parent, name)| {
             match &self.content {
                 None => mkdirat(&parent, name, Mode::from_raw_mode(0o755))?,
-                Some(content) => {
-                    let flags =
-                        OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                    let file = openat(&parent, name, flags, Mode::from_raw_mode(0o644))?;
-                    rustix::io::write(file, content.as_bytes())?;
-                }
+                Some(content) => make_file(&parent, name, content)?,
             }
             give_to_owner(&parent, name)
         });
@@ -85,6 +81,22 @@ impl Placeholder {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok((openat2(CWD, parent, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?, name))
     }
+}
+
+/// Makes a file that is there with all of its content or not at all: git stops at half a `commondir`.
+fn make_file(parent: &OwnedFd, name: &OsStr, content: &str) -> Result<(), Errno> {
+    let (mode, flags) = (Mode::from_raw_mode(0o644), OFlags::WRONLY | OFlags::CLOEXEC);
+    let file = match openat(parent, ".", flags | OFlags::TMPFILE, mode) {
+        // Not every file system can make a file without a name.
+        Err(Errno::OPNOTSUPP | Errno::ISDIR) => {
+            let file = openat(parent, name, flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW, mode)?;
+            return rustix::io::write(file, content.as_bytes()).map(drop);
+        }
+        other => other?,
+    };
+    rustix::io::write(&file, content.as_bytes())?;
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    linkat(CWD, path, parent, name, AtFlags::SYMLINK_FOLLOW)
 }
 
 /// What root makes in somebody's project belongs to them, like all that lies beside it.

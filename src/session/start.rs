@@ -192,7 +192,7 @@ pub(super) struct Prepared<'a> {
 }
 
 /// What is to be started, before its files are looked at.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Draft<'a> {
     paths: &'a Paths,
     project: Project,
@@ -208,11 +208,8 @@ struct Draft<'a> {
 pub async fn start(request: StartRequest<'_>, paths: &Paths) -> Result<Sandbox, StartError> {
     let draft = Draft::new(request, paths)?;
     let file = paths.receipt_file(&draft.name);
-    // All that can be refused is refused before anything is changed; one that runs was checked when it was made.
-    let is_up = Receipt::load(&file)?.is_some_and(|receipt| receipt.is_running());
-    let checked = if is_up { None } else { Some(draft.prepare()?) };
     let _lock = Lock::acquire(&paths.cloister_lock(&draft.name))?;
-    draft.project.register(paths)?;
+    draft.project.check_name(paths)?;
     let receipt = Receipt::load(&file)?;
     if let Some(running) = receipt.as_ref().filter(|receipt| receipt.is_running()) {
         if running.directory != draft.project.directory {
@@ -243,11 +240,10 @@ pub async fn start(request: StartRequest<'_>, paths: &Paths) -> Result<Sandbox, 
         return Err(StartError::Teardown(error));
     }
     let stale = receipt.map(|stale| stale.placeholders).unwrap_or_default();
-    // What an earlier sandbox left was no part of the project.
-    let mut prepared = match checked.filter(|_| stale.is_empty()) {
-        Some(prepared) => prepared,
-        None => draft.prepare()?,
-    };
+    // Under the locks, and without what an earlier sandbox left: what is seen here is what is mounted. All that can be
+    // refused is refused before anything is changed.
+    let mut prepared = draft.prepare()?;
+    prepared.project.register(paths)?;
     prepared.placeholders = Placeholder::to_make(&prepared.placeholders, &in_use.paths, &stale);
     prepared.notes.extend(in_use.unreadable.iter().map(ToString::to_string));
     let guardian = Guardian::ensure(paths).await?;
@@ -313,8 +309,8 @@ impl<'a> Draft<'a> {
     }
 
     /// Looks at the project's files, and plans the sandbox.
-    fn prepare(&self) -> Result<Prepared<'a>, StartError> {
-        let Self { paths, project, name, id, binary, network, root, config } = self.clone();
+    fn prepare(self) -> Result<Prepared<'a>, StartError> {
+        let Self { paths, project, name, id, binary, network, root, config } = self;
         let Guarding { guarded, masked, placeholders, baseline, notes } = Guarding::of(&project, &config)?;
         let kept: Vec<PathBuf> = guarded.iter().chain(&masked).map(|(path, _)| path.clone()).collect();
         let look = Look { config: &config, project: &project, paths, binary: &binary, guarded: &kept };

@@ -371,20 +371,45 @@ fn a_tier_that_is_not_there_is_refused() {
 }
 
 #[test]
-fn f2_what_the_hosts_git_replaces_is_read_only_again_at_once() {
+fn f2_what_the_host_replaces_is_read_only_again_at_once() {
     for host in hosts() {
+        host.write(&host.repository().join(".envrc"), "one");
         host.ok(&["start", "-d"]);
-        for value in ["one", "two"] {
-            let mut config = host.program("git");
-            assert!(config.args(["config", "demo.key", value]).status().unwrap().success());
+        for records in 1..3 {
+            let new = host.repository().join("new");
+            host.write(&new, format!("two {records}"));
+            fs::rename(&new, host.repository().join(".envrc")).unwrap();
             // The record is written when the seal is back.
-            let records = if value == "one" { 1 } else { 2 };
             while host.ok(&["audit"]).matches("sandbox.reseal").count() < records {}
-            let script = "git config demo.key; (echo '# evil' >> .git/config) 2>/dev/null && echo written; \
-                          mv .git/config .git/x 2>/dev/null && echo moved; git config demo.key three 2>/dev/null; \
-                          git config demo.key";
-            inside(&host, script, &format!("{value}\n{value}\n"));
+            let script = "cat .envrc; (echo evil >> .envrc) 2>/dev/null && echo written; \
+                          mv .envrc .x 2>/dev/null && echo moved";
+            inside(&host, script, &format!("two {records}"));
         }
-        assert!(!fs::read_to_string(host.repository().join(".git/config")).unwrap().contains("evil"));
+    }
+}
+
+#[test]
+fn f2_the_hosts_git_cannot_be_made_to_write_settings_for_a_sandbox() {
+    for host in hosts() {
+        let settings = host.repository().join(".git/config");
+        let before = fs::read(&settings).unwrap();
+        let config = |host: &Host| {
+            let mut git = host.program("git");
+            git.args(["config", "demo.key", "value"]);
+            crate::harness::finish(git)
+        };
+        // A sandbox that waits for the moment in which git on the host replaces the file, or writes beside it.
+        let script = "(while :; do echo '# evil' >> .git/config; echo '# evil' >> .git/config.lock; done) 2>/dev/null & \
+                      sleep 0.1";
+        host.inside(script);
+        for _ in 0..20 {
+            let done = config(&host);
+            assert_eq!(done.code, 255, "{done:?}");
+            assert!(done.stderr.contains("could not lock config file"), "{done:?}");
+        }
+        assert_eq!(fs::read(&settings).unwrap(), before);
+        host.ok(&["stop"]);
+        assert_eq!(config(&host).code, 0);
+        assert!(!fs::read_to_string(&settings).unwrap().contains("evil"));
     }
 }

@@ -329,6 +329,9 @@ fn a_host_without_bwrap_is_told_how_to_get_it() {
 /// A `bwrap` that leaves out what keeps a sandbox in, and mounts what must not be seen.
 const LEAKY: &str = r#"#!/bin/bash
 words=()
+mapfile -d '' -t given < "/proc/self/fd/$2"
+shift 2
+set -- "${given[@]}" "$@"
 # One of the two alone: both relays would want the same port of the host.
 [[ " $* " == *" --hostname probe-"*"-a "* ]] && shared=yes
 while [ $# -gt 0 ]; do

@@ -47,10 +47,10 @@ fn f1_fetch_and_push_work_inside() {
             &host,
             &format!(
                 "{AUTHOR}git push --quiet origin main && git fetch --quiet && git switch --quiet -c next && \
-                      git commit --quiet --allow-empty -m next && git push -u origin next 2>&1 | grep -c 'could not write config file'; \
+                      git commit --quiet --allow-empty -m next && git push -u origin next 2>&1 | grep -c 'could not lock config file'; \
                       git rev-parse --abbrev-ref origin/next; git ls-remote --heads origin | wc -l"
             ),
-            "2\norigin/next\n2\n",
+            "1\norigin/next\n2\n",
         );
         host.ok(&["stop"]);
         assert_eq!(sh(&host, "git status --porcelain; git log --format=%s -1 origin/next"), "next\n");
@@ -63,7 +63,7 @@ fn f2_what_git_would_write_to_its_settings_fails_with_a_line_that_says_so() {
         sh(&host, "git branch other");
         let fails = "for what in 'config user.name x' 'remote add new file:///x' 'branch --set-upstream-to=main other' \
                      'submodule add ./x x'; do git $what > /tmp/out 2>&1; \
-                     grep -q -e 'could not write config file' -e 'Read-only file system' /tmp/out && echo clear; done; \
+                     grep -q -e 'could not lock config file' -e 'Read-only file system' /tmp/out && echo clear; done; \
                      git branch -m other renamed >/dev/null 2>&1; git branch --list renamed";
         inside(&host, fails, "clear\nclear\nclear\n  renamed\n");
     }
