@@ -66,7 +66,7 @@ fn inside(command: &InitCommand, output: &Output) -> ExitCode {
                 ExitCode::from(3)
             }
         },
-        InitCommand::Reseal => match crate::init::reseal() {
+        InitCommand::Adjust => match crate::init::adjust() {
             Ok(sealed) => line(&sealed.to_string()).map_or(ExitCode::from(3), |()| ExitCode::SUCCESS),
             Err(error) => {
                 complain(&error.to_string());

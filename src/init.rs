@@ -7,16 +7,16 @@
 
 mod boot;
 mod child;
+mod mounts;
 pub mod probe;
 mod relay;
-mod reseal;
 mod serve;
 mod session;
 mod stream;
 pub mod wire;
 
 pub use boot::{Anchor, Boot, Relay};
-pub use reseal::{Reseal, reseal};
+pub use mounts::{Adjustment, adjust};
 
 use std::io;
 

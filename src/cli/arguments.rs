@@ -219,8 +219,8 @@ pub(super) enum InitCommand {
     },
     /// The first process of a sandbox
     First,
-    /// Makes paths of a running sandbox read-only again
-    Reseal,
+    /// Changes the mounts of a running sandbox
+    Adjust,
     /// Heads a session and becomes its command
     Session {
         #[arg(long)]

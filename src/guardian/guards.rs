@@ -5,19 +5,18 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 
-use crate::init::Reseal;
+use crate::init::Adjustment;
 use crate::name::CloisterName;
-use crate::process::{self, Identity};
+use crate::process::Identity;
 use crate::sandbox::{Guard, Receipt};
 
 /// How much the kernel may tell at once, in bytes.
@@ -115,8 +114,8 @@ impl Guards {
                 }
             };
             for (cloister, request) in concerned {
-                match seal(&request) {
-                    Ok(text) if text == "0" => {}
+                match request.perform() {
+                    Ok(0) => {}
                     Ok(_) => report(&cloister, &paths(&request)),
                     Err(error) => report(&cloister, &format!("cannot seal {}: {error}", paths(&request))),
                 }
@@ -125,16 +124,20 @@ impl Guards {
     }
 
     /// What has to be sealed again, sandbox by sandbox.
-    fn guards_that(&self, is_concerned: impl Fn(i32, &Watched) -> bool) -> BTreeMap<CloisterName, Reseal> {
-        let mut requests: BTreeMap<CloisterName, Reseal> = BTreeMap::new();
+    fn guards_that(
+        &self,
+        is_concerned: impl Fn(i32, &Watched) -> bool,
+    ) -> BTreeMap<CloisterName, Adjustment> {
+        let mut requests: BTreeMap<CloisterName, Adjustment> = BTreeMap::new();
         for (watch, guards) in &*self.watched() {
             for guard in guards.iter().filter(|guard| is_concerned(*watch, guard)) {
-                let request = requests.entry(guard.cloister.clone()).or_insert_with(|| Reseal {
+                let request = requests.entry(guard.cloister.clone()).or_insert_with(|| Adjustment {
                     first: guard.first.clone(),
-                    paths: Vec::new(),
+                    sealed: Vec::new(),
                     hidden: Vec::new(),
+                    bounded: Vec::new(),
                 });
-                let list = if guard.is_hidden { &mut request.hidden } else { &mut request.paths };
+                let list = if guard.is_hidden { &mut request.hidden } else { &mut request.sealed };
                 list.push(guard.inside.clone());
             }
         }
@@ -142,30 +145,12 @@ impl Guards {
     }
 }
 
-fn paths(request: &Reseal) -> String {
+fn paths(request: &Adjustment) -> String {
     request
-        .paths
+        .sealed
         .iter()
         .chain(&request.hidden)
         .map(|path| path.display().to_string())
         .collect::<Vec<_>>()
         .join(", ")
-}
-
-/// Has a process of its own enter the sandbox: only one with a single thread can.
-fn seal(request: &Reseal) -> io::Result<String> {
-    let mut command = process::command(process::own_binary()?);
-    command.args(["sandbox-init", "reseal"]);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn()?;
-    if let Some(mut input) = child.stdin.take() {
-        input.write_all(&serde_json::to_vec(request)?)?;
-    }
-    let output = child.wait_with_output()?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    if output.status.success() {
-        Ok(text(&output.stdout))
-    } else {
-        Err(io::Error::other(text(&output.stderr)))
-    }
 }

@@ -196,6 +196,16 @@ impl Spec {
         })
     }
 
+    /// The directories in memory whose size is bounded, each with the most bytes and files that it may hold. A file
+    /// costs the kernel about a kilobyte besides its bytes.
+    pub fn bounded(&self) -> impl Iterator<Item = (&Path, u64, u64)> {
+        const BYTES_PER_FILE: u64 = 8192;
+        self.mounts.iter().filter_map(|mount| {
+            let Mount::Memory { target, size_bytes: Some(bytes), .. } = mount else { return None };
+            Some((target.as_path(), *bytes, bytes / BYTES_PER_FILE))
+        })
+    }
+
     /// What is read-only and lies below these directories, as (source, target).
     pub fn guards<'a>(&'a self, roots: &'a [&Path]) -> impl Iterator<Item = (&'a Path, &'a Path)> {
         self.mounts_from(roots).filter(|(_, target)| {

@@ -14,9 +14,11 @@ use super::environment;
 use super::start::{Prepared, StartError, io_error};
 use crate::files::Baseline;
 use crate::guardian::client::{self, Guardian, Registration};
+use crate::init::Adjustment;
 use crate::init::wire::{FromHost, FromSandbox};
 use crate::name::{BranchName, ProjectId};
 use crate::paths;
+use crate::process::Identity;
 use crate::sandbox::{Enforcement, Guard, LaunchError, Launched, Monitor, Placeholder, Receipt, WORK};
 
 /// How long a new sandbox may take to answer.
@@ -81,7 +83,9 @@ impl Prepared<'_> {
         let mut boot = environment::boot(&self.spec, &self.project.name, token, &self.host.tools);
         let anchors = anchors(&self.project, &self.host.shares, &self.spec);
         boot.anchors = anchors.map_err(io_error("look at the project and what is shared again"))?;
+        let mut made = None;
         let monitor = self.plan.apply(&socket, |launched| {
+            made = Some((launched.first.clone(), launched.confinement.by));
             let receipt = self.receipt(Some(launched), &socket, branch);
             receipt.keep(&file).map_err(LaunchError::Receipt)?;
             let is_counted_inside = launched.confinement.by == Enforcement::Rlimit;
@@ -89,8 +93,22 @@ impl Prepared<'_> {
             serde_json::to_vec(&boot).map_err(LaunchError::Settings)
         })?;
         probe(&socket, monitor).await?;
+        if let Some((first, Enforcement::Rlimit | Enforcement::None)) = made {
+            self.bound_files(first);
+        }
         guardian.confirm(&self.name).await?;
         Ok(socket)
+    }
+
+    /// Bounds how many files directories in memory may hold, where no control group counts the kernel's memory (K14).
+    fn bound_files(&self, first: Identity) {
+        let bounded =
+            self.spec.bounded().map(|(path, bytes, files)| (path.to_owned(), bytes, files)).collect();
+        let adjustment = Adjustment { first, sealed: Vec::new(), hidden: Vec::new(), bounded };
+        // A `bwrap` that root installed setuid keeps its name spaces to itself; `doctor --probe` tells.
+        if let Err(error) = adjustment.perform() {
+            tracing::warn!(%error, "the number of files in memory is not bounded");
+        }
     }
 
     /// Remembers what the host would execute. What an earlier sandbox of the directory changed and no `stop` has

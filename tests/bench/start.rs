@@ -160,6 +160,10 @@ impl Bench {
             rest = match rest {
                 ["--", ..] | [] => break,
                 ["--add-seccomp-fd" | "--info-fd", _, rest @ ..] => rest,
+                ["--perms", _, "--file", _, target, rest @ ..] => {
+                    argv.extend(["--symlink".into(), "/dev/null".into(), target.into()]);
+                    rest
+                }
                 ["--perms", _, "--ro-bind-data", _, target, rest @ ..]
                 | ["--ro-bind-data", _, target, rest @ ..] => {
                     argv.extend(["--ro-bind".into(), file.clone(), target.into()]);

@@ -87,6 +87,18 @@ fn k14_files_in_memory_are_bounded() {
 }
 
 #[test]
+fn k14_the_number_of_files_in_memory_is_bounded() {
+    let Some(host) = Host::with_bubblewrap() else { return };
+    host.configure("limits: {memory: 64MiB}\n");
+    let fill = "import sys\nfor n in range(100_000): open(f'{sys.argv[1]}/{n}', 'w').close()\n";
+    for place in ["/tmp", "/dev/shm"] {
+        let done = host.run(&["start", "--", "python3", "-c", fill, place]);
+        assert!(done.stderr.contains("No space left on device"), "{place}: {done:?}");
+        host.ok(&["stop"]);
+    }
+}
+
+#[test]
 fn processor_time_is_limited_where_there_are_control_groups() {
     let Some(host) = root() else { return };
     host.configure("limits: {cpus: 0.2}\n");

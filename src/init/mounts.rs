@@ -1,0 +1,96 @@
+//! What is done from outside to the mounts of a sandbox that runs.
+//!
+//! When a program of the host replaces a file that is mounted read-only in a sandbox (an editor renames a new one
+//! into place), the kernel drops that mount, and the new file could be written from inside: it is covered like the
+//! old one. And `bwrap` can bound what a directory in memory holds, but not how many files. This part runs outside, as
+//! a process of its own with one thread, and enters the sandbox's mounts.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, mount_remount, move_mount, open_tree};
+use serde::{Deserialize, Serialize};
+
+use crate::kernel::{self, Trees};
+use crate::process::{self, Identity};
+
+/// What is to be done to the mounts of one sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Adjustment {
+    /// The sandbox's first process.
+    pub first: Identity,
+    /// The paths inside that are read-only.
+    pub sealed: Vec<PathBuf>,
+    /// The paths inside that are hidden.
+    pub hidden: Vec<PathBuf>,
+    /// Directories in memory, with the most bytes and files that they may hold.
+    pub bounded: Vec<(PathBuf, u64, u64)>,
+}
+
+impl Adjustment {
+    /// Has a process of its own do it, and waits; tells how many paths were covered.
+    pub fn perform(&self) -> io::Result<usize> {
+        let mut command = process::command(process::own_binary()?);
+        command.args(["sandbox-init", "adjust"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        if let Some(mut input) = child.stdin.take() {
+            input.write_all(&serde_json::to_vec(self)?)?;
+        }
+        let output = child.wait_with_output()?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        if !output.status.success() {
+            return Err(io::Error::other(text(&output.stderr)));
+        }
+        text(&output.stdout).parse().map_err(io::Error::other)
+    }
+}
+
+/// Does what standard input says; tells how many paths were covered.
+///
+/// # Errors
+/// When the sandbox has ended, can't be entered, or a path can't be covered. Paths that are gone are passed over:
+/// there is nothing to write.
+pub fn adjust() -> io::Result<usize> {
+    let mut text = Vec::new();
+    io::stdin().lock().read_to_end(&mut text)?;
+    let Adjustment { first, sealed, hidden, bounded } = serde_json::from_slice(&text)?;
+    let mounts = File::open(format!("/proc/{}/ns/mnt", first.pid()))?;
+    // Opened first, then looked at: if the number was given to another process, it is another one now.
+    if !first.is_alive() {
+        return Err(io::Error::other("the sandbox has ended"));
+    }
+    kernel::enter_mounts(&mounts)?;
+    for (directory, bytes, files) in bounded {
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
+        mount_remount(&directory, flags, format!("size={bytes},nr_inodes={files}"))?;
+    }
+    // Nothing can be read of a device on a mount without devices.
+    let nothing = Path::new("/dev/null");
+    let all =
+        sealed.iter().map(|path| (path, path.as_path())).chain(hidden.iter().map(|path| (path, nothing)));
+    all.into_iter().try_fold(0, |sealed, (path, cover)| Ok(sealed + usize::from(seal(path, cover)?)))
+}
+
+/// Covers a path, with itself or with nothing, read-only; false when it still is covered, or gone.
+fn seal(path: &Path, cover: &Path) -> io::Result<bool> {
+    let found = match statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE) {
+        Err(rustix::io::Errno::NOENT) => return Ok(false),
+        other => other?,
+    };
+    if found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
+        return Ok(false);
+    }
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    let tree = open_tree(CWD, cover, flags)?;
+    let attributes = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+    kernel::set_tree_attributes(rustix::fd::AsFd::as_fd(&tree), Trees::One, attributes, None)?;
+    move_mount(&tree, "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    Ok(true)
+}
