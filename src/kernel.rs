@@ -4,5 +4,5 @@ pub mod attempt;
 mod enter;
 mod idmap;
 
-pub use enter::enter_mounts;
+pub use enter::{enter_mounts, enter_owner};
 pub use idmap::{IdRange, Trees, forget_keys, set_tree_attributes, unshare_mounts, user_namespace};

@@ -5,7 +5,7 @@
 //! old one. And `bwrap` can bound what a directory in memory holds, but not how many files. This part runs outside, as
 //! a process of its own with one thread, and enters the sandbox's mounts.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -64,6 +64,8 @@ pub fn adjust() -> io::Result<usize> {
     if !first.is_alive() {
         return Err(io::Error::other("the sandbox has ended"));
     }
+    kernel::enter_owner(&mounts)?;
+    bound_watches()?;
     kernel::enter_mounts(&mounts)?;
     for (directory, bytes, files) in bounded {
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
@@ -74,6 +76,23 @@ pub fn adjust() -> io::Result<usize> {
     let all =
         sealed.iter().map(|path| (path, path.as_path())).chain(hidden.iter().map(|path| (path, nothing)));
     all.into_iter().try_fold(0, |sealed, (path, cover)| Ok(sealed + usize::from(seal(path, cover)?)))
+}
+
+/// Leaves half of what the host's user may watch to the host: inside counts against it too, and what watches over the
+/// guards must not find everything taken (`user_namespaces(7)`, `/proc/sys/user`).
+fn bound_watches() -> io::Result<()> {
+    for name in ["max_inotify_instances", "max_inotify_watches"] {
+        // The files of the user name space in which this process is by now.
+        let file = format!("/proc/sys/user/{name}");
+        let most: u64 = fs::read_to_string(&file)?.trim().parse().map_err(io::Error::other)?;
+        let on_host =
+            fs::read_to_string(format!("/proc/sys/fs/inotify/{}", name.replace("max_inotify", "max_user")))?;
+        let share = on_host.trim().parse::<u64>().map_err(io::Error::other)? / 2;
+        if most > share {
+            fs::write(&file, share.to_string())?;
+        }
+    }
+    Ok(())
 }
 
 /// Covers a path, with itself or with nothing, read-only; false when it still is covered, or gone.

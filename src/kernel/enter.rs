@@ -7,13 +7,17 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// Moves this process, which has one thread, into a mount name space and the user name space that owns it.
+/// Moves this process, which has one thread, into the user name space that owns a mount name space.
 ///
-/// There it has every capability over the mounts, and none over anything outside. Who made the user name space, or
-/// root, may do this (`setns(2)`).
-pub fn enter_mounts(mounts: impl AsFd) -> io::Result<()> {
+/// There it has every capability over what belongs to the user name space, and none over anything outside. Who made
+/// it, or root, may do this (`setns(2)`).
+pub fn enter_owner(mounts: impl AsFd) -> io::Result<()> {
     let owner = owning_user_namespace(&mounts)?;
-    move_into_link_name_space(owner.as_fd(), Some(LinkNameSpaceType::User))?;
+    Ok(move_into_link_name_space(owner.as_fd(), Some(LinkNameSpaceType::User))?)
+}
+
+/// Moves this process into a mount name space, once it is in the user name space that owns it.
+pub fn enter_mounts(mounts: impl AsFd) -> io::Result<()> {
     Ok(move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount))?)
 }
 

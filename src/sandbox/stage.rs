@@ -320,22 +320,52 @@ pub fn perform(instructions: i32, argv: &[std::ffi::OsString]) -> io::Error {
     told.and_then(|text| (&report).write_all(&text)).err().unwrap_or(failure)
 }
 
+/// A directory whose owner is seen as the payload's user, with all that lies in it.
+struct Place {
+    path: PathBuf,
+    file: OwnedFd,
+    owners: OwnedFd,
+}
+
+impl Place {
+    fn open(path: &Path) -> Result<Self, StageError> {
+        let file = open(path)?;
+        let owners = seen_as_payload(owner(&file, path)?)?;
+        Ok(Self { path: path.to_owned(), file, owners })
+    }
+
+    /// Opens what is copied from this place and not by its path once more: whoever owns the place could have put
+    /// another directory there in between, with another owner.
+    fn open_beneath(&self, path: &Path) -> Result<OwnedFd, StageError> {
+        let failed = |error: io::Error| StageError::failed("open", path)(error);
+        match path.strip_prefix(&self.path) {
+            Ok(below) if below.as_os_str().is_empty() => self.file.try_clone().map_err(failed),
+            Ok(below) => {
+                let flags = OFlags::PATH | OFlags::CLOEXEC;
+                let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH;
+                openat2(&self.file, below, flags, Mode::empty(), resolve)
+                    .map_err(|error| failed(error.into()))
+            }
+            Err(_) => Err(failed(io::ErrorKind::InvalidInput.into())),
+        }
+    }
+}
+
 fn lay_out(staged: &[Staged]) -> Result<(), StageError> {
     let root = Path::new("/");
     kernel::unshare_mounts().map_err(StageError::failed("unshare the mounts below", root))?;
     // What is mounted here shows nowhere else; what the host unmounts goes from here too.
     mount_change(root, MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
         .map_err(StageError::failed("detach the mounts below", root))?;
-    let mut namespaces: Vec<((u32, u32), OwnedFd)> = Vec::new();
+    let mut places: Vec<Place> = Vec::new();
     let mut copies = Vec::with_capacity(staged.len());
     for one in staged {
-        let source = open(&one.source)?;
-        let owner = owner(&open(&one.owned_like)?, &one.owned_like)?;
-        if !namespaces.iter().any(|(known, _)| *known == owner) {
-            namespaces.push((owner, seen_as_payload(owner)?));
+        if !places.iter().any(|place| place.path == one.owned_like) {
+            places.push(Place::open(&one.owned_like)?);
         }
-        let owners = namespaces.iter().find(|(known, _)| *known == owner).map(|(_, owners)| owners);
-        let owners = owners.expect("it was made above, if not before");
+        let place = places.iter().find(|place| place.path == one.owned_like);
+        let place = place.expect("it was opened above, if not before");
+        let (source, owners) = (place.open_beneath(&one.source)?, &place.owners);
         let read_only = if one.is_writable { 0 } else { libc::MOUNT_ATTR_RDONLY };
         let attributes = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | read_only;
         let tree = copy(&one.source, &source, Trees::All, owners, attributes)?;

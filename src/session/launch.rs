@@ -93,21 +93,26 @@ impl Prepared<'_> {
             serde_json::to_vec(&boot).map_err(LaunchError::Settings)
         })?;
         probe(&socket, monitor).await?;
-        if let Some((first, Enforcement::Rlimit | Enforcement::None)) = made {
-            self.bound_files(first);
+        if let Some((first, enforcement)) = made {
+            self.bound(first, enforcement);
         }
         guardian.confirm(&self.name).await?;
         Ok(socket)
     }
 
-    /// Bounds how many files directories in memory may hold, where no control group counts the kernel's memory (K14).
-    fn bound_files(&self, first: Identity) {
-        let bounded =
-            self.spec.bounded().map(|(path, bytes, files)| (path.to_owned(), bytes, files)).collect();
+    /// Bounds what neither `bwrap` nor a control group bounds: how much of what the host's user may watch is watched
+    /// inside, and, where no group counts the kernel's memory, how many files directories in memory hold (K14).
+    fn bound(&self, first: Identity, enforcement: Enforcement) {
+        let bounded = match enforcement {
+            Enforcement::Cgroup2 | Enforcement::Cgroup1 => Vec::new(),
+            Enforcement::Rlimit | Enforcement::None => {
+                self.spec.bounded().map(|(path, bytes, files)| (path.to_owned(), bytes, files)).collect()
+            }
+        };
         let adjustment = Adjustment { first, sealed: Vec::new(), hidden: Vec::new(), bounded };
         // A `bwrap` that root installed setuid keeps its name spaces to itself; `doctor --probe` tells.
         if let Err(error) = adjustment.perform() {
-            tracing::warn!(%error, "the number of files in memory is not bounded");
+            tracing::warn!(%error, "what the sandbox may watch and keep in memory is not bounded");
         }
     }
 

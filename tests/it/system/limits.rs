@@ -111,3 +111,19 @@ fn processor_time_is_limited_where_there_are_control_groups() {
     let spent: f64 = host.run(&["start", "--", "python3", "-c", spin]).stdout.trim().parse().unwrap();
     assert!(spent < 0.6, "{spent} s of processor time in one second");
 }
+
+#[test]
+fn k14_a_sandbox_leaves_half_of_the_inotify_watches_to_the_host() {
+    for host in Host::with_bubblewrap().into_iter().chain(root()) {
+        let most: u32 =
+            fs::read_to_string("/proc/sys/fs/inotify/max_user_instances").unwrap().trim().parse().unwrap();
+        let script = "import ctypes, os\n\
+                      libc = ctypes.CDLL(None)\n\
+                      count = 0\n\
+                      while count < 100_000 and libc.inotify_init1(0) >= 0: count += 1\n\
+                      print(count)";
+        let done = host.run(&["start", "--", "python3", "-c", script]);
+        let made: u32 = done.stdout.trim().parse().unwrap_or_else(|_| panic!("{done:?}"));
+        assert!((1..=most / 2).contains(&made), "{made} of {most}");
+    }
+}
