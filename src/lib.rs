@@ -10,10 +10,14 @@
 //!   → project            which directory, under which name; refused where it holds $HOME or what Cloister reads
 //!   → config             config.yaml, then projects/<name>.yaml: raw → validate → Config, all problems at once
 //!   → lock               one start at a time near a cloister; whoever comes second enters
-//!   → guardian           started if none runs; the control socket wants a key that no mount contains
+//!   → guards             what the host would execute or obey, what is secret, what is there now (the baseline)
+//!   → host               programs of the host, what the settings share
 //!   → Spec → Plan        pure values: everything the sandbox will see, then the one command that makes it
+//!   → guardian           started if none runs; the control socket wants a key that no mount contains
 //!   → register           the guardian opens the sandbox's socket and gives out its token, once
-//!   → Plan::apply        bwrap makes it; the Receipt is on disk before its first process gets its settings
+//!   → Receipt            on disk before anything is made, so that whatever is killed, the next command clears it away
+//!   → Plan::apply        as root through the stage (idmapped mounts, an unprivileged user); bwrap makes it; limits hold
+//!                        it before its first process gets its settings
 //!   → init (inside)      relay on 127.0.0.1:3128, sessions, reaping; undumpable, its socket in no mount
 //!   → session            frames of bytes, both ways, checked; the exit code of the command
 //! ```
@@ -41,7 +45,7 @@
 //! | 0 pure values | [`name`], [`token`], [`text`], [`policy`] | no I/O, no async, no clock |
 //! | 1 base | [`kernel`], [`paths`], [`process`], [`audit`], [`config`] | 0; `config` and `audit` also `paths` |
 //! | 2 parts | [`git`], [`project`] (→ `git`), [`files`], [`sandbox`], [`init`], [`proxy`] | 0–1, not each other unless named |
-//! | 3 wholes | [`guardian`], [`session`] (→ `guardian::client`, `init::{wire, probe}`) | 0–2 |
+//! | 3 wholes | [`guardian`], [`session`] (→ `guardian::client`, `init`) | 0–2 |
 //! | 4 edge | [`cli`], `main` | all |
 //!
 //! Sole owners: [`git`] of git2; [`proxy`] of dialling, DNS and TLS hellos; [`guardian`] of axum; [`sandbox`] of

@@ -12,6 +12,7 @@ mod origin;
 mod planted;
 mod probes;
 mod root;
+mod seen;
 mod sessions;
 mod streams;
 mod terminals;
