@@ -98,7 +98,7 @@ fn table(spec: &Value) -> String {
         ["processes", "devices"].iter().flat_map(|kind| of(spec, kind).map(target)).collect();
     table += &row(&code(&devices), "of the sandbox's own; kernel settings read-only or hidden", "");
     let limits = &spec["limits"];
-    table += &format!(
+    let together = format!(
         "\nAll its processes together: {} of memory, {} processors, {} processes (keys `limits.…`). Network: `{}`. User: \
          `{}`, uid {}.\n",
         gib(limits["memory_bytes"].as_u64().unwrap()),
@@ -108,7 +108,7 @@ fn table(spec: &Value) -> String {
         spec["user"]["name"].as_str().unwrap(),
         spec["user"]["uid"],
     );
-    table
+    table + &together
 }
 
 #[test]
