@@ -335,7 +335,7 @@ fn h9_every_directory_around_a_sealed_repository_is_pinned() {
 #[test]
 fn h9_what_was_not_looked_through_is_not_writable() {
     let host = host();
-    let deep = host.make(&format!("srv/deep{}", "/d".repeat(63)));
+    let deep = host.make(&format!("srv/deep{}", "/d".repeat(62)));
     host.shown(&host.at("srv"), "/data", MountMode::ReadWrite);
     let deeper = host.make(&format!("{}/d", deep.display()));
     host.refused(&host.at("srv"), MountMode::ReadWrite, Refusal::TooLarge(deeper));

@@ -430,7 +430,8 @@ fn f12_no_file_runs_on_the_host_as_whom_it_belongs_to() {
                 install -m 4755 /bin/true installed; install -d -m 2755 made; mkdir -m 6755 made-too \n\
                 for known in $(find /usr/bin /usr/lib -perm /6000 2>/dev/null); do cp -p $known known; done \n\
                 perl -e 'use Fcntl; sysopen(F, \"opened\", O_WRONLY|O_CREAT, 04755); chmod 04755, *F, \"x\"' \n\
-                perl -e 'use Fcntl; sysopen(F, \".\", 020200002, 04755) and link \"/proc/self/fd/\".fileno(F), \"linked\"' \n\
+                python3 -c 'import os; file = os.open(\".\", os.O_TMPFILE | os.O_RDWR, 0o4755); \
+                os.link(f\"/proc/self/fd/{file}\", \"linked\", src_dir_fd=os.open(\"/\", 0))' \n\
                 perl -e 'use POSIX; POSIX::mkfifo(\"pipe\", 04755); mkdir \"by-perl\", 06755; POSIX::creat(\"created\", 02755)' \n\
                 python3 -c 'import os; os.open(\"by-python\", os.O_RDWR | os.O_CREAT, 0o4755)' \n\
                 python3 -c 'import os; os.mknod(\"node\", 0o104755)' \n\

@@ -186,11 +186,11 @@ fn h9_a_repository_below_a_writable_mount_stays_where_it_is_sealed() {
         host.configure("mounts: [{source: ~/data, target: /data, mode: rw}]\n");
         inside(
             &host,
-            "cd /data; for one in group group/lib; do \
-             mv $one 1/2/3/4/5/6/7/8/moved 2>/dev/null || echo kept; done; \
-             mv group other 2>/dev/null || echo kept; rm -r group 2>/dev/null || echo kept; \
+            "cd /data; for one in group group/lib; do for to in 1/2/3/4/5/6/7/8/moved group/moved moved; do \
+             perl -e 'exit !rename $ARGV[0], $ARGV[1]' $one $to || echo kept; done; done; \
+             rm -r group 2>/dev/null || echo kept; \
              mkdir group/new && mv group/new group/lib/new && echo x > group/lib/new/file && echo open",
-            "kept\nkept\nkept\nkept\nopen\n",
+            "kept\nkept\nkept\nkept\nkept\nkept\nkept\nopen\n",
         );
         host.ok(&["stop"]);
         inside(
