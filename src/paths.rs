@@ -5,7 +5,7 @@
 
 mod private;
 
-pub use private::{Reach, Survey, survey};
+pub use private::{Reach, Survey, Unseen, survey};
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};

@@ -235,6 +235,15 @@ fn shares_hint(error: &SharesError) -> Option<String> {
         Refusal::Own(_) | Refusal::Project(_) => "share a directory that lies elsewhere".into(),
         Refusal::Obeyed(_) => "share it read-only (`mode: ro`), or a copy that the host does not use".into(),
         Refusal::GitData(_) => "share the working tree, or share it read-only (`mode: ro`)".into(),
+        Refusal::TooLarge(_) => {
+            "share the part of it that is needed, or share it read-only (`mode: ro`)".into()
+        }
+        Refusal::Closed(place) => {
+            format!(
+                "look at what `{}` is and open or remove it, or share read-only (`mode: ro`)",
+                place.display()
+            )
+        }
         Refusal::Place { .. } => "choose another `target`, such as `/mnt/NAME` or `/data/NAME`".into(),
         Refusal::NoPoint { point, .. } => {
             format!(

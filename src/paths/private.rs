@@ -117,38 +117,73 @@ pub struct Reach {
     pub entries: usize,
 }
 
-/// What of a directory matters before it is shown to a sandbox. What lies beyond the reach is not looked at.
+/// What of a directory matters before it is shown to a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Survey {
     /// The first Unix socket.
     pub socket: Option<PathBuf>,
     /// Everything that is called `.git`.
     pub repositories: Vec<PathBuf>,
+    /// The first place that was not looked at.
+    pub unseen: Option<Unseen>,
 }
 
-/// Looks through a directory, following no link.
+/// A place that was not looked at, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unseen {
+    /// It lies beyond the reach.
+    Beyond(PathBuf),
+    /// It can't be read.
+    Closed(PathBuf),
+}
+
+/// Looks through a directory as far as the reach goes, following no link.
 pub fn survey(directory: &Path, reach: Reach) -> Survey {
     let mut survey = Survey::default();
     let mut level = vec![directory.to_owned()];
     let mut left = reach.entries;
     for _ in 0..reach.levels {
         let mut next = Vec::new();
-        for entry in level.iter().filter_map(|directory| fs::read_dir(directory).ok()).flatten().flatten() {
-            let Some(fewer) = left.checked_sub(1) else { return survey };
-            left = fewer;
-            let Ok(kind) = entry.file_type() else { continue };
-            if kind.is_socket() && survey.socket.is_none() {
-                survey.socket = Some(entry.path());
-            }
-            if entry.file_name() == ".git" {
-                survey.repositories.push(entry.path());
-            } else if kind.is_dir() {
-                next.push(entry.path());
+        for directory in &level {
+            let entries = match fs::read_dir(directory) {
+                Ok(entries) => entries.map(|entry| entry.and_then(|entry| Ok((entry.file_type()?, entry)))),
+                Err(_) => {
+                    survey.miss(Unseen::Closed(directory.clone()));
+                    continue;
+                }
+            };
+            for entry in entries {
+                let Ok((kind, entry)) = entry else {
+                    survey.miss(Unseen::Closed(directory.clone()));
+                    continue;
+                };
+                let Some(fewer) = left.checked_sub(1) else {
+                    survey.miss(Unseen::Beyond(directory.clone()));
+                    return survey;
+                };
+                left = fewer;
+                if kind.is_socket() && survey.socket.is_none() {
+                    survey.socket = Some(entry.path());
+                }
+                if entry.file_name() == ".git" {
+                    survey.repositories.push(entry.path());
+                } else if kind.is_dir() {
+                    next.push(entry.path());
+                }
             }
         }
         level = next;
     }
+    if let Some(deeper) = level.into_iter().next() {
+        survey.miss(Unseen::Beyond(deeper));
+    }
     survey
+}
+
+impl Survey {
+    fn miss(&mut self, unseen: Unseen) {
+        self.unseen.get_or_insert(unseen);
+    }
 }
 
 #[cfg(test)]
@@ -186,6 +221,19 @@ mod tests {
         assert_eq!(look(3, 100), Some(socket));
         assert_eq!(look(2, 100), None, "too deep");
         assert_eq!(look(3, 2), None, "too many");
+    }
+
+    #[test]
+    fn f3_what_was_not_looked_at_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let (top, deep) = (directory.path().to_owned(), directory.path().join("one/two"));
+        fs::create_dir_all(&deep).unwrap();
+        let look = |levels, entries| survey(&top, Reach { levels, entries }).unseen;
+        assert_eq!(look(3, 2), None);
+        assert_eq!(look(2, 2), Some(Unseen::Beyond(deep)));
+        assert_eq!(look(3, 1), Some(Unseen::Beyond(top.join("one"))));
+        let missing = survey(&top.join("missing"), Reach { levels: 3, entries: 2 }).unseen;
+        assert_eq!(missing, Some(Unseen::Closed(top.join("missing"))));
     }
 
     #[test]

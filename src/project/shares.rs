@@ -4,6 +4,7 @@
 //! own files (invariant 5) or the project itself; what the host's programs are started from or obey can't be shared
 //! read-write, nor can a repository's data: what a sandbox writes there would run outside it.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 use std::fs::{self, Metadata};
 use std::io;
@@ -12,7 +13,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::Project;
 use crate::config::{Config, Mount, MountMode};
-use crate::paths::{Paths, Reach, Survey, overlap, survey};
+use crate::paths::{Paths, Reach, Survey, Unseen, overlap, survey};
 use crate::text::Untrusted;
 
 /// Where references are seen.
@@ -24,6 +25,9 @@ const HOME: &str = "/home/cloister";
 
 /// How far a directory is searched for sockets and repositories.
 const REACH: Reach = Reach { levels: 4, entries: 5000 };
+
+/// The same where a sandbox can write. What lies beyond is refused: a repository that is not seen is not sealed.
+const WRITABLE_REACH: Reach = Reach { levels: 64, entries: 100_000 };
 
 /// Places of the host from which the kernel and running programs are reached.
 const ALIVE: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/var/run"];
@@ -124,6 +128,13 @@ pub enum Refusal {
     /// What a sandbox wrote there would be run by git on the host.
     #[error("cannot be read-write: `{}` is git's own, and git on the host runs what lies there", .0.display())]
     GitData(PathBuf),
+    /// It is too large for all repositories in it to be found.
+    #[error("cannot be read-write: `{}` was not looked through, and a repository may lie there (it is too deep, or \
+             there are too many files)", .0.display())]
+    TooLarge(PathBuf),
+    /// A repository may lie where nobody can look.
+    #[error("cannot be read-write: `{}` cannot be read, and a repository may lie there", .0.display())]
+    Closed(PathBuf),
     /// Its place inside belongs to something else.
     #[error("cannot be seen at `{}`: `{}` is the sandbox's own", target.display(), place.display())]
     Place {
@@ -219,22 +230,29 @@ impl Surroundings<'_> {
         self.check_source(&source, &found, private)?;
         self.check_place(target)?;
         self.check_point(target, &found)?;
-        let Survey { socket, repositories } =
-            if found.is_dir() { survey(&source, REACH) } else { Survey::default() };
+        let is_writable = wanted.mode == MountMode::ReadWrite;
+        let reach = if is_writable { WRITABLE_REACH } else { REACH };
+        let Survey { socket, repositories, unseen } =
+            if found.is_dir() { survey(&source, reach) } else { Survey::default() };
         if let Some(socket) = socket {
             return Err(Refusal::Socket(socket));
         }
-        if wanted.mode == MountMode::ReadWrite {
+        if is_writable {
             self.check_obeyed(&source)?;
             check_no_git_data(&source)?;
             let is_link = |git: &&PathBuf| fs::symlink_metadata(git).is_ok_and(|found| found.is_symlink());
             if let Some(link) = repositories.iter().find(is_link) {
                 return Err(Refusal::GitData(link.clone()));
             }
+            match unseen {
+                Some(Unseen::Beyond(place)) => return Err(Refusal::TooLarge(place)),
+                Some(Unseen::Closed(place)) => return Err(Refusal::Closed(place)),
+                None => {}
+            }
         }
         let configs = repositories.iter().map(|git| git.join("config"));
         let emptied = configs.filter(|config| holds_credentials(config)).collect();
-        let sealed = if wanted.mode == MountMode::ReadWrite { repositories } else { Vec::new() };
+        let sealed = if is_writable { repositories } else { Vec::new() };
         Ok(Share { source, target: target.clone(), mode: wanted.mode, sealed, emptied })
     }
 
@@ -356,6 +374,22 @@ fn first_odd(top: &Path, below: &Path, wanted: &Metadata) -> Option<PathBuf> {
         }
     }
     None
+}
+
+impl Share {
+    /// The parts of it that are laid over themselves, in the order of their paths, and whether they can be written:
+    /// what is sealed, and every directory around it, which could else be moved to where the next search does not
+    /// find it, or replaced.
+    pub fn guarded(&self) -> Vec<(PathBuf, bool)> {
+        let around = |sealed: &'_ PathBuf| {
+            let above = sealed.ancestors().skip(1).map(Path::to_owned);
+            above.take_while(|above| *above != self.source).collect::<Vec<_>>()
+        };
+        let pinned = self.sealed.iter().flat_map(around).map(|path| (path, true));
+        let all: BTreeMap<_, _> =
+            pinned.chain(self.sealed.iter().map(|path| (path.clone(), false))).collect();
+        all.into_iter().collect()
+    }
 }
 
 fn is_odd(found: &Metadata) -> bool {

@@ -49,6 +49,8 @@ pub enum When {
     Equals(u8, u32),
     /// When one of these bits of the argument is set.
     AnyBit(u8, &'static [u64]),
+    /// When one of these bits of the first argument is set, and one of those of the second.
+    BothBits((u8, &'static [u64]), (u8, &'static [u64])),
     /// When the argument is not zero.
     NotZero(u8),
     /// When it asks for a socket outside the families and types that are listed in the code.
@@ -102,12 +104,15 @@ fn condition(argument: u8, operator: Op, value: u64) -> Result<SeccompCondition,
 /// The alternatives under which a rule refuses; each is a conjunction.
 fn alternatives(when: When) -> Result<Vec<SeccompRule>, BackendError> {
     let all = |conditions: Vec<SeccompCondition>| SeccompRule::new(conditions);
+    let has_bit = |argument, bit| condition(argument, Op::MaskedEq(bit), bit);
     match when {
         When::Always => Ok(Vec::new()),
         When::Equals(argument, value) => Ok(vec![all(vec![condition(argument, Op::Eq, u64::from(value))?])?]),
         When::NotZero(argument) => Ok(vec![all(vec![condition(argument, Op::Ne, 0)?])?]),
-        When::AnyBit(argument, bits) => {
-            bits.iter().map(|bit| all(vec![condition(argument, Op::MaskedEq(*bit), *bit)?])).collect()
+        When::AnyBit(argument, bits) => bits.iter().map(|bit| all(vec![has_bit(argument, *bit)?])).collect(),
+        When::BothBits((one, ones), (other, others)) => {
+            let pairs = ones.iter().flat_map(|bit| others.iter().map(move |with| (*bit, *with)));
+            pairs.map(|(bit, with)| all(vec![has_bit(one, bit)?, has_bit(other, with)?])).collect()
         }
         When::Socket => socket_alternatives(),
     }

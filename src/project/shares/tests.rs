@@ -1,6 +1,6 @@
 //! Shares over faked hosts: a home, a project and Cloister's own directories in a temporary place.
 
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 
 use super::*;
@@ -313,6 +313,39 @@ fn f3_a_repositorys_data_is_never_writable() {
     fs::rename(&git, host.at("srv/moved")).unwrap();
     symlink(host.at("srv/moved"), &git).unwrap();
     host.refused(&repository, MountMode::ReadWrite, Refusal::GitData(git));
+}
+
+#[test]
+fn h9_every_directory_around_a_sealed_repository_is_pinned() {
+    let host = host();
+    let git = host.make("srv/1/2/3/4/5/lib/.git");
+    host.make("srv/.git");
+    let [found] = host.mount(&host.at("srv"), "/data", MountMode::ReadWrite).unwrap().try_into().unwrap();
+    let pinned = ["srv/1", "srv/1/2", "srv/1/2/3", "srv/1/2/3/4", "srv/1/2/3/4/5", "srv/1/2/3/4/5/lib"];
+    let expected: Vec<(PathBuf, bool)> = [(host.at("srv/.git"), false)]
+        .into_iter()
+        .chain(pinned.map(|below| (host.at(below), true)))
+        .chain([(git, false)])
+        .collect();
+    assert_eq!(found.guarded(), expected);
+    let [read_only] = host.mount(&host.at("srv"), "/data", MountMode::ReadOnly).unwrap().try_into().unwrap();
+    assert_eq!(read_only.guarded(), []);
+}
+
+#[test]
+fn h9_what_was_not_looked_through_is_not_writable() {
+    let host = host();
+    let deep = host.make(&format!("srv/deep{}", "/d".repeat(62)));
+    host.shown(&host.at("srv"), "/data", MountMode::ReadWrite);
+    let deeper = host.make(&format!("{}/d", deep.display()));
+    host.refused(&host.at("srv"), MountMode::ReadWrite, Refusal::TooLarge(deeper));
+    host.shown(&host.at("srv"), "/data", MountMode::ReadOnly);
+    let closed = host.make("home/lib/closed");
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
+    // Root reads everything.
+    if fs::read_dir(&closed).is_err() {
+        host.refused(&host.at("home/lib"), MountMode::ReadWrite, Refusal::Closed(closed));
+    }
 }
 
 #[test]

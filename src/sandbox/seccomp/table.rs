@@ -15,6 +15,12 @@ const TIOCLINUX: u32 = 0x541C;
 /// Terminals' line disciplines are kernel modules that anyone may load.
 const TIOCSETD: u32 = 0x5423;
 
+/// The bits of a mode that give a program its file's user or group: `S_ISUID` and `S_ISGID`.
+const SET_ID: &[u64] = &[0o4000, 0o2000];
+/// The flags with which a call opens what was not there, and looks at the mode: `O_CREAT` and `O_TMPFILE`, without
+/// the part of the latter that differs between processors.
+const CREATES: &[u64] = &[0o100, 0o20_000_000];
+
 /// No descriptor, no flag, no length that any call accepts.
 const BAD: u64 = u64::MAX;
 /// For calls that refuse a null pointer, or take no argument.
@@ -121,6 +127,39 @@ pub const RULES: &[Rule] = &[
         reason: "hides its flags in memory where a filter can't look; programs fall back to clone (K9)",
         answer: Answer::NotImplemented,
         calls: &[call!(SYS_clone3, NOTHING)],
+    },
+    Rule {
+        reason: "makes programs of the project run on the host as whom they belong to (F12)",
+        answer: Answer::NotPermitted,
+        calls: &[
+            #[cfg(target_arch = "x86_64")]
+            call!(SYS_chmod, When::AnyBit(1, SET_ID), NOTHING),
+            call!(SYS_fchmod, When::AnyBit(1, SET_ID), [BAD, 0, 0, 0, 0, 0]),
+            call!(SYS_fchmodat, When::AnyBit(2, SET_ID), [BAD, 0, 0, 0, 0, 0]),
+            // Newer than the C library's headers on some processors; the number is the same on all.
+            Call {
+                name: "SYS_fchmodat2",
+                number: 452,
+                when: When::AnyBit(2, SET_ID),
+                harmless: [BAD, 0, 0, BAD, 0, 0],
+            },
+            #[cfg(target_arch = "x86_64")]
+            call!(SYS_mknod, When::AnyBit(1, SET_ID), NOTHING),
+            call!(SYS_mknodat, When::AnyBit(2, SET_ID), [BAD, 0, 0, 0, 0, 0]),
+            #[cfg(target_arch = "x86_64")]
+            call!(SYS_mkdir, When::AnyBit(1, SET_ID), NOTHING),
+            call!(SYS_mkdirat, When::AnyBit(2, SET_ID), [BAD, 0, 0, 0, 0, 0]),
+            #[cfg(target_arch = "x86_64")]
+            call!(SYS_creat, When::AnyBit(1, SET_ID), NOTHING),
+            #[cfg(target_arch = "x86_64")]
+            call!(SYS_open, When::BothBits((2, SET_ID), (1, CREATES)), NOTHING),
+            call!(SYS_openat, When::BothBits((3, SET_ID), (2, CREATES)), [BAD, 0, 0, 0, 0, 0]),
+        ],
+    },
+    Rule {
+        reason: "hides the mode of a new file in memory where a filter can't look; programs fall back to openat (F12)",
+        answer: Answer::NotImplemented,
+        calls: &[call!(SYS_openat2, NOTHING)],
     },
     Rule {
         reason: "changes the file tree (K9)",

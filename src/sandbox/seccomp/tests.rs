@@ -15,6 +15,8 @@ const KILL_PROCESS: u32 = 0x8000_0000;
 const X86_64: u32 = 0xc000_003e;
 const I386: u32 = 0x4000_0003;
 const AARCH64: u32 = 0xc000_00b7;
+/// No descriptor.
+const BAD: u64 = u64::MAX;
 const OWN: u32 = if cfg!(target_arch = "aarch64") { AARCH64 } else { X86_64 };
 
 #[derive(Clone, Copy)]
@@ -96,6 +98,10 @@ fn refuses(when: When, arguments: [u64; 6]) -> bool {
         When::Equals(argument, value) => low(argument) == value,
         When::NotZero(argument) => low(argument) != 0,
         When::AnyBit(argument, bits) => bits.iter().any(|bit| u64::from(low(argument)) & bit != 0),
+        When::BothBits((one, ones), (other, others)) => {
+            let has = |argument, bits: &[u64]| bits.iter().any(|bit| u64::from(low(argument)) & bit != 0);
+            has(one, ones) && has(other, others)
+        }
         When::Socket => {
             let (family, kind, protocol) = (low(0), low(1) & 0xf, low(2));
             let is_known = match family {
@@ -175,7 +181,7 @@ fn developers_tools_keep_their_calls() {
     const THREAD: u64 = 0x003d_0f00;
     const VFORK: u64 = 0x4111;
     let programs = programs();
-    let needed: [(&str, i64, [u64; 6]); 22] = [
+    let needed: [(&str, i64, [u64; 6]); 29] = [
         ("threads", libc::SYS_clone, [THREAD, 0, 0, 0, 0, 0]),
         ("vfork", libc::SYS_clone, [VFORK, 0, 0, 0, 0, 0]),
         ("a debugger's fixed addresses", libc::SYS_personality, [0x0004_0000, 0, 0, 0, 0, 0]),
@@ -197,6 +203,14 @@ fn developers_tools_keep_their_calls() {
         ("UDP", libc::SYS_socket, [2, 2, 17, 0, 0, 0]),
         ("local packets", libc::SYS_socket, [1, 5, 0, 0, 0, 0]),
         ("interfaces", libc::SYS_socket, [16, 3, 0, 0, 0, 0]),
+        ("a program's mode", libc::SYS_fchmodat, [BAD, 0, 0o755, 0, 0, 0]),
+        ("a directory for all", libc::SYS_fchmod, [BAD, 0o1777, 0, 0, 0, 0]),
+        ("a directory", libc::SYS_mkdirat, [BAD, 0, 0o777, 0, 0, 0]),
+        ("a pipe", libc::SYS_mknodat, [BAD, 0, 0o10_644, 0, 0, 0]),
+        ("a new file", libc::SYS_openat, [BAD, 0, 0o1101, 0o755, 0, 0]),
+        // A mode that nobody set.
+        ("a file", libc::SYS_openat, [BAD, 0, 0o200_000, u64::MAX, 0, 0]),
+        ("a nameless file", libc::SYS_openat, [BAD, 0, 0o20_200_002, 0o600, 0, 0]),
         ("a local pair", libc::SYS_socketpair, [1, 1 | 0x8_0000, 0, 0, 0, 0]),
     ];
     for (name, number, arguments) in needed {
@@ -252,6 +266,14 @@ fn table() -> String {
                     format!(
                         " if argument {argument} has a bit of {:#x}",
                         bits.iter().fold(0, |all, bit| all | bit)
+                    )
+                }
+                When::BothBits((one, ones), (other, others)) => {
+                    let all = |bits: &[u64]| bits.iter().fold(0, |all, bit| all | bit);
+                    format!(
+                        " if argument {one} has a bit of {:#o}, and argument {other} one of {:#o}",
+                        all(ones),
+                        all(others)
                     )
                 }
                 When::Socket => " but for the families and types that are allowed".to_owned(),

@@ -96,6 +96,17 @@ fn arguments(call: &Call) -> Vec<(String, [u64; 6])> {
         When::AnyBit(argument, bits) => {
             bits.iter().flat_map(|bit| both(argument, of(argument) | bit, format!(" {bit:#x}"))).collect()
         }
+        When::BothBits((one, ones), (other, others)) => ones
+            .iter()
+            .flat_map(|bit| others.iter().map(move |with| (bit, with)))
+            .flat_map(|(bit, with)| {
+                let note = format!(" {bit:#x} with {with:#x}");
+                both(one, of(one) | bit, note).map(|(note, mut arguments)| {
+                    arguments[usize::from(other)] |= with;
+                    (note, arguments)
+                })
+            })
+            .collect(),
         When::Socket => sockets()
             .into_iter()
             .flat_map(|[family, kind, protocol]| {

@@ -11,9 +11,6 @@ use crate::paths::{self, Lock, PathsError};
 use crate::project::{self, Registered};
 use crate::sandbox::Receipt;
 
-/// Where disks are mounted that come and go.
-const REMOVABLE: [&str; 3] = ["/mnt", "/media", "/run/media"];
-
 impl Collector<'_> {
     /// Removes what is kept of projects that were deleted.
     pub(super) fn projects(&mut self) {
@@ -92,6 +89,8 @@ enum Deleted {
     Yes,
 }
 
+const UNREADABLE: &str = "the directory around it can't be read: perhaps a disk that is not mounted";
+
 fn is_deleted(directory: &Path) -> Deleted {
     match fs::symlink_metadata(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -101,11 +100,12 @@ fn is_deleted(directory: &Path) -> Deleted {
     let Some(parent) = directory.parent().filter(|parent| parent.is_dir()) else {
         return Deleted::Perhaps("the directory around it is gone too: perhaps a disk that is not mounted");
     };
-    let is_empty = fs::read_dir(parent).is_ok_and(|mut entries| entries.next().is_none());
-    if is_empty && REMOVABLE.iter().any(|root| parent.starts_with(root)) {
-        return Deleted::Perhaps("the directory around it is empty: perhaps a disk that is not mounted");
+    // An empty directory is what is left of a disk that is not mounted, wherever its place is.
+    match fs::read_dir(parent).and_then(|mut entries| entries.next().transpose()) {
+        Ok(Some(_)) => Deleted::Yes,
+        Ok(None) => Deleted::Perhaps("the directory around it is empty: perhaps a disk that is not mounted"),
+        Err(_) => Deleted::Perhaps(UNREADABLE),
     }
-    Deleted::Yes
 }
 
 /// Removes a sandbox's home; directories that were closed by `chmod` (as Go's module cache is) are opened for it.
@@ -135,11 +135,29 @@ mod tests {
     fn a_directory_is_deleted_when_the_one_around_it_is_there() {
         let around = tempfile::tempdir().unwrap();
         let project = around.path().join("project");
+        fs::create_dir(around.path().join("other")).unwrap();
         assert_eq!(is_deleted(&project), Deleted::Yes);
         assert!(matches!(is_deleted(&project.join("below")), Deleted::Perhaps(_)));
         fs::write(&project, "").unwrap();
         assert_eq!(is_deleted(&project), Deleted::No);
         assert!(matches!(is_deleted(&project.join("below")), Deleted::Perhaps(_)));
+    }
+
+    #[test]
+    fn m1_a_disk_that_is_not_mounted_is_no_deletion() {
+        let around = tempfile::tempdir().unwrap();
+        let point = around.path().join("data/disk");
+        fs::create_dir_all(&point).unwrap();
+        assert!(
+            matches!(is_deleted(&point.join("project")), Deleted::Perhaps(reason) if reason.contains("empty"))
+        );
+        fs::write(point.join("other"), "").unwrap();
+        assert_eq!(is_deleted(&point.join("project")), Deleted::Yes);
+        // Who may enter and not look; root always may.
+        fs::set_permissions(&point, fs::Permissions::from_mode(0o300)).unwrap();
+        let is_readable = fs::read_dir(&point).is_ok();
+        let expected = if is_readable { Deleted::Yes } else { Deleted::Perhaps(UNREADABLE) };
+        assert_eq!(is_deleted(&point.join("project")), expected);
     }
 
     #[test]

@@ -97,11 +97,13 @@ fn mounts(share: &Share) -> Vec<Mount> {
         MountMode::ReadOnly => Mount::ReadOnly { source, target },
         MountMode::ReadWrite => Mount::ReadWrite { source, target },
     };
-    let sealed =
-        share.sealed.iter().map(|path| Mount::ReadOnly { source: path.clone(), target: inside(path) });
+    let guarded = share.guarded().into_iter().map(|(source, is_writable)| {
+        let target = inside(&source);
+        if is_writable { Mount::ReadWrite { source, target } } else { Mount::ReadOnly { source, target } }
+    });
     let emptied =
         share.emptied.iter().map(|path| Mount::File { target: inside(path), content: EMPTIED.to_owned() });
-    [whole].into_iter().chain(sealed).chain(emptied).collect()
+    [whole].into_iter().chain(guarded).chain(emptied).collect()
 }
 
 #[cfg(test)]
@@ -109,17 +111,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn f1_the_data_of_a_shared_repository_is_read_only_and_shows_no_credentials() {
+    fn f1_the_data_of_a_shared_repository_is_read_only_and_pinned_and_shows_no_credentials() {
         let share = Share {
-            source: "/src/lib".into(),
-            target: "/data/lib".into(),
+            source: "/src".into(),
+            target: "/data".into(),
             mode: MountMode::ReadWrite,
-            sealed: vec!["/src/lib/.git".into()],
+            sealed: vec!["/src/lib/deep/.git".into(), "/src/.git".into(), "/src/lib/.git".into()],
             emptied: vec!["/src/lib/.git/config".into()],
         };
+        let open = |below: &str| Mount::ReadWrite {
+            source: format!("/src{below}").into(),
+            target: format!("/data{below}").into(),
+        };
+        let closed = |below: &str| Mount::ReadOnly {
+            source: format!("/src{below}").into(),
+            target: format!("/data{below}").into(),
+        };
         let expected = [
-            Mount::ReadWrite { source: "/src/lib".into(), target: "/data/lib".into() },
-            Mount::ReadOnly { source: "/src/lib/.git".into(), target: "/data/lib/.git".into() },
+            open(""),
+            closed("/.git"),
+            open("/lib"),
+            closed("/lib/.git"),
+            open("/lib/deep"),
+            closed("/lib/deep/.git"),
             Mount::File { target: "/data/lib/.git/config".into(), content: EMPTIED.to_owned() },
         ];
         assert_eq!(mounts(&share), expected);

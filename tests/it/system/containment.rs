@@ -413,3 +413,52 @@ fn f2_the_hosts_git_cannot_be_made_to_write_settings_for_a_sandbox() {
         assert!(!fs::read_to_string(&settings).unwrap().contains("evil"));
     }
 }
+
+/// Everything below a directory of the host that runs as whom it belongs to.
+fn set_id(host: &Host, directory: &Path) -> String {
+    let mut find = host.program("find");
+    find.arg(directory).args(["-perm", "/6000"]);
+    let done = crate::harness::finish(find);
+    assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{done:?}");
+    done.stdout
+}
+
+#[test]
+fn f12_no_file_runs_on_the_host_as_whom_it_belongs_to() {
+    // Every line tries in another way; what it says and how it ends does not matter.
+    let ways = "chmod 4755 x; chmod u+s x; chmod g+s x; chmod 6711 d; chmod g+s d; chmod +6000 x \n\
+                install -m 4755 /bin/true installed; install -d -m 2755 made; mkdir -m 6755 made-too \n\
+                for known in $(find /usr/bin /usr/lib -perm /6000 2>/dev/null); do cp -p $known known; done \n\
+                perl -e 'use Fcntl; sysopen(F, \"opened\", O_WRONLY|O_CREAT, 04755); chmod 04755, *F, \"x\"' \n\
+                python3 -c 'import os; file = os.open(\".\", os.O_TMPFILE | os.O_RDWR, 0o4755); \
+                os.link(f\"/proc/self/fd/{file}\", \"linked\", src_dir_fd=os.open(\"/\", 0))' \n\
+                perl -e 'use POSIX; POSIX::mkfifo(\"pipe\", 04755); mkdir \"by-perl\", 06755; POSIX::creat(\"created\", 02755)' \n\
+                python3 -c 'import os; os.open(\"by-python\", os.O_RDWR | os.O_CREAT, 0o4755)' \n\
+                python3 -c 'import os; os.mknod(\"node\", 0o104755)' \n\
+                python3 -c 'import os; os.chmod(\"x\", 0o2755, dir_fd=os.open(\".\", os.O_RDONLY))' \n\
+                python3 -c 'import ctypes; c = ctypes.CDLL(None); c.syscall(452, -100, b\"x\", 0o4755, 0)' \n\
+                python3 -c 'import ctypes; c = ctypes.CDLL(None); \
+                c.syscall(437, -100, b\"how\", (ctypes.c_uint64 * 3)(0o101, 0o4755, 0), 24)' \n";
+    for host in hosts() {
+        let done = host.inside(&format!("exec 2>/dev/null; cp /bin/true x; mkdir d; {ways} ls x d"));
+        assert_eq!((done.code, done.stdout.as_str()), (0, "x\n\nd:\n"), "{done:?}");
+        assert_eq!(set_id(&host, &host.home()), "");
+    }
+}
+
+#[test]
+fn f12_what_carries_no_such_bit_is_made_as_ever() {
+    let script = "set -e; umask 022; cp /bin/true x; chmod 755 x; chmod 644 x; chmod u+x,go-w x; stat -c %a x; \
+                  mkdir d; mkdir -m 1777 open; stat -c %a d open; install -m 755 /bin/true installed; \
+                  tar cf - x d installed | (mkdir t && tar xpf - -C t); stat -c %a t/installed; \
+                  mkfifo pipe; stat -c %A pipe; cp -a t copy; \
+                  git -c user.name=n -c user.email=e@x init -q r; cd r; cp ../x .; git add x; \
+                  git -c user.name=n -c user.email=e@x commit -qm x; rm x; git checkout -q x; stat -c %a x; \
+                  python3 -c 'import tempfile; tempfile.TemporaryFile().write(b\"x\")'; \
+                  perl -e 'use Fcntl; sysopen(F, \"new\", O_RDWR|O_CREAT, 0750) or die $!'; stat -c %a new";
+    for host in hosts() {
+        let done = host.inside(script);
+        let expected = "744\n755\n1777\n755\nprw-r--r--\n755\n750\n";
+        assert_eq!((done.code, done.stdout.as_str()), (0, expected), "{done:?}");
+    }
+}

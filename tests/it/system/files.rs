@@ -176,6 +176,49 @@ fn f1_the_git_data_of_a_writable_mount_is_closed() {
 }
 
 #[test]
+fn h9_a_repository_below_a_writable_mount_stays_where_it_is_sealed() {
+    let Some(ordinary) = Host::with_bubblewrap() else { return };
+    let hosts = rustix::process::geteuid().is_root().then(|| Host::new(User::Same));
+    for host in [ordinary].into_iter().chain(hosts) {
+        let git = host.path("home/data/group/lib/.git");
+        host.write(&git.join("hooks/sample"), "");
+        host.write(&host.path("home/data/1/2/3/4/5/6/7/8/file"), "");
+        host.configure("mounts: [{source: ~/data, target: /data, mode: rw}]\n");
+        inside(
+            &host,
+            "cd /data; for one in group group/lib; do for to in 1/2/3/4/5/6/7/8/moved group/moved moved; do \
+             perl -e 'exit !rename $ARGV[0], $ARGV[1]' $one $to || echo kept; done; done; \
+             rm -r group 2>/dev/null || echo kept; \
+             mkdir group/new && mv group/new group/lib/new && echo x > group/lib/new/file && echo open",
+            "kept\nkept\nkept\nkept\nkept\nkept\nkept\nopen\n",
+        );
+        host.ok(&["stop"]);
+        inside(
+            &host,
+            "find /data -name hooks; find /data -name hooks -exec touch {}/post-commit \\; 2>/dev/null; true",
+            "/data/group/lib/.git/hooks\n",
+        );
+        assert!(git.join("hooks/sample").exists() && !git.join("hooks/post-commit").exists());
+    }
+}
+
+#[test]
+fn h9_a_writable_mount_is_refused_where_a_repository_could_hide() {
+    let Some(host) = Host::with_bubblewrap() else { return };
+    host.write(&host.path("home/data/file"), "");
+    host.configure("mounts: [{source: ~/data, target: /data, mode: rw}]\n");
+    inside(&host, "mkdir -p /data/closed/inner; chmod 0 /data/closed; echo done", "done\n");
+    host.ok(&["stop"]);
+    refused(&host, &["home/data/closed` cannot be read, and a repository may lie there", "`mode: ro`"]);
+    fs::set_permissions(host.path("home/data/closed"), fs::Permissions::from_mode(0o755)).unwrap();
+    let deep = "/d".repeat(70);
+    host.write(&host.path(&format!("home/data/closed{deep}/file")), "");
+    refused(&host, &["was not looked through, and a repository may lie there", "`mode: ro`"]);
+    host.configure("mounts: [{source: ~/data, target: /data}]\n");
+    inside(&host, "cat /data/file; echo seen", "seen\n");
+}
+
+#[test]
 fn everything_that_cannot_be_shared_is_named_at_once() {
     let Some(host) = Host::with_bubblewrap() else { return };
     host.write(&host.path("home/.ssh/id"), "");

@@ -160,10 +160,11 @@ fn at(host: &Host, directory: &Path, arguments: &[&str]) -> Done {
 }
 
 #[test]
-fn homes_of_deleted_projects_are_removed_and_no_others() {
+fn m1_homes_of_deleted_projects_are_removed_and_no_others() {
     let Some(host) = Host::with_bubblewrap() else { return };
-    // Deleted; on a disk that is not mounted; deleted while its sandbox runs; there.
-    let gone = ["src/gone", "disk/far", "src/busy"].map(|name| host.home().join(name));
+    // Deleted; on disks that are not mounted, with and without its place; deleted while its sandbox runs; there.
+    let gone = ["src/gone", "disk/far", "data/m1", "src/busy"].map(|name| host.home().join(name));
+    host.write(&host.home().join("src/there/file"), "");
     for directory in &gone {
         host.write(&directory.join("file"), "");
         let done = at(&host, directory, &["start", "--allow-no-git", "-d"]);
@@ -172,7 +173,7 @@ fn homes_of_deleted_projects_are_removed_and_no_others() {
     host.inside("echo kept > ~/note");
     let close = "mkdir -p ~/go/mod/deep; touch ~/go/mod/deep/file; chmod -R a-w ~/go; chmod 0 ~/go/mod/deep";
     assert_eq!(host.run(&["exec", "gone", "--", "sh", "-c", close]).code, 0);
-    for name in ["gone", "far"] {
+    for name in ["gone", "far", "m1"] {
         host.ok(&["stop", name]);
     }
     let instances = host.path("home/.local/share/cloister/instances");
@@ -188,11 +189,12 @@ fn homes_of_deleted_projects_are_removed_and_no_others() {
     let mut left: Vec<_> =
         fs::read_dir(&instances).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     left.sort();
-    assert_eq!(left, ["busy", "demo", "demo.0123456789abcdef", "far"]);
+    assert_eq!(left, ["busy", "demo", "demo.0123456789abcdef", "far", "m1"]);
     let told = host.run(&["gc"]).stderr;
     for (path, reason) in [
         ("instances/demo.0123456789abcdef", "no registered project"),
         ("home/disk/far", "perhaps a disk that is not mounted"),
+        ("home/data/m1", "is empty: perhaps a disk that is not mounted"),
         ("home/src/busy", "a sandbox of it is running"),
     ] {
         let line = told.lines().find(|line| line.contains(path)).unwrap_or_default();
