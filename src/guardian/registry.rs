@@ -94,7 +94,7 @@ impl Registry {
         let mut served = self.served();
         for kept in Kept::read_all(&self.paths)? {
             let name = kept.registration.cloister.clone();
-            self.guard(&name);
+            self.guard(&name, Guards::take_over);
             served.insert(name, self.serve(kept)?);
         }
         Ok(())
@@ -174,22 +174,22 @@ impl Registry {
     pub(super) fn confirm(&self, cloister: &CloisterName) -> Result<(), RegistryError> {
         let served = self.served();
         let served = served.get(cloister).ok_or_else(|| RegistryError::Unknown(cloister.clone()))?;
-        self.guard(cloister);
+        self.guard(cloister, Guards::add);
         Ok(self.log.append(about(Event::SandboxStart, &served.kept))?)
     }
 
     /// Watches over what a running sandbox must not write.
-    fn guard(&self, cloister: &CloisterName) {
+    fn guard(&self, cloister: &CloisterName, watch: impl Fn(&Guards, &Receipt)) {
         self.guards.remove(cloister);
-        let receipt = Receipt::load(&self.paths.receipt_file(cloister));
-        let watched = receipt.map_err(io::Error::other).and_then(|receipt| {
-            receipt
-                .iter()
-                .filter(|receipt| receipt.is_running())
-                .try_for_each(|receipt| self.guards.add(receipt))
-        });
-        if let Err(error) = watched {
-            report(Arc::clone(&self.log))(cloister, &format!("cannot watch over what is read-only: {error}"));
+        match Receipt::load(&self.paths.receipt_file(cloister)) {
+            Ok(receipt) => receipt.iter().filter(|receipt| receipt.is_running()).for_each(|receipt| {
+                watch(&self.guards, receipt);
+            }),
+            Err(error) => report(Arc::clone(&self.log))(
+                cloister,
+                Event::SandboxReseal,
+                &format!("cannot watch over what is read-only: {error}"),
+            ),
         }
     }
 
@@ -282,8 +282,8 @@ fn load(paths: &Paths, project: &ProjectName) -> Result<(Policy, Limits), Regist
 
 /// Writes down what became of the guards of a sandbox.
 fn report(log: Arc<AuditLog>) -> Box<Report> {
-    Box::new(move |cloister, what| {
-        let record = Record::new(Event::SandboxReseal).cloister(cloister).detail(what);
+    Box::new(move |cloister, event, what| {
+        let record = Record::new(event).cloister(cloister).detail(what);
         if let Err(error) = log.append(record) {
             tracing::error!(error = &error as &dyn std::error::Error, what, "the record of a guard is lost");
         }
