@@ -67,7 +67,7 @@ fn inside(command: &InitCommand, output: &Output) -> ExitCode {
             }
         },
         InitCommand::Adjust => match crate::init::adjust() {
-            Ok(sealed) => line(&sealed.to_string()).map_or(ExitCode::from(3), |()| ExitCode::SUCCESS),
+            Ok(done) => line(&done).map_or(ExitCode::from(3), |()| ExitCode::SUCCESS),
             Err(error) => {
                 complain(&error.to_string());
                 ExitCode::from(3)

@@ -16,7 +16,7 @@ mod stream;
 pub mod wire;
 
 pub use boot::{Anchor, Boot, Relay};
-pub use mounts::{Adjustment, adjust};
+pub use mounts::{Adjusted, Adjustment, adjust};
 
 use std::io;
 

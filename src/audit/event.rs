@@ -49,6 +49,8 @@ events! {
     SandboxStop = "sandbox.stop",
     /// What the host replaced was made read-only again inside a sandbox.
     SandboxReseal = "sandbox.reseal",
+    /// A link that a sandbox made in a git directory was removed, or the sandbox was ended for such links.
+    SandboxLink = "sandbox.link",
     /// The guardian began to serve.
     GuardianStart = "guardian.start",
     /// The guardian ended in order.

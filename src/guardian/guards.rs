@@ -1,156 +1,443 @@
-//! Watching over what sandboxes must not write: when a program of the host replaces it, it is sealed again.
+//! Watching over what sandboxes must not write, and over what they must not make.
 //!
-//! The kernel tells of every entry that changes in the directories that hold a guard. What a sandbox itself does
-//! there can't concern a guard that stands: a mount point can be neither renamed nor removed from inside.
+//! The kernel tells of every entry that comes into the directories that are watched:
+//! - A guard that a program of the host replaced is covered again. What a sandbox itself does there can't concern a
+//!   guard that stands: a mount point can be neither renamed nor removed from inside. A guardian that takes a sandbox
+//!   over covers all of its guards, since nobody watched before.
+//! - An entry of `worktrees` that the host's git makes is sealed as soon as it and its worktree name each other.
+//! - A link in a git directory is removed. No git makes one there, and the host's would write through it; a sandbox
+//!   that goes on is ended. Sandboxes that share a git directory answer for it together: who made it can't be told.
+//!
+//! Each of these is a race of milliseconds: what a sandbox does between the host's step and the answer is done, and a
+//! file that it opened in between stays open to it.
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
+mod links;
+mod table;
+mod worktrees;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
+use rustix::io::Errno;
 
+use crate::audit::Event;
 use crate::init::Adjustment;
 use crate::name::CloisterName;
-use crate::process::Identity;
 use crate::sandbox::{Guard, Receipt};
+use table::{Place, Role, Sandbox, Table, Task, Verdict};
 
 /// How much the kernel may tell at once, in bytes.
 const BUFFER_BYTES: usize = 16 * 1024;
 
-/// Receives what was sealed again, or why it could not be.
-pub(super) type Report = dyn Fn(&CloisterName, &str) + Send;
+/// How many directories of logs are watched for one sandbox, and how deep they may nest.
+const MAX_LOGS: usize = 512;
+const MAX_DEPTH: usize = 16;
+
+/// How many entries of worktrees are watched for one sandbox; the oldest gives way.
+const MAX_ENTRIES: usize = 256;
+
+/// How many links end a sandbox.
+const MAX_LINKS: usize = 3;
+
+/// How long the end of a sandbox is waited for.
+const END_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Receives what was done, or why it could not be.
+pub(super) type Report = dyn Fn(&CloisterName, Event, &str) + Send + Sync;
 
 /// The guards of all sandboxes.
 pub(super) struct Guards {
     inotify: OwnedFd,
-    watched: Mutex<BTreeMap<i32, Vec<Watched>>>,
+    table: Mutex<Table>,
+    report: Box<Report>,
 }
 
-/// One guard in a directory that is watched.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Watched {
-    cloister: CloisterName,
-    first: Identity,
-    name: OsString,
-    inside: PathBuf,
-    is_hidden: bool,
-}
+/// What is to be done, and for which sandbox.
+type Tasks = Vec<(CloisterName, Task)>;
 
 impl Guards {
     /// Begins to watch; `report` hears of everything that was done.
     pub(super) fn new(report: Box<Report>) -> io::Result<Arc<Self>> {
-        let guards =
-            Arc::new(Self { inotify: inotify::init(CreateFlags::CLOEXEC)?, watched: Mutex::default() });
+        let inotify = inotify::init(CreateFlags::CLOEXEC)?;
+        let guards = Arc::new(Self { inotify, table: Mutex::default(), report });
         std::thread::Builder::new().name("guards".to_owned()).spawn({
             let guards = Arc::clone(&guards);
-            move || guards.run(&*report)
+            move || guards.run()
         })?;
         Ok(guards)
     }
 
-    fn watched(&self) -> MutexGuard<'_, BTreeMap<i32, Vec<Watched>>> {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Watches over the guards of a sandbox.
-    pub(super) fn add(&self, receipt: &Receipt) -> io::Result<()> {
+    /// Tells whether this sandbox, and not an earlier one of the name, is watched over.
+    pub(super) fn watch_over(&self, receipt: &Receipt) -> bool {
+        let table = self.table();
+        table
+            .sandboxes
+            .get(&receipt.cloister)
+            .is_some_and(|known| receipt.first.as_ref() == Some(&known.first))
+    }
+
+    /// Watches over a sandbox; tells what can't be watched, and goes on past it.
+    fn add(&self, receipt: &Receipt) -> Result<(), String> {
         let Some(first) = &receipt.first else { return Ok(()) };
-        // Held from the first watch on: an event that comes at once must find its guard.
-        let mut watched = self.watched();
-        for Guard { host, inside, is_hidden } in &receipt.guards {
-            let (Some(directory), Some(name)) = (host.parent(), host.file_name()) else { continue };
-            let one = Watched {
-                cloister: receipt.cloister.clone(),
-                first: first.clone(),
-                name: name.to_owned(),
-                inside: inside.clone(),
-                is_hidden: *is_hidden,
-            };
-            watched.entry(self.watch(directory)?).or_default().push(one);
+        let cloister = &receipt.cloister;
+        let mut failures = Vec::new();
+        {
+            // Held from the first watch on: an event that comes at once must find its guard.
+            let mut table = self.table();
+            table.sandboxes.insert(cloister.clone(), Sandbox::of(first, receipt));
+            for Guard { host, inside, is_hidden } in &receipt.guards {
+                let (Some(directory), Some(name)) = (host.parent(), host.file_name()) else { continue };
+                let role =
+                    Role::Holds { name: name.to_owned(), inside: inside.clone(), is_hidden: *is_hidden };
+                let place = Place { cloister: cloister.clone(), path: directory.to_owned(), role };
+                if let Err(error) = self.watch(&mut table, place) {
+                    failures.push(format!("{}: {error}", host.display()));
+                }
+            }
         }
-        Ok(())
+        let git_dirs = table::git_dirs(&receipt.guards).into_iter().map(|(host, inside)| {
+            let role = Role::GitDir { inside: inside.to_owned() };
+            (cloister.clone(), Task::Enter { path: host.to_owned(), role })
+        });
+        self.perform(git_dirs.collect());
+        if failures.is_empty() { Ok(()) } else { Err(format!("cannot watch over {}", failures.join(", "))) }
     }
 
-    fn watch(&self, directory: &Path) -> io::Result<i32> {
-        let flags = WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::ONLYDIR | WatchFlags::DONT_FOLLOW;
-        Ok(inotify::add_watch(&self.inotify, directory, flags)?)
+    /// Watches over a sandbox that nobody watched over until now, and covers what lost its cover.
+    ///
+    /// # Errors
+    /// What can't be watched; the rest is.
+    pub(super) fn take_over(&self, receipt: &Receipt) -> Result<(), String> {
+        let added = self.add(receipt);
+        let covers = receipt.guards.iter().map(|guard| {
+            let task = Task::Cover { inside: guard.inside.clone(), is_hidden: guard.is_hidden };
+            (receipt.cloister.clone(), task)
+        });
+        self.perform(covers.collect());
+        added
     }
 
     /// Stops watching over the guards of a sandbox.
     pub(super) fn remove(&self, cloister: &CloisterName) {
-        self.watched().retain(|watch, guards| {
-            guards.retain(|guard| guard.cloister != *cloister);
-            if guards.is_empty() {
-                // The directory may have gone, and its watch with it.
-                let _ = inotify::remove_watch(&self.inotify, *watch);
-            }
-            !guards.is_empty()
-        });
+        for watch in self.table().forget(cloister) {
+            self.unwatch(watch);
+        }
     }
 
-    fn run(&self, report: &Report) {
+    fn watch(&self, table: &mut Table, place: Place) -> io::Result<i32> {
+        let mut flags = WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::ONLYDIR;
+        // One directory may be watched for several reasons.
+        flags |= WatchFlags::DONT_FOLLOW | WatchFlags::MASK_ADD;
+        if matches!(place.role, Role::Entry { .. }) {
+            flags |= WatchFlags::CLOSE_WRITE;
+        }
+        let watch = inotify::add_watch(&self.inotify, &place.path, flags)?;
+        let places = table.places.entry(watch).or_default();
+        if !places.contains(&place) {
+            places.push(place);
+        }
+        Ok(watch)
+    }
+
+    fn unwatch(&self, watch: i32) {
+        // The directory may have gone, and its watch with it.
+        let _ = inotify::remove_watch(&self.inotify, watch);
+    }
+
+    fn run(&self) {
         let mut buffer = [MaybeUninit::uninit(); BUFFER_BYTES];
         let mut events = Reader::new(&self.inotify, &mut buffer);
         loop {
-            let concerned = match events.next() {
-                // Too much happened at once: look after every guard.
-                Ok(event) if event.events().contains(ReadFlags::QUEUE_OVERFLOW) => {
-                    self.guards_that(|_, _| true)
-                }
+            let (watch, flags, name) = match events.next() {
                 Ok(event) => {
-                    let name = event.file_name().map(|name| name.to_bytes().to_vec()).unwrap_or_default();
-                    let place = event.wd();
-                    self.guards_that(|watch, guard| watch == place && guard.name.as_bytes() == name)
+                    let name = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()).to_owned());
+                    (event.wd(), event.events(), name.unwrap_or_default())
                 }
-                Err(rustix::io::Errno::INTR) => continue,
+                Err(Errno::INTR) => continue,
                 Err(error) => {
                     tracing::error!(%error, "guards are watched no more");
                     return;
                 }
             };
-            for (cloister, request) in concerned {
-                match request.perform() {
-                    Ok(0) => {}
-                    Ok(_) => report(&cloister, &paths(&request)),
-                    Err(error) => report(&cloister, &format!("cannot seal {}: {error}", paths(&request))),
+            // One event that can't be dealt with must not end the watch over all others.
+            if catch_unwind(AssertUnwindSafe(|| self.answer(watch, &name, flags))).is_err() {
+                tracing::error!("an event could not be dealt with");
+            }
+        }
+    }
+
+    fn answer(&self, watch: i32, name: &OsStr, flags: ReadFlags) {
+        let tasks = {
+            let mut table = self.table();
+            if flags.contains(ReadFlags::IGNORED) {
+                table.places.remove(&watch);
+            }
+            if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
+                table.all_tasks()
+            } else {
+                table.tasks(watch, name, flags)
+            }
+        };
+        let concerned: BTreeSet<CloisterName> = tasks.iter().map(|(cloister, _)| cloister.clone()).collect();
+        self.perform(tasks);
+        concerned.iter().for_each(|cloister| self.forget_ended(cloister));
+    }
+
+    /// Drops a sandbox that has ended, whoever ended it: from now on nobody but the host writes there.
+    fn forget_ended(&self, cloister: &CloisterName) {
+        let first = self.table().sandboxes.get(cloister).map(|sandbox| sandbox.first.clone());
+        if first.is_some_and(|first| !first.is_alive()) {
+            self.remove(cloister);
+        }
+    }
+
+    /// Does everything; what is to be covered, at once for each sandbox.
+    fn perform(&self, mut tasks: Tasks) {
+        let mut adjustments: BTreeMap<CloisterName, Adjustment> = BTreeMap::new();
+        while let Some((cloister, task)) = tasks.pop() {
+            match task {
+                Task::Cover { inside, is_hidden } => self.adjust(&mut adjustments, &cloister, |adjustment| {
+                    if is_hidden { &mut adjustment.hidden } else { &mut adjustment.sealed }.push(inside);
+                }),
+                Task::Judge { entry, worktrees } => {
+                    let project =
+                        self.table().sandboxes.get(&cloister).map(|sandbox| sandbox.project.clone());
+                    let Some(name) = entry.file_name() else { continue };
+                    if project.is_some_and(|project| worktrees::is_of_the_host(&entry, &project)) {
+                        self.adjust(&mut adjustments, &cloister, |adjustment| {
+                            adjustment.sealed.push(worktrees.join(name));
+                            adjustment.pinned.push(worktrees);
+                        });
+                    }
                 }
+                Task::Unlink { directory, name } => match links::remove(&directory, &name) {
+                    Ok(target) => {
+                        self.count_links(&cloister, &directory, target.map(|target| (name, target)));
+                    }
+                    Err(error) => self.cannot(&cloister, "look for links in", &directory, &error),
+                },
+                Task::Enter { path, role } => tasks.extend(self.enter(&cloister, &path, role)),
             }
+        }
+        for (cloister, mut adjustment) in adjustments {
+            // What lies in another guard comes after it, as when the sandbox was made.
+            adjustment.sealed.sort();
+            adjustment.sealed.dedup();
+            self.adjust_mounts(&cloister, &adjustment);
         }
     }
 
-    /// What has to be sealed again, sandbox by sandbox.
-    fn guards_that(
+    fn adjust(
         &self,
-        is_concerned: impl Fn(i32, &Watched) -> bool,
-    ) -> BTreeMap<CloisterName, Adjustment> {
-        let mut requests: BTreeMap<CloisterName, Adjustment> = BTreeMap::new();
-        for (watch, guards) in &*self.watched() {
-            for guard in guards.iter().filter(|guard| is_concerned(*watch, guard)) {
-                let request = requests.entry(guard.cloister.clone()).or_insert_with(|| Adjustment {
-                    first: guard.first.clone(),
-                    sealed: Vec::new(),
-                    hidden: Vec::new(),
-                    bounded: Vec::new(),
+        adjustments: &mut BTreeMap<CloisterName, Adjustment>,
+        cloister: &CloisterName,
+        change: impl FnOnce(&mut Adjustment),
+    ) {
+        let first = self.table().sandboxes.get(cloister).map(|sandbox| sandbox.first.clone());
+        if let Some(first) = first {
+            change(adjustments.entry(cloister.clone()).or_insert_with(|| Adjustment::new(first)));
+        }
+    }
+
+    fn adjust_mounts(&self, cloister: &CloisterName, adjustment: &Adjustment) {
+        let done = adjustment.perform();
+        // There is nothing to guard in a sandbox that has ended, and nothing to say.
+        if !adjustment.first.is_alive() {
+            return;
+        }
+        let text = match done {
+            Err(error) => format!("cannot seal anything: {error}"),
+            Ok(done) => {
+                let covered: Vec<_> = done.covered.iter().map(|path| path.display().to_string()).collect();
+                let failed: Vec<_> = done
+                    .failed
+                    .iter()
+                    .map(|(path, error)| format!("cannot seal {}: {error}", path.display()))
+                    .collect();
+                let parts = [covered.join(", "), failed.join(", ")];
+                parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
+            }
+        };
+        if !text.is_empty() {
+            self.report(cloister, Event::SandboxReseal, &text);
+        }
+    }
+
+    /// Watches a directory and looks at what is in it already; gives what that asks for.
+    fn enter(&self, cloister: &CloisterName, path: &Path, role: Role) -> Tasks {
+        let place = Place { cloister: cloister.clone(), path: path.to_owned(), role: role.clone() };
+        if !self.watch_within_bounds(place) {
+            return Vec::new();
+        }
+        let next = |path: PathBuf, role| (cloister.clone(), Task::Enter { path, role });
+        match role {
+            Role::Entry { worktrees } => {
+                vec![(cloister.clone(), Task::Judge { entry: path.to_owned(), worktrees })]
+            }
+            Role::Worktrees { inside } => {
+                let directories = self.sweep(cloister, path).into_iter();
+                directories
+                    .map(|name| next(path.join(name), Role::Entry { worktrees: inside.clone() }))
+                    .collect()
+            }
+            Role::GitDir { inside } => {
+                let directories = self.sweep(cloister, path).into_iter();
+                let roles = directories.filter_map(|name| match name.to_str()? {
+                    "logs" => Some(next(path.join(name), Role::Logs { depth: 0 })),
+                    "worktrees" => {
+                        Some(next(path.join(&name), Role::Worktrees { inside: inside.join(name) }))
+                    }
+                    _ => None,
                 });
-                let list = if guard.is_hidden { &mut request.hidden } else { &mut request.sealed };
-                list.push(guard.inside.clone());
+                roles.collect()
+            }
+            Role::Logs { depth } => {
+                let directories = self.sweep(cloister, path).into_iter();
+                directories.map(|name| next(path.join(name), Role::Logs { depth: depth + 1 })).collect()
+            }
+            Role::Holds { .. } => Vec::new(),
+        }
+    }
+
+    /// Watches a directory that a sandbox can make; false when it has gone, or there are too many.
+    fn watch_within_bounds(&self, place: Place) -> bool {
+        let mut table = self.table();
+        if !table.sandboxes.contains_key(&place.cloister) {
+            return false;
+        }
+        let (cloister, role, path) = (place.cloister.clone(), place.role.clone(), place.path.clone());
+        if let Role::Logs { depth } = role {
+            if depth > MAX_DEPTH || table.count_logs(&cloister) >= MAX_LOGS {
+                drop(table);
+                let what = format!("links below {} are not watched for: there is too much", path.display());
+                self.report(&cloister, Event::SandboxLink, &what);
+                return false;
             }
         }
-        requests
+        let mut unneeded = None;
+        let watched = self.watch(&mut table, place);
+        if let (Role::Entry { .. }, Ok(watch)) = (&role, &watched)
+            && let Some(sandbox) = table.sandboxes.get_mut(&cloister)
+            && !sandbox.entries.contains(watch)
+        {
+            sandbox.entries.push_back(*watch);
+            let is_full = sandbox.entries.len() > MAX_ENTRIES;
+            unneeded = is_full.then(|| sandbox.entries.pop_front()).flatten();
+        }
+        if let Some(oldest) = unneeded
+            && table.forget_entry(&cloister, oldest)
+        {
+            self.unwatch(oldest);
+        }
+        drop(table);
+        match watched {
+            Ok(_) => true,
+            // What came has gone again, or was no directory.
+            Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::NOENT | Errno::NOTDIR)) => false,
+            Err(error) => {
+                self.cannot(&cloister, "watch", &path, &error);
+                false
+            }
+        }
     }
-}
 
-fn paths(request: &Adjustment) -> String {
-    request
-        .sealed
-        .iter()
-        .chain(&request.hidden)
-        .map(|path| path.display().to_string())
-        .collect::<Vec<_>>()
-        .join(", ")
+    /// Removes the links that a sandbox made in a directory; gives the directories in it.
+    fn sweep(&self, cloister: &CloisterName, directory: &Path) -> Vec<OsString> {
+        let Some(since) = self.table().sandboxes.get(cloister).map(|sandbox| sandbox.started) else {
+            return Vec::new();
+        };
+        match links::sweep(directory, since) {
+            Ok(found) => {
+                self.count_links(cloister, directory, found.removed);
+                found.directories
+            }
+            Err(error) => {
+                self.cannot(cloister, "look for links in", directory, &error);
+                Vec::new()
+            }
+        }
+    }
+
+    /// Reports links that were removed, and ends the sandbox when there were too many.
+    fn count_links(
+        &self,
+        cloister: &CloisterName,
+        directory: &Path,
+        removed: impl IntoIterator<Item = (OsString, PathBuf)>,
+    ) {
+        for (name, target) in removed {
+            let link = directory.join(name);
+            let what = format!("removed the link {} to {}", link.display(), target.display());
+            self.report(cloister, Event::SandboxLink, &what);
+            // Every sandbox that can write there answers for it.
+            let answering: Vec<CloisterName> = {
+                let table = self.table();
+                let there = table.places.values().flatten().filter(|place| place.path == directory);
+                there.map(|place| place.cloister.clone()).chain([cloister.clone()]).collect()
+            };
+            for cloister in answering.into_iter().collect::<BTreeSet<_>>() {
+                self.count_link(&cloister);
+            }
+        }
+    }
+
+    fn count_link(&self, cloister: &CloisterName) {
+        let first = {
+            let mut table = self.table();
+            let Some(sandbox) = table.sandboxes.get_mut(cloister) else { return };
+            sandbox.links += 1;
+            if sandbox.links != MAX_LINKS {
+                return;
+            }
+            sandbox.first.clone()
+        };
+        // Said first and whatever else was said: nothing of the sandbox is left to ask afterwards.
+        let what =
+            format!("ended: it made {MAX_LINKS} links in git directories, which nothing but an attack does");
+        (self.report)(cloister, Event::SandboxLink, &what);
+        let ended = first.open().map(|process| process.kill(END_PATIENCE));
+        match ended {
+            None | Some(Ok(true)) => self.remove(cloister),
+            Some(Ok(false)) => (self.report)(cloister, Event::SandboxLink, "its first process does not end"),
+            Some(Err(error)) => {
+                (self.report)(cloister, Event::SandboxLink, &format!("cannot end it: {error}"));
+            }
+        }
+    }
+
+    fn cannot(&self, cloister: &CloisterName, action: &str, path: &Path, error: &io::Error) {
+        // What came has gone again, which concerns nobody.
+        if error.kind() != io::ErrorKind::NotFound {
+            let what = format!("cannot {action} {}: {error}", path.display());
+            self.report(cloister, Event::SandboxLink, &what);
+        }
+    }
+
+    /// Reports something that a sandbox can bring about as often as it likes.
+    fn report(&self, cloister: &CloisterName, event: Event, what: &str) {
+        let verdict = match self.table().sandboxes.get_mut(cloister) {
+            Some(sandbox) => sandbox.quota.count(Instant::now()),
+            None => return,
+        };
+        match verdict {
+            Verdict::Write => (self.report)(cloister, event, what),
+            Verdict::WriteThatNoMoreAre => {
+                (self.report)(cloister, event, "there is more, which is not written down for an hour");
+            }
+            Verdict::Drop => {}
+        }
+    }
 }

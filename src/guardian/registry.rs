@@ -66,6 +66,8 @@ pub(super) enum RegistryError {
     Closed,
     #[error("the cloister `{0}` is not registered")]
     Unknown(CloisterName),
+    #[error("the sandbox's guards can't be kept: {0}")]
+    Watch(String),
     #[error("cannot make a random token")]
     Random(#[source] io::Error),
 }
@@ -170,26 +172,33 @@ impl Registry {
         Ok(Served { kept, client, policy })
     }
 
-    /// Records that a registered sandbox runs.
+    /// Watches over a registered sandbox that runs, and records it; one that is watched over already is left alone.
+    ///
+    /// # Errors
+    /// When it can't be watched over: then it must not run.
     pub(super) fn confirm(&self, cloister: &CloisterName) -> Result<(), RegistryError> {
         let served = self.served();
         let served = served.get(cloister).ok_or_else(|| RegistryError::Unknown(cloister.clone()))?;
-        self.guard(cloister);
+        let failed = |reason: String| RegistryError::Watch(reason);
+        let receipt =
+            Receipt::load(&self.paths.receipt_file(cloister)).map_err(|error| failed(error.to_string()))?;
+        let Some(receipt) = receipt.filter(|receipt| !self.guards.watch_over(receipt)) else { return Ok(()) };
+        self.guards.remove(cloister);
+        self.guards.take_over(&receipt).map_err(failed)?;
         Ok(self.log.append(about(Event::SandboxStart, &served.kept))?)
     }
 
-    /// Watches over what a running sandbox must not write.
+    /// Watches over a sandbox that an earlier guardian served; what can't be watched is told in the log.
     fn guard(&self, cloister: &CloisterName) {
-        self.guards.remove(cloister);
-        let receipt = Receipt::load(&self.paths.receipt_file(cloister));
-        let watched = receipt.map_err(io::Error::other).and_then(|receipt| {
+        let receipt = Receipt::load(&self.paths.receipt_file(cloister)).map_err(|error| error.to_string());
+        let taken_over = receipt.and_then(|receipt| {
             receipt
                 .iter()
                 .filter(|receipt| receipt.is_running())
-                .try_for_each(|receipt| self.guards.add(receipt))
+                .try_for_each(|receipt| self.guards.take_over(receipt))
         });
-        if let Err(error) = watched {
-            report(Arc::clone(&self.log))(cloister, &format!("cannot watch over what is read-only: {error}"));
+        if let Err(reason) = taken_over {
+            report(Arc::clone(&self.log))(cloister, Event::SandboxReseal, &reason);
         }
     }
 
@@ -282,8 +291,8 @@ fn load(paths: &Paths, project: &ProjectName) -> Result<(Policy, Limits), Regist
 
 /// Writes down what became of the guards of a sandbox.
 fn report(log: Arc<AuditLog>) -> Box<Report> {
-    Box::new(move |cloister, what| {
-        let record = Record::new(Event::SandboxReseal).cloister(cloister).detail(what);
+    Box::new(move |cloister, event, what| {
+        let record = Record::new(event).cloister(cloister).detail(what);
         if let Err(error) = log.append(record) {
             tracing::error!(error = &error as &dyn std::error::Error, what, "the record of a guard is lost");
         }

@@ -23,6 +23,8 @@ use crate::process::{self, Identity};
 pub struct Adjustment {
     /// The sandbox's first process.
     pub first: Identity,
+    /// The directories inside that can't be renamed or replaced; what is in them is as it was.
+    pub pinned: Vec<PathBuf>,
     /// The paths inside that are read-only.
     pub sealed: Vec<PathBuf>,
     /// The paths inside that are hidden.
@@ -31,9 +33,24 @@ pub struct Adjustment {
     pub bounded: Vec<(PathBuf, u64, u64)>,
 }
 
+/// What was done to the mounts of one sandbox.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Adjusted {
+    /// The paths inside that were covered: they had not been, or not any more.
+    pub covered: Vec<PathBuf>,
+    /// The paths that could not be covered, and why.
+    pub failed: Vec<(PathBuf, String)>,
+}
+
 impl Adjustment {
-    /// Has a process of its own do it, and waits; tells how many paths were covered.
-    pub fn perform(&self) -> io::Result<usize> {
+    /// An adjustment that does nothing yet.
+    pub fn new(first: Identity) -> Self {
+        Self { first, pinned: Vec::new(), sealed: Vec::new(), hidden: Vec::new(), bounded: Vec::new() }
+    }
+
+    /// Has a process of its own do it, and waits.
+    pub fn perform(&self) -> io::Result<Adjusted> {
         let mut command = process::command(process::own_binary()?);
         command.args(["sandbox-init", "adjust"]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -42,23 +59,21 @@ impl Adjustment {
             input.write_all(&serde_json::to_vec(self)?)?;
         }
         let output = child.wait_with_output()?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
         if !output.status.success() {
-            return Err(io::Error::other(text(&output.stderr)));
+            return Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
         }
-        text(&output.stdout).parse().map_err(io::Error::other)
+        Ok(serde_json::from_slice(&output.stdout)?)
     }
 }
 
-/// Does what standard input says; tells how many paths were covered.
+/// Does what standard input says, going on past paths that can't be covered; gives the answer to be printed.
 ///
 /// # Errors
-/// When the sandbox has ended, can't be entered, or a path can't be covered. Paths that are gone are passed over:
-/// there is nothing to write.
-pub fn adjust() -> io::Result<usize> {
+/// When the sandbox has ended or can't be entered. Paths that are gone are passed over: there is nothing to write.
+pub fn adjust() -> io::Result<String> {
     let mut text = Vec::new();
     io::stdin().lock().read_to_end(&mut text)?;
-    let Adjustment { first, sealed, hidden, bounded } = serde_json::from_slice(&text)?;
+    let Adjustment { first, pinned, sealed, hidden, bounded } = serde_json::from_slice(&text)?;
     let mounts = File::open(format!("/proc/{}/ns/mnt", first.pid()))?;
     // Opened first, then looked at: if the number was given to another process, it is another one now.
     if !first.is_alive() {
@@ -73,9 +88,19 @@ pub fn adjust() -> io::Result<usize> {
     }
     // Nothing can be read of a device on a mount without devices.
     let nothing = Path::new("/dev/null");
-    let all =
-        sealed.iter().map(|path| (path, path.as_path())).chain(hidden.iter().map(|path| (path, nothing)));
-    all.into_iter().try_fold(0, |sealed, (path, cover)| Ok(sealed + usize::from(seal(path, cover)?)))
+    let pinned = pinned.iter().map(|path| (path, path.as_path(), 0));
+    let sealed = sealed.iter().map(|path| (path, path.as_path(), libc::MOUNT_ATTR_RDONLY));
+    let hidden = hidden.iter().map(|path| (path, nothing, libc::MOUNT_ATTR_RDONLY));
+    let mut done = Adjusted::default();
+    // A directory is pinned before something in it is sealed: laid over it later, it would cover the seal.
+    for (path, cover, attributes) in pinned.chain(sealed).chain(hidden) {
+        match lay(path, cover, attributes) {
+            Ok(true) => done.covered.push(path.clone()),
+            Ok(false) => {}
+            Err(error) => done.failed.push((path.clone(), error.to_string())),
+        }
+    }
+    Ok(serde_json::to_string(&done)?)
 }
 
 /// Leaves half of what the host's user may watch to the host: inside counts against it too, and what watches over the
@@ -95,10 +120,10 @@ fn bound_watches() -> io::Result<()> {
     Ok(())
 }
 
-/// Covers a path, with itself or with nothing, read-only; false when it still is covered, or gone.
-fn seal(path: &Path, cover: &Path) -> io::Result<bool> {
+/// Covers a path, with itself or with nothing; false when it still is covered, or gone.
+fn lay(path: &Path, cover: &Path, attributes: u64) -> io::Result<bool> {
     let found = match statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE) {
-        Err(rustix::io::Errno::NOENT) => return Ok(false),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(false),
         other => other?,
     };
     if found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
@@ -108,7 +133,7 @@ fn seal(path: &Path, cover: &Path) -> io::Result<bool> {
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
     let tree = open_tree(CWD, cover, flags)?;
-    let attributes = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+    let attributes = attributes | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
     kernel::set_tree_attributes(rustix::fd::AsFd::as_fd(&tree), Trees::One, attributes, None)?;
     move_mount(&tree, "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     Ok(true)

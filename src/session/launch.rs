@@ -109,7 +109,7 @@ impl Prepared<'_> {
                 self.spec.bounded().map(|(path, bytes, files)| (path.to_owned(), bytes, files)).collect()
             }
         };
-        let adjustment = Adjustment { first, sealed: Vec::new(), hidden: Vec::new(), bounded };
+        let adjustment = Adjustment { bounded, ..Adjustment::new(first) };
         // A `bwrap` that root installed setuid keeps its name spaces to itself; `doctor --probe` tells.
         if let Err(error) = adjustment.perform() {
             tracing::warn!(%error, "what the sandbox may watch and keep in memory is not bounded");

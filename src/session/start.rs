@@ -219,7 +219,8 @@ pub async fn start(request: StartRequest<'_>, paths: &Paths) -> Result<Sandbox, 
             let (running, wanted) = (running.network, draft.network);
             return Err(StartError::OtherNetwork { name: draft.name, running, wanted });
         }
-        Guardian::ensure(paths).await?;
+        // Also one whose start was killed before the guardian watched over it.
+        Guardian::ensure(paths).await?.confirm(&draft.name).await?;
         let Draft { name, network, config, .. } = draft;
         let socket = running.socket.clone();
         return Ok(Sandbox {
@@ -259,7 +260,7 @@ pub async fn enter(name: &CloisterName, paths: &Paths) -> Result<Sandbox, StartE
     let receipt = receipt.ok_or_else(|| StartError::NotRunning(name.clone()))?;
     let config = Config::load_for(paths, Some(&receipt.project))?;
     // A session without a guardian has no way out; the sandbox itself needs none.
-    Guardian::ensure(paths).await?;
+    Guardian::ensure(paths).await?.confirm(name).await?;
     Ok(Sandbox {
         name: name.clone(),
         is_new: false,

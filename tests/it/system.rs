@@ -5,6 +5,7 @@ mod containment;
 mod crashes;
 mod files;
 mod gc;
+mod guards;
 mod lifecycle;
 mod limits;
 mod names;

@@ -1,0 +1,233 @@
+//! The guardian's watch over what sandboxes must not write: it goes on after the guardian was away, covers what the
+//! host adds, and takes away the links that git on the host would write through.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::harness::{Host, User, finish};
+
+fn hosts() -> Vec<Host> {
+    let Some(ordinary) = Host::with_bubblewrap() else { return Vec::new() };
+    let mut hosts = vec![ordinary];
+    if rustix::process::geteuid().is_root() {
+        hosts.push(Host::new(User::Same));
+    }
+    for host in &hosts {
+        host.write(&host.path("home/.gitconfig"), "[user]\n\tname = n\n\temail = e@example.com\n");
+        sh(host, "git commit --quiet --allow-empty -m first");
+    }
+    hosts
+}
+
+#[track_caller]
+fn sh(host: &Host, script: &str) -> String {
+    let mut command = host.program("sh");
+    command.args(["-c", script]);
+    let done = finish(command);
+    assert_eq!(done.code, 0, "{script}: {done:?}");
+    done.stdout
+}
+
+#[track_caller]
+fn inside(host: &Host, script: &str, expected: &str) {
+    let done = host.inside(script);
+    assert_eq!(done.stdout, expected, "{script}: {done:?}");
+}
+
+#[track_caller]
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "{what}");
+    }
+}
+
+/// The processes of a host's Cloister whose arguments end so.
+fn pids(host: &Host, arguments: &str) -> Vec<Pid> {
+    let wanted = format!("{}\0{arguments}", host.binary().display());
+    let pids = fs::read_dir("/proc").unwrap().flatten();
+    pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|found| found == wanted.as_bytes()))
+        .filter_map(Pid::from_raw)
+        .collect()
+}
+
+fn kill_guardian(host: &Host) {
+    let guardian = pids(host, "guardian\0run\0");
+    assert_eq!(guardian.len(), 1);
+    kill_process(guardian[0], Signal::KILL).unwrap();
+    until("the guardian lives", || pids(host, "guardian\0run\0").is_empty());
+}
+
+fn stop_guardian(host: &Host) {
+    host.ok(&["guardian", "stop", "--yes"]);
+}
+
+#[test]
+fn h5_a_guardian_that_takes_a_sandbox_over_covers_what_lost_its_cover() {
+    for (host, end) in
+        hosts().iter().flat_map(|host| [(host, kill_guardian as fn(&Host)), (host, stop_guardian)])
+    {
+        host.write(&host.repository().join(".envrc"), "mine\n");
+        host.write(&host.repository().join(".env"), "CANARY\n");
+        host.write(&host.repository().join(".vscode/tasks.json"), "{}\n");
+        host.ok(&["start", "-d"]);
+        end(host);
+        // The directory of one guard has gone: the others must be watched and covered all the same.
+        sh(host, "mv .vscode moved; sed -i s/mine/again/ .envrc; sed -i s/Y/Y2/ .env");
+        let script = "(echo evil > .envrc) 2>/dev/null && echo written; grep -s CANARY .env; cat .envrc";
+        inside(host, script, "again\n");
+        let audit = host.ok(&["audit"]);
+        let record = audit.lines().rfind(|line| line.contains("sandbox.reseal")).unwrap();
+        assert!(record.contains("/work/.envrc") && record.contains("/work/.env"), "{audit}");
+        let records = audit.matches("sandbox.reseal").count();
+        sh(host, "sed -i s/again/more/ .envrc");
+        until("it is watched no more", || host.ok(&["audit"]).matches("sandbox.reseal").count() > records);
+        inside(host, script, "more\n");
+        host.ok(&["stop"]);
+        assert_eq!(fs::read_to_string(host.repository().join(".envrc")).unwrap(), "more\n");
+        sh(host, "rm -rf .vscode moved");
+    }
+}
+
+#[test]
+fn h5_a_guardian_that_takes_over_what_stands_says_nothing() {
+    let Some(host) = hosts().into_iter().next() else { return };
+    host.write(&host.repository().join(".envrc"), "mine\n");
+    host.ok(&["start", "-d"]);
+    kill_guardian(&host);
+    inside(&host, "(echo evil > .envrc) 2>/dev/null && echo written; cat .envrc", "mine\n");
+    let audit = host.ok(&["audit"]);
+    assert!(!audit.contains("sandbox.reseal") && !audit.contains("sandbox.link"), "{audit}");
+}
+
+#[test]
+fn m4_what_the_host_does_after_a_sandbox_was_killed_is_no_failure() {
+    for host in hosts() {
+        host.write(&host.repository().join(".envrc"), "mine\n");
+        host.ok(&["start", "-d"]);
+        let receipt = fs::read(host.path("home/.local/state/cloister/receipts/demo.json")).unwrap();
+        let receipt: serde_json::Value = serde_json::from_slice(&receipt).unwrap();
+        let first = i32::try_from(receipt["first"]["pid"].as_i64().unwrap()).unwrap();
+        kill_process(Pid::from_raw(first).unwrap(), Signal::KILL).unwrap();
+        until("it is listed", || host.ok(&["list", "--json"]).trim() == "[]");
+        sh(&host, "sed -i s/mine/again/ .envrc; ln -s nothing .git/FETCH_HEAD; sed -i s/again/mine/ .envrc");
+        host.run(&["stop"]);
+        sh(&host, "sed -i s/mine/again/ .envrc; ln -sf nothing .git/ORIG_HEAD; test -L .git/ORIG_HEAD");
+        let audit = host.ok(&["audit"]);
+        assert!(!audit.contains("sandbox.reseal"), "{audit}");
+    }
+}
+
+#[test]
+fn f3_a_worktree_that_the_host_adds_is_sealed_and_those_of_the_sandbox_work() {
+    for host in hosts() {
+        host.ok(&["start", "-d"]);
+        for (number, name) in ["wt6", "wt7"].into_iter().enumerate() {
+            sh(&host, &format!("git worktree add --quiet ../{name}"));
+            until("it is not sealed", || host.ok(&["audit"]).matches("sandbox.reseal").count() > number);
+            let script = format!(
+                "cd .git/worktrees; for file in commondir gitdir config.worktree HEAD; do \
+                   (echo ../../../evil > {name}/$file) 2>/dev/null && echo wrote $file; done; \
+                 mv {name} x 2>/dev/null && echo moved; cd ..; mv worktrees x 2>/dev/null && echo moved all; \
+                 cat worktrees/{name}/commondir"
+            );
+            inside(&host, &script, "../..\n");
+        }
+        let script = "git worktree add --quiet /tmp/new && git -C /tmp/new commit --quiet --allow-empty -m new && \
+                      git worktree list | wc -l; git worktree remove /tmp/new && git worktree list | wc -l";
+        let author =
+            "export GIT_AUTHOR_NAME=n GIT_AUTHOR_EMAIL=e GIT_COMMITTER_NAME=n GIT_COMMITTER_EMAIL=e; ";
+        inside(&host, &format!("{author}{script}"), "4\n3\n");
+        sh(&host, "git -C ../wt6 commit --quiet --allow-empty -m six; git worktree remove ../wt6");
+        // Under the name that was given up, the sandbox has its own; and the host's next one is sealed again.
+        inside(
+            &host,
+            "git worktree add --quiet --detach /tmp/wt6; git worktree remove /tmp/wt6 && echo gone",
+            "gone\n",
+        );
+        host.ok(&["stop"]);
+        assert_eq!(sh(&host, "git -C ../wt7 status --porcelain; git worktree list | wc -l"), "2\n");
+    }
+}
+
+#[test]
+fn f3_a_worktree_added_while_no_guardian_was_there_is_sealed_by_the_next() {
+    let Some(host) = hosts().into_iter().next() else { return };
+    host.ok(&["start", "-d"]);
+    kill_guardian(&host);
+    sh(&host, "git worktree add --quiet ../wt6");
+    inside(
+        &host,
+        "(echo evil > .git/worktrees/wt6/commondir) 2>/dev/null; cat .git/worktrees/wt6/commondir",
+        "../..\n",
+    );
+}
+
+/// Where git on the host writes through a link.
+const WRITTEN: [&str; 6] =
+    ["COMMIT_EDITMSG", "FETCH_HEAD", "MERGE_MSG", "ORIG_HEAD", "logs/HEAD", "logs/refs/heads/deep/er/topic"];
+
+#[test]
+fn c3_links_in_a_git_directory_are_removed_and_nothing_is_written_through_them() {
+    for host in hosts() {
+        for path in WRITTEN {
+            host.write(&host.path("home/.bashrc"), "mine\n");
+            host.ok(&["start", "-d"]);
+            let plant = format!(
+                "mkdir -p $(dirname .git/{path}); ln -sf {}/.bashrc .git/{path}",
+                host.home().display()
+            );
+            host.inside(&plant);
+            until(path, || !host.repository().join(".git").join(path).is_symlink());
+            sh(&host, "git commit --quiet --allow-empty -m host");
+            assert_eq!(fs::read_to_string(host.path("home/.bashrc")).unwrap(), "mine\n", "{path}");
+            let audit = host.ok(&["audit"]);
+            assert!(audit.contains("sandbox.link"), "{audit}");
+            host.ok(&["stop"]);
+        }
+    }
+}
+
+#[test]
+fn c3_a_directory_full_of_links_that_is_moved_into_place_is_emptied_of_them() {
+    for host in hosts() {
+        host.ok(&["start", "-d"]);
+        host.inside("cp -r .git/logs .x; rm .x/HEAD; ln -s /etc/x .x/HEAD; mv .git/logs .y; mv .x .git/logs");
+        until("the link stays", || !host.repository().join(".git/logs/HEAD").is_symlink());
+    }
+}
+
+#[test]
+fn c3_links_made_while_no_guardian_was_there_are_removed_and_the_users_own_stay() {
+    for host in hosts() {
+        sh(&host, "ln -s nowhere .git/mine");
+        // The time of a link counts in seconds.
+        let made = fs::symlink_metadata(host.repository().join(".git/mine")).unwrap();
+        let made = std::os::unix::fs::MetadataExt::ctime(&made);
+        until("the clock stands", || jiff::Timestamp::now().as_second() > made);
+        host.ok(&["start", "-d"]);
+        kill_guardian(&host);
+        let planted = host.repository().join(".git/MERGE_MSG");
+        std::os::unix::fs::symlink("/etc/x", &planted).unwrap();
+        host.ok(&["start", "-d"]);
+        assert!(!planted.is_symlink());
+        assert!(host.repository().join(".git/mine").is_symlink());
+    }
+}
+
+#[test]
+fn c3_a_sandbox_that_goes_on_making_links_is_ended() {
+    for host in hosts() {
+        host.ok(&["start", "-d"]);
+        host.inside("while :; do for i in 1 2 3 4 5; do ln -s /etc/x .git/l$i 2>/dev/null; done; done");
+        until("it runs", || host.ok(&["list", "--json"]).trim() == "[]");
+        let audit = host.ok(&["audit"]);
+        assert!(audit.contains("ended: it made 3 links"), "{audit}");
+        assert!(audit.matches("sandbox.link").count() <= 22, "{audit}");
+        assert!(Path::new(&host.repository()).exists());
+    }
+}
