@@ -193,7 +193,9 @@ impl Guards {
         };
         let concerned: BTreeSet<CloisterName> = tasks.iter().map(|(cloister, _)| cloister.clone()).collect();
         self.perform(tasks);
-        concerned.iter().for_each(|cloister| self.forget_ended(cloister));
+        for cloister in &concerned {
+            self.forget_ended(cloister);
+        }
     }
 
     /// Drops a sandbox that has ended, whoever ended it: from now on nobody but the host writes there.
@@ -319,13 +321,13 @@ impl Guards {
             return false;
         }
         let (cloister, role, path) = (place.cloister.clone(), place.role.clone(), place.path.clone());
-        if let Role::Logs { depth } = role {
-            if depth > MAX_DEPTH || table.count_logs(&cloister) >= MAX_LOGS {
-                drop(table);
-                let what = format!("links below {} are not watched for: there is too much", path.display());
-                self.report(&cloister, Event::SandboxLink, &what);
-                return false;
-            }
+        if let Role::Logs { depth } = role
+            && (depth > MAX_DEPTH || table.count_logs(&cloister) >= MAX_LOGS)
+        {
+            drop(table);
+            let what = format!("links below {} are not watched for: there is too much", path.display());
+            self.report(&cloister, Event::SandboxLink, &what);
+            return false;
         }
         let mut unneeded = None;
         let watched = self.watch(&mut table, place);
@@ -404,7 +406,7 @@ impl Guards {
             }
             sandbox.first.clone()
         };
-        // Said first and whatever else was said: nothing of the sandbox is left to ask afterwards.
+        // Said whatever else was said: it is why the sandbox is gone.
         let what =
             format!("ended: it made {MAX_LINKS} links in git directories, which nothing but an attack does");
         (self.report)(cloister, Event::SandboxLink, &what);
