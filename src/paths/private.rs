@@ -145,15 +145,12 @@ pub fn survey(directory: &Path, reach: Reach) -> Survey {
     for _ in 0..reach.levels {
         let mut next = Vec::new();
         for directory in &level {
-            let entries = match fs::read_dir(directory) {
-                Ok(entries) => entries.map(|entry| entry.and_then(|entry| Ok((entry.file_type()?, entry)))),
-                Err(_) => {
-                    survey.miss(Unseen::Closed(directory.clone()));
-                    continue;
-                }
+            let Ok(entries) = fs::read_dir(directory) else {
+                survey.miss(Unseen::Closed(directory.clone()));
+                continue;
             };
             for entry in entries {
-                let Ok((kind, entry)) = entry else {
+                let Ok((kind, entry)) = entry.and_then(|entry| Ok((entry.file_type()?, entry))) else {
                     survey.miss(Unseen::Closed(directory.clone()));
                     continue;
                 };
