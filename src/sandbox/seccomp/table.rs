@@ -147,9 +147,6 @@ pub const RULES: &[Rule] = &[
             call!(SYS_mknod, When::AnyBit(1, SET_ID), NOTHING),
             call!(SYS_mknodat, When::AnyBit(2, SET_ID), [BAD, 0, 0, 0, 0, 0]),
             #[cfg(target_arch = "x86_64")]
-            call!(SYS_mkdir, When::AnyBit(1, SET_ID), NOTHING),
-            call!(SYS_mkdirat, When::AnyBit(2, SET_ID), [BAD, 0, 0, 0, 0, 0]),
-            #[cfg(target_arch = "x86_64")]
             call!(SYS_creat, When::AnyBit(1, SET_ID), NOTHING),
             #[cfg(target_arch = "x86_64")]
             call!(SYS_open, When::BothBits((2, SET_ID), (1, CREATES)), NOTHING),
