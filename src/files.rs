@@ -7,6 +7,7 @@
 
 mod beneath;
 mod class;
+mod kept;
 mod links;
 mod mask;
 mod pattern;
@@ -15,8 +16,9 @@ mod trust;
 mod walk;
 
 pub use class::{Rank, classify};
+pub use kept::Kept;
 pub use links::check_single_names;
-pub use mask::{MASK_TEXT, Mask, masks};
+pub use mask::{Hiding, MASK_TEXT, Mask, Masks, masks};
 pub use protect::{Absent, Protected, Protection, protect};
 pub use trust::{Baseline, Change, Changed};
 pub use walk::{Entry, Kind, Walk, walk};
@@ -24,7 +26,7 @@ pub use walk::{Entry, Kind, Walk, walk};
 use std::io;
 use std::path::PathBuf;
 
-use crate::paths::PathsError;
+use crate::paths::{self, PathsError};
 
 /// Why the files of a project can't be guarded.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +68,15 @@ pub enum FilesError {
     /// The record of what was there can't be kept or read.
     #[error(transparent)]
     Paths(#[from] PathsError),
+    /// The record of what is hidden is garbage.
+    #[error("cannot understand `{path}`")]
+    Kept {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
     /// The record of what was there is garbage.
     #[error("cannot understand `{path}`")]
     Baseline {

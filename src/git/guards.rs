@@ -181,15 +181,16 @@ impl Guards {
 /// The directories in a directory, in the order of their names.
 ///
 /// # Errors
-/// [`GitError::Link`] when one of them, or the directory itself, is a link.
+/// [`GitError::Link`] when one of them, or the directory itself, is a link; [`GitError::Closed`] when it can't be read.
 fn directories(directory: &Path) -> Result<Vec<PathBuf>, GitError> {
     if directory.is_symlink() {
         return Err(GitError::Link(directory.to_owned()));
     }
-    // What can't be listed can't be opened to a sandbox either.
-    let Ok(entries) = fs::read_dir(directory) else { return Ok(Vec::new()) };
+    let closed = |source| GitError::Closed { path: directory.to_owned(), source };
     let mut found = Vec::new();
-    for entry in entries.flatten() {
+    // From inside, what is closed can be opened again.
+    for entry in fs::read_dir(directory).map_err(closed)? {
+        let entry = entry.map_err(closed)?;
         match entry.file_type() {
             Ok(kind) if kind.is_symlink() => return Err(GitError::Link(entry.path())),
             Ok(kind) if kind.is_dir() => found.push(entry.path()),

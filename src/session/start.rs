@@ -13,7 +13,7 @@ use tokio::net::UnixStream;
 
 use super::environment;
 use crate::config::{Backend, Config, ConfigError, Network};
-use crate::files::{Baseline, FilesError};
+use crate::files::{Baseline, FilesError, Kept};
 use crate::guardian::client::{ClientError, Guardian};
 use crate::init::wire::Start;
 use crate::name::{CloisterId, CloisterName, ProjectName};
@@ -181,6 +181,8 @@ pub(super) struct Prepared<'a> {
     pub(super) spec: Spec,
     /// What is hidden, and whether it is a directory.
     pub(super) masked: Vec<(PathBuf, bool)>,
+    /// What is hidden, to be remembered.
+    pub(super) kept: Kept,
     pub(super) plan: Plan,
     roots_own: Option<StageError>,
     /// What this start has to make, and to remove again.
@@ -311,9 +313,10 @@ impl<'a> Draft<'a> {
     /// Looks at the project's files, and plans the sandbox.
     fn prepare(self) -> Result<Prepared<'a>, StartError> {
         let Self { paths, project, name, id, binary, network, root, config } = self;
-        let Guarding { guarded, masked, placeholders, baseline, notes } = Guarding::of(&project, &config)?;
-        let kept: Vec<PathBuf> = guarded.iter().chain(&masked).map(|(path, _)| path.clone()).collect();
-        let look = Look { config: &config, project: &project, paths, binary: &binary, guarded: &kept };
+        let earlier = Kept::load(&paths.masks_file(&project.id))?;
+        let Guarding { guarded, masked, kept, occupied, placeholders, baseline, notes } =
+            Guarding::of(&project, &config, &earlier)?;
+        let look = Look { config: &config, project: &project, paths, binary: &binary, guarded: &occupied };
         let host = Host::gather(&look)?;
         let wanted = Wanted {
             name: &name,
@@ -340,6 +343,7 @@ impl<'a> Draft<'a> {
             id,
             spec,
             masked,
+            kept,
             plan,
             roots_own,
             placeholders,
