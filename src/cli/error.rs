@@ -266,6 +266,9 @@ fn closure_hint(error: &ClosureError) -> Option<String> {
 fn files_hint(error: &FilesError) -> Option<String> {
     match error {
         FilesError::Link(_) => Some("replace the link by a copy of what it leads to".into()),
+        FilesError::LinkInGit(path) => {
+            Some(format!("see where it leads with `ls -l {0}`, and remove it: `rm {0}`", path.display()))
+        }
         FilesError::Odd(_) => Some("see what it is with `ls -l`, and move it away".into()),
         FilesError::SecondName { path, .. } => {
             Some(format!("give it a name of its own: `cp -p {0} {0}.new && mv {0}.new {0}`", path.display()))

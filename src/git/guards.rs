@@ -103,7 +103,16 @@ impl Guards {
     fn git_dir(&mut self, git_dir: &Path, own: Option<&Path>) -> Result<(), GitError> {
         self.git_dirs.push(git_dir.to_owned());
         self.worktrees(&git_dir.join("worktrees"), own)?;
+        // Without them git would take no repository here, and look for another one above.
+        for kept in ["objects", "refs"].map(|name| git_dir.join(name)) {
+            if kept.symlink_metadata().is_ok() {
+                self.pin(&kept);
+            }
+        }
         self.directory(git_dir.join("hooks"));
+        // Addresses from before there were settings for them: `git push NAME` obeys them.
+        self.directory(git_dir.join("remotes"));
+        self.directory(git_dir.join("branches"));
         self.file(git_dir.join("config"), "");
         self.file(git_dir.join("config.worktree"), "");
         // Git writes its settings into these files and renames them into place. What the host's git writes there could be
@@ -226,6 +235,8 @@ mod tests {
             guards.guarded.iter().map(|one| one.path.strip_prefix(&git).unwrap().to_str().unwrap()).collect();
         let expected = [
             "hooks",
+            "remotes",
+            "branches",
             "config",
             "config.worktree",
             "config.lock",
@@ -234,7 +245,8 @@ mod tests {
             "modules",
         ];
         assert_eq!(names, expected);
-        assert_eq!(pins(&root, &guards), [(".git".to_owned(), true)]);
+        let pinned = [".git", ".git/objects", ".git/refs"].map(|path| (path.to_owned(), true));
+        assert_eq!(pins(&root, &guards), pinned);
     }
 
     #[test]
@@ -251,11 +263,16 @@ mod tests {
             (".git", true),
             (".git/worktrees", true),
             (".git/worktrees/other", false),
+            (".git/objects", true),
+            (".git/refs", true),
             (".git/modules", false),
             (".git/modules/libs/one", true),
+            (".git/modules/libs/one/objects", true),
             (".git/modules/two", true),
+            (".git/modules/two/objects", true),
             (".git/modules/two/modules", false),
             (".git/modules/two/modules/three", true),
+            (".git/modules/two/modules/three/objects", true),
         ];
         assert_eq!(pins(&root, &guards), expected.map(|(path, is_writable)| (path.to_owned(), is_writable)));
         for guarded in ["libs/one/hooks", "libs/one/modules", "two/config", "two/modules/three/commondir"] {

@@ -8,6 +8,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::files::{Baseline, Change, FilesError};
+use crate::git::{GitError, Repository};
 use crate::guardian::client::{self, ClientError, Guardian, TokenError};
 use crate::init::wire::FromHost;
 use crate::name::CloisterName;
@@ -124,7 +125,13 @@ fn changes(receipt: &Receipt, file: &Path) -> Result<Vec<Change>, FilesError> {
     match Baseline::load(file)? {
         // A project that has gone can't be executed.
         Some(baseline) if baseline.directory == receipt.directory && baseline.directory.exists() => {
-            baseline.changes()
+            // Without its `.git`, a project has no index; git on the host takes the one above.
+            let nested = match Repository::find(&baseline.directory) {
+                Ok(repository) => repository.gitlinks().ok(),
+                Err(GitError::NoRepository(_)) => Some(Vec::new()),
+                Err(_) => None,
+            };
+            baseline.changes(nested.as_deref())
         }
         _ => Ok(Vec::new()),
     }

@@ -38,6 +38,9 @@ impl Guarding {
         let walk = files::walk(root)?;
         let nested: Vec<PathBuf> = walk.repositories.iter().map(|path| root.join(path)).collect();
         let git = project.guards(&nested)?;
+        files::check_git_dirs(&git.git_dirs)?;
+        let gitlinks = project.repository.as_ref().map(Repository::gitlinks).transpose();
+        let gitlinks = gitlinks.map_err(ProjectError::Git)?.unwrap_or_default();
         let named = project.repository.as_ref().map(Repository::named_by_settings).transpose();
         let named =
             named.map_err(ProjectError::Git)?.unwrap_or_default().into_iter().map(|named| Protected {
@@ -60,7 +63,7 @@ impl Guarding {
             kept,
             occupied,
             placeholders: placeholders(project, &git, &protection),
-            baseline: Baseline::take(root, &walk, &git.git_dirs),
+            baseline: Baseline::take(root, &walk, &git.git_dirs, &gitlinks),
             notes: notes(&walk),
             guarded: guarded.into_iter().collect(),
         })

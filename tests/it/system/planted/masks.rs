@@ -82,8 +82,7 @@ fn h1_h2_h7_no_sandbox_uncovers_what_the_next_one_hides() {
         }
         inside(
             &host,
-            "mv deep/er deep/x 2>/dev/null && echo moved; mv deep x 2>/dev/null && echo moved; chmod 311 app deep; \
-             mkdir -p many && cd many && seq 1 21000 | xargs touch && echo done",
+            "mv deep/er deep/x 2>/dev/null && echo moved; mv deep x 2>/dev/null && echo moved; chmod 311 app deep; echo done",
             "done\n",
         );
         host.ok(&["stop"]);
