@@ -238,7 +238,8 @@ pub async fn start(request: StartRequest<'_>, paths: &Paths) -> Result<Sandbox, 
     let shared = Lock::acquire(&paths.placeholder_lock())?;
     let in_use = Receipt::placeholders_in_use(&paths.receipts_dir(), &draft.name)?;
     let left = receipt.as_ref().map(|stale| stale.tear_down(&in_use)).unwrap_or_default();
-    if let Some(error) = left.into_iter().next() {
+    let (stays, failed): (Vec<_>, Vec<_>) = left.into_iter().partition(TeardownError::is_users);
+    if let Some(error) = failed.into_iter().next() {
         return Err(StartError::Teardown(error));
     }
     let stale = receipt.map(|stale| stale.placeholders).unwrap_or_default();
@@ -247,6 +248,7 @@ pub async fn start(request: StartRequest<'_>, paths: &Paths) -> Result<Sandbox, 
     let mut prepared = draft.prepare()?;
     prepared.project.register(paths)?;
     prepared.placeholders = Placeholder::to_make(&prepared.placeholders, &in_use.paths, &stale);
+    prepared.notes.extend(stays.iter().map(ToString::to_string));
     prepared.notes.extend(in_use.unreadable.iter().map(ToString::to_string));
     let guardian = Guardian::ensure(paths).await?;
     let socket = prepared.launch(&guardian).await?;

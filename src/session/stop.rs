@@ -113,7 +113,9 @@ async fn stop_locked(name: &CloisterName, paths: &Paths) -> Result<Stopped, Stop
         problems.push(StopProblem::Files(error));
         Vec::new()
     });
-    if problems.is_empty() {
+    // What only the user can mend is said once.
+    let is_over = |problem: &StopProblem| matches!(problem, StopProblem::Teardown(error) if error.is_users());
+    if problems.iter().all(is_over) {
         let removed = [&file, &baseline].map(|file| paths::remove_if_present(file));
         problems.extend(removed.into_iter().filter_map(Result::err).map(StopProblem::Paths));
     }
