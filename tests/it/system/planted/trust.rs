@@ -84,7 +84,7 @@ fn c1_c2_c3_h8_what_gits_on_the_host_would_walk_into_is_named() {
         host.inside(
             "git init --quiet node_modules/a; mkdir objects refs && cp .git/HEAD HEAD; \
              git init --quiet deep && git -C deep -c user.name=n -c user.email=e@example.com commit --quiet --allow-empty -m x && \
-             git add deep 2>/dev/null; rm -rf deep/.git; ln -s /home/x/.bashrc .git/COMMIT_EDITMSG; \
+             git add deep 2>/dev/null; rm -rf deep/.git; ln -sfn /home/x/.bashrc .git/COMMIT_EDITMSG; \
              mkdir -p .git/rebase-merge && printf 'x\\tevil\\n' > .git/rebase-merge/git-rebase-todo; cp /bin/true t; chmod 6755 t",
         );
         let shown = host.ok(&["stop"]);
