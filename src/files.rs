@@ -7,6 +7,8 @@
 
 mod beneath;
 mod class;
+mod inside_git;
+mod kept;
 mod links;
 mod mask;
 mod pattern;
@@ -15,16 +17,17 @@ mod trust;
 mod walk;
 
 pub use class::{Rank, classify};
+pub use kept::Kept;
 pub use links::check_single_names;
-pub use mask::{MASK_TEXT, Mask, masks};
+pub use mask::{Hiding, MASK_TEXT, Mask, Masks, masks};
 pub use protect::{Absent, Protected, Protection, protect};
 pub use trust::{Baseline, Change, Changed};
 pub use walk::{Entry, Kind, Walk, walk};
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::paths::PathsError;
+use crate::paths::{self, PathsError};
 
 /// Why the files of a project can't be guarded.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +46,9 @@ pub enum FilesError {
         /// Its other name.
         other: PathBuf,
     },
+    /// A git directory holds a link: the host's git would write through it.
+    #[error("`{0}` is a link: git makes none there, and would write to what it leads to")]
+    LinkInGit(PathBuf),
     /// A path is none that can be guarded.
     #[error("`{0}` in `files.protect` is no path below the project outside of `.git`")]
     Unfit(String),
@@ -66,6 +72,15 @@ pub enum FilesError {
     /// The record of what was there can't be kept or read.
     #[error(transparent)]
     Paths(#[from] PathsError),
+    /// The record of what is hidden is garbage.
+    #[error("cannot understand `{path}`")]
+    Kept {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
     /// The record of what was there is garbage.
     #[error("cannot understand `{path}`")]
     Baseline {
@@ -75,4 +90,17 @@ pub enum FilesError {
         #[source]
         source: serde_json::Error,
     },
+}
+
+/// Checks that git directories hold no links but hooks.
+///
+/// # Errors
+/// [`FilesError::LinkInGit`] when one does.
+pub fn check_git_dirs(git_dirs: &[PathBuf]) -> Result<(), FilesError> {
+    let link = git_dirs.iter().find_map(|git_dir: &PathBuf| first_link(git_dir));
+    link.map_or(Ok(()), |link| Err(FilesError::LinkInGit(link)))
+}
+
+fn first_link(git_dir: &Path) -> Option<PathBuf> {
+    inside_git::look(git_dir).links.into_iter().find(|link| *link != git_dir.join("hooks"))
 }

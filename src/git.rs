@@ -54,6 +54,15 @@ pub enum GitError {
     /// A part of it that is guarded is a link.
     #[error("`{0}` is a link: what it leads to would be opened to the sandbox")]
     Link(PathBuf),
+    /// A directory of it can't be looked into: what lies there could not be guarded.
+    #[error("`{path}` can't be looked into")]
+    Closed {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// A part of it is no ordinary file.
     #[error("`{0}` is not an ordinary small file")]
     Odd(PathBuf),

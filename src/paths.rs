@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{FlockOperation, flock};
 
-use crate::name::{CloisterId, CloisterName, ProjectName};
+use crate::name::{CloisterId, CloisterName, ProjectId, ProjectName};
 
 /// The longest path of a Unix socket, in bytes (`sun_path` less its closing NUL, unix(7)).
 pub const MAX_SOCKET_PATH_BYTES: usize = 107;
@@ -189,6 +189,11 @@ impl Paths {
     /// What the host would execute in a cloister's project, as it was when its sandbox was made.
     pub fn baseline_file(&self, cloister: &CloisterName) -> PathBuf {
         self.state.join("baselines").join(format!("{cloister}.json"))
+    }
+
+    /// What was hidden in a project in earlier sandboxes.
+    pub fn masks_file(&self, project: &ProjectId) -> PathBuf {
+        self.state.join("masks").join(format!("{project}.json"))
     }
 
     /// The socket on which the command line speaks to the guardian.

@@ -197,6 +197,7 @@ fn project_hint(error: &ProjectError) -> Option<String> {
             Some("see who wrote its `.git`; in a submodule, go to the repository around it".into())
         }
         ProjectError::Git(GitError::Link(_)) => Some("replace the link by a copy of what it leads to".into()),
+        ProjectError::Git(GitError::Closed { path, .. }) => Some(format!("chmod u+rwx {}", path.display())),
         ProjectError::Git(GitError::Odd(path)) => {
             Some(format!("look at `{}`: a sandbox may have made it", path.display()))
         }
@@ -274,6 +275,9 @@ fn closure_hint(error: &ClosureError) -> Option<String> {
 fn files_hint(error: &FilesError) -> Option<String> {
     match error {
         FilesError::Link(_) => Some("replace the link by a copy of what it leads to".into()),
+        FilesError::LinkInGit(path) => {
+            Some(format!("see where it leads with `ls -l {0}`, and remove it: `rm {0}`", path.display()))
+        }
         FilesError::Odd(_) => Some("see what it is with `ls -l`, and move it away".into()),
         FilesError::SecondName { path, .. } => {
             Some(format!("give it a name of its own: `cp -p {0} {0}.new && mv {0}.new {0}`", path.display()))
@@ -282,6 +286,9 @@ fn files_hint(error: &FilesError) -> Option<String> {
         FilesError::TooMany { .. } => Some("name their directory in `files.mask`".into()),
         FilesError::Walk { source, .. } => io_hint(source),
         FilesError::Paths(error) => paths_hint(error),
+        FilesError::Kept { path, .. } => {
+            Some(format!("move `{}` away; see with `--dry-run` what is hidden then", path.display()))
+        }
         FilesError::Baseline { path, .. } => {
             Some(format!("move `{}` away; what changed until now is not shown then", path.display()))
         }

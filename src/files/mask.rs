@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::kept::Kept;
 use super::pattern::{is_literal, matches};
 use super::walk::{Entry, Kind, Walk, look_at};
 use super::{FilesError, beneath};
@@ -99,24 +100,47 @@ fn holds_token(line: &str) -> bool {
     is_about_tokens && !says_nothing && !line.starts_with(['#', ';'])
 }
 
-/// Chooses what is hidden in a project. `wanted` are the user's patterns; `known` tells which of the files that the
-/// defaults name hold only what git keeps anyway: those stay visible.
+/// What is known when it is chosen what is hidden in a project.
+#[derive(Debug, Clone, Copy)]
+pub struct Hiding<'a> {
+    /// The project.
+    pub root: &'a Path,
+    /// What lies there.
+    pub walk: &'a Walk,
+    /// The user's patterns.
+    pub wanted: &'a [String],
+    /// What was hidden in earlier sandboxes.
+    pub kept: &'a Kept,
+}
+
+/// What is hidden.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Masks {
+    /// What is hidden now.
+    pub masks: Vec<Mask>,
+    /// What is to be remembered.
+    pub kept: Kept,
+}
+
+/// Chooses what is hidden in a project. `known` tells which of the files that the defaults name hold only what git
+/// keeps anyway: those stay visible. What was hidden once is hidden again, whatever the walk reached and git says:
+/// a sandbox writes the index, and the host's `commit -a` then keeps the file.
 ///
 /// # Errors
 /// [`FilesError::TooMany`] when it is more than can be hidden.
 pub fn masks(
-    root: &Path,
-    walk: &Walk,
-    wanted: &[String],
+    hiding: &Hiding<'_>,
     known: impl FnOnce(Vec<PathBuf>) -> BTreeSet<PathBuf>,
-) -> Result<Vec<Mask>, FilesError> {
+) -> Result<Masks, FilesError> {
+    let Hiding { root, walk, wanted, kept } = *hiding;
     let (mut hidden, mut by_default) = (BTreeSet::new(), Vec::new());
     let literal = wanted.iter().filter(|pattern| !pattern.starts_with('!') && is_literal(pattern));
     let named = literal.filter_map(|pattern| look_at(root, Path::new(pattern.trim_matches('/'))));
     let named: Vec<Entry> = named.collect();
     for entry in walk.entries.iter().chain(&named) {
-        let Some(path) = entry.path.to_str() else { continue };
-        match judge(wanted.iter().map(String::as_str), path) {
+        // A name that is no text is matched as far as it is.
+        let path = &*entry.path.to_string_lossy();
+        match hiding.judge(&entry.path) {
             Verdict::Hidden => hidden.extend(mask(root, entry, true)),
             Verdict::Unsaid if entry.kind == Kind::Socket => hidden.extend(mask(root, entry, false)),
             Verdict::Unsaid if is_secret(root, entry, path) => {
@@ -129,17 +153,56 @@ pub fn masks(
         let known = known(by_default.iter().map(|mask| mask.path.clone()).collect());
         hidden.extend(by_default.into_iter().filter(|mask| !known.contains(&mask.path)));
     }
-    let mut masks = with_second_names(walk, &hidden);
-    let directories: Vec<PathBuf> =
-        masks.iter().filter(|mask| mask.is_directory).map(|mask| mask.path.clone()).collect();
-    // What lies in a hidden directory can't be mounted over any more.
-    masks.retain(|mask| {
-        !directories.iter().any(|directory| mask.path != *directory && mask.path.starts_with(directory))
-    });
-    if masks.len() > MAX_MASKS {
-        return Err(FilesError::TooMany { count: masks.len(), max: MAX_MASKS });
+    // What the user shows by now, or no longer hides, is forgotten.
+    let earlier = || {
+        kept.masks().filter(|(mask, is_users)| match hiding.judge(&mask.path) {
+            Verdict::Hidden => true,
+            Verdict::Shown => false,
+            Verdict::Unsaid => !is_users,
+        })
+    };
+    hidden.extend(earlier().map(|(mask, _)| mask).filter(|mask| is_there(root, mask)));
+    let masks = with_second_names(walk, &hidden);
+    let is_users = |mask: &Mask| hiding.judge(&mask.path) == Verdict::Hidden;
+    let remembered = masks.iter().map(|mask| (mask.clone(), is_users(mask))).collect();
+    let kept = Kept::of(remembered, earlier());
+    Ok(Masks { masks: hiding.mountable(masks)?, kept })
+}
+
+impl Hiding<'_> {
+    fn judge(&self, path: &Path) -> Verdict {
+        judge(self.wanted.iter().map(String::as_str), &path.to_string_lossy())
     }
-    Ok(masks.into_iter().collect())
+
+    /// What can be mounted to hide all this, and what can't be looked into.
+    fn mountable(&self, masks: BTreeSet<Mask>) -> Result<Vec<Mask>, FilesError> {
+        let directory = |path: PathBuf| Mask { path, is_directory: true };
+        let closed = self.walk.closed.iter().filter(|path| self.judge(path) != Verdict::Shown);
+        let closed = closed.cloned().map(directory);
+        // A directory whose name is no text can't be pinned, and what is hidden in it could be moved: it is hidden whole.
+        let unnamed = |mask: Mask| {
+            let above = mask.path.ancestors().skip(1).filter(|above| above.to_str().is_none()).last();
+            above.map(Path::to_owned).map_or(mask, directory)
+        };
+        let mut masks: BTreeSet<Mask> = masks.into_iter().map(unnamed).chain(closed).collect();
+        let directories: BTreeSet<PathBuf> =
+            masks.iter().filter(|mask| mask.is_directory).map(|mask| mask.path.clone()).collect();
+        // What lies in a hidden directory can't be mounted over any more.
+        masks.retain(|mask| !mask.path.ancestors().skip(1).any(|above| directories.contains(above)));
+        if masks.len() > MAX_MASKS {
+            return Err(FilesError::TooMany { count: masks.len(), max: MAX_MASKS });
+        }
+        Ok(masks.into_iter().collect())
+    }
+}
+
+/// Tells whether what was hidden earlier still is there, and is what it was.
+fn is_there(root: &Path, mask: &Mask) -> bool {
+    look_at(root, &mask.path).is_some_and(|found| match found.kind {
+        Kind::File | Kind::Socket => !mask.is_directory,
+        Kind::Directory => mask.is_directory,
+        Kind::Link | Kind::Other => false,
+    })
 }
 
 /// What hides an entry: a link is left, and what it leads to inside the project is hidden.
@@ -175,7 +238,8 @@ fn with_second_names(walk: &Walk, hidden: &BTreeSet<Mask>) -> BTreeSet<Mask> {
 mod tests {
     use super::*;
     use crate::files::walk;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     struct Project(tempfile::TempDir);
 
@@ -195,11 +259,17 @@ mod tests {
         }
 
         fn masks(&self, wanted: &[&str], known: &[&str]) -> Vec<String> {
+            self.masks_after(&Kept::default(), wanted, known).0
+        }
+
+        fn masks_after(&self, kept: &Kept, wanted: &[&str], known: &[&str]) -> (Vec<String>, Kept) {
             let wanted: Vec<String> = wanted.iter().map(|&pattern| pattern.to_owned()).collect();
             let known = known.iter().map(PathBuf::from).collect();
             let walk = walk(&self.root()).unwrap();
-            let masks = masks(&self.root(), &walk, &wanted, |_| known).unwrap();
-            masks.iter().map(|mask| mask.path.to_str().unwrap().to_owned()).collect()
+            let hiding = Hiding { root: &self.root(), walk: &walk, wanted: &wanted, kept };
+            let masks = masks(&hiding, |_| known).unwrap();
+            let paths = masks.masks.iter().map(|mask| mask.path.to_string_lossy().into_owned()).collect();
+            (paths, masks.kept)
         }
     }
 
@@ -282,5 +352,56 @@ mod tests {
         let _socket = std::os::unix::net::UnixListener::bind(project.root().join("docker.sock")).unwrap();
         assert_eq!(project.masks(&[], &[]), ["docker.sock"]);
         assert_eq!(project.masks(&["!docker.sock"], &[]), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn h1_h7_what_was_hidden_once_stays_hidden_unless_the_user_shows_it() {
+        let project = Project::new(&[".env", "node_modules/x/.env", "deep/token"]);
+        let file = project.root().join("kept/masks.json");
+        let (_, kept) = project.masks_after(&Kept::default(), &["deep/*", "node_modules/x/.env"], &[]);
+        kept.keep(&file).unwrap();
+        let kept = Kept::load(&file).unwrap();
+        let after = |wanted: &[&str]| project.masks_after(&kept, wanted, &[".env"]);
+        // Git says that it keeps `.env` now; the user's patterns are gone.
+        assert_eq!(after(&[]).0, [".env"]);
+        assert_eq!(after(&["!.env"]).0, [] as [&str; 0]);
+        assert_eq!(after(&["**/.env"]).0, [".env", "node_modules/x/.env"]);
+        fs::rename(project.root().join(".env"), project.root().join("x")).unwrap();
+        symlink("x", project.root().join(".env")).unwrap();
+        let (paths, again) = after(&[]);
+        assert_eq!(paths, ["x"]);
+        fs::rename(project.root().join("x"), project.root().join(".env")).unwrap();
+        assert_eq!(
+            project.masks_after(&again, &[], &[".env"]).0,
+            [".env"],
+            "it is remembered while it is away"
+        );
+    }
+
+    #[test]
+    fn h2_directories_that_cannot_be_listed_are_hidden_whole() {
+        if rustix::process::geteuid().is_root() {
+            return;
+        }
+        for mode in [0o311, 0, 0o644] {
+            let project = Project::new(&["app/.env", "open/.env"]);
+            let app = project.root().join("app");
+            fs::set_permissions(&app, fs::Permissions::from_mode(mode)).unwrap();
+            let masks = project.masks(&[], &[]);
+            let shown = project.masks(&["!app"], &[]);
+            fs::set_permissions(&app, fs::Permissions::from_mode(0o755)).unwrap();
+            assert_eq!(masks, ["app", "open/.env"], "{mode:o}");
+            assert_eq!(shown, ["open/.env"], "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn h6_names_that_are_no_text_are_hidden() {
+        let project = Project::new(&[]);
+        let name = |bytes: &[u8]| project.root().join(std::ffi::OsStr::from_bytes(bytes));
+        fs::write(name(b".env.\xff"), "").unwrap();
+        fs::create_dir(name(b"a\xff")).unwrap();
+        fs::write(name(b"a\xff/.env"), "").unwrap();
+        assert_eq!(project.masks(&[], &[]), [".env.\u{fffd}", "a\u{fffd}"]);
     }
 }

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::class::{Rank, classify};
-use super::walk::{Entry, Kind, walk};
+use super::inside_git::{self, runs_commands};
+use super::walk::{Entry, Kind, look_at, walk};
 use super::{FilesError, Walk, beneath};
 use crate::name::hex;
 use crate::paths;
@@ -33,6 +34,8 @@ pub struct Baseline {
     git_dirs: Vec<PathBuf>,
     /// When it was taken, in nanoseconds since 1970.
     taken: u64,
+    /// The repositories in the tree that the index names.
+    nested: Vec<String>,
     /// What was there, by path.
     files: BTreeMap<String, Print>,
 }
@@ -46,7 +49,35 @@ struct Print {
     #[serde(skip)]
     born: Option<u64>,
     #[serde(skip)]
-    leads_out: bool,
+    special: Option<Special>,
+}
+
+/// What is dangerous whatever its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Special {
+    LeadsOut,
+    Bare,
+    Buried,
+    Nested,
+    Closed,
+    LinkInGit,
+    SetId,
+    CutShort,
+}
+
+impl Special {
+    fn judge(self) -> (Rank, &'static str) {
+        match self {
+            Self::LeadsOut => (Rank::WhenCalled, "a link that leads out of the project"),
+            Self::Bare => (Rank::ByItself, "git takes it for a bare repository and obeys its settings"),
+            Self::Buried => (Rank::ByItself, "a repository of its own: git obeys its settings"),
+            Self::Nested => (Rank::ByItself, "the index names it as a repository: git obeys its settings"),
+            Self::Closed => (Rank::ByItself, "can't be looked into: see what it is before you open it"),
+            Self::LinkInGit => (Rank::ByItself, "git makes no links there, and writes through them"),
+            Self::SetId => (Rank::ByItself, "runs with the rights of its owner, whoever calls it"),
+            Self::CutShort => (Rank::ByItself, "too large: what lies deep in it was not compared"),
+        }
+    }
 }
 
 /// How something has changed.
@@ -60,6 +91,8 @@ pub enum Changed {
     Removed,
     /// It was no program.
     MadeExecutable,
+    /// It can't be told.
+    Unknown,
 }
 
 impl Changed {
@@ -70,6 +103,7 @@ impl Changed {
             Self::Changed => "changed",
             Self::Removed => "removed",
             Self::MadeExecutable => "made executable",
+            Self::Unknown => "unknown",
         }
     }
 }
@@ -88,13 +122,14 @@ pub struct Change {
 }
 
 impl Baseline {
-    /// Remembers what a walk found, and what lies in the git directories.
-    pub fn take(root: &Path, walk: &Walk, git_dirs: &[PathBuf]) -> Self {
+    /// Remembers what a walk found, what lies in the git directories, and which repositories the index names.
+    pub fn take(root: &Path, walk: &Walk, git_dirs: &[PathBuf], nested: &[PathBuf]) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             directory: root.to_owned(),
             git_dirs: git_dirs.to_owned(),
             taken: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+            nested: nested.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
             files: prints(root, walk, git_dirs),
         }
     }
@@ -117,9 +152,23 @@ impl Baseline {
         Ok(paths::write_volatile(path, &text)?)
     }
 
-    /// What has changed since, the most urgent first.
-    pub fn changes(&self) -> Result<Vec<Change>, FilesError> {
-        let now = prints(&self.directory, &walk(&self.directory)?, &self.git_dirs);
+    /// What has changed since, the most urgent first. `nested` are the repositories that the index names by now; an
+    /// index that can't be read may name any.
+    pub fn changes(&self, nested: Option<&[PathBuf]>) -> Result<Vec<Change>, FilesError> {
+        let walk = walk(&self.directory)?;
+        let mut now = prints(&self.directory, &walk, &self.git_dirs);
+        self.look_again(&mut now);
+        if walk.is_cut_short {
+            now.insert(".".to_owned(), special(Special::CutShort, String::new()));
+        }
+        match nested {
+            None => drop(now.insert(".git/index".to_owned(), special(Special::Closed, String::new()))),
+            Some(nested) => {
+                let names = nested.iter().map(|path| path.to_string_lossy().into_owned());
+                let new = names.filter(|name| !self.nested.contains(name));
+                now.extend(new.map(|name| (name, special(Special::Nested, String::new()))));
+            }
+        }
         let mut changes: Vec<Change> = now
             .iter()
             .filter_map(|(path, print)| {
@@ -138,8 +187,21 @@ impl Baseline {
         Ok(changes)
     }
 
+    /// Looks at what the walk did not reach by now.
+    fn look_again(&self, now: &mut BTreeMap<String, Print>) {
+        let Ok(top) = beneath::open_root(&self.directory) else { return };
+        let in_git = |path: &&String| Path::new(path).components().any(|part| part.as_os_str() == ".git");
+        let missed: Vec<_> =
+            self.files.keys().filter(|path| !now.contains_key(*path)).filter(|path| !in_git(path)).collect();
+        let entries = missed.into_iter().filter_map(|path| look_at(&self.directory, Path::new(path)));
+        now.extend(entries.filter_map(|entry| print(&top, &self.directory, &entry)));
+    }
+
     fn change(&self, path: &str, now: &Print) -> Option<Changed> {
         match self.files.get(path) {
+            None if matches!(now.special, Some(Special::Closed | Special::CutShort)) => {
+                Some(Changed::Unknown)
+            }
             Some(before) if before.content != now.content => Some(Changed::Changed),
             Some(before) if now.is_executable && !before.is_executable => Some(Changed::MadeExecutable),
             Some(_) => None,
@@ -152,11 +214,14 @@ impl Baseline {
 }
 
 fn judge(path: &str, print: &Print) -> (Rank, &'static str) {
-    classify(path).unwrap_or(if print.leads_out {
-        (Rank::WhenCalled, "a link that leads out of the project")
-    } else {
-        (Rank::WhenCalled, "a program")
-    })
+    let special = print.special.map(Special::judge);
+    let urgent = special.filter(|(rank, _)| *rank == Rank::ByItself);
+    urgent.or_else(|| classify(path)).or(special).unwrap_or((Rank::WhenCalled, "a program"))
+}
+
+/// What is remembered of something by its kind alone.
+fn special(special: Special, content: String) -> Print {
+    Print { content, is_executable: false, born: None, special: Some(special) }
 }
 
 fn prints(root: &Path, walk: &Walk, git_dirs: &[PathBuf]) -> BTreeMap<String, Print> {
@@ -167,11 +232,27 @@ fn prints(root: &Path, walk: &Walk, git_dirs: &[PathBuf]) -> BTreeMap<String, Pr
     }
     for path in &walk.repositories {
         let content = "a repository".to_owned();
-        let print = Print { content, is_executable: false, born: None, leads_out: false };
+        let print = Print { content, is_executable: false, born: None, special: None };
         prints.insert(path.to_string_lossy().into_owned(), print);
     }
+    let name = |path: &Path| {
+        let is_root = path.as_os_str().is_empty();
+        if is_root { "HEAD".to_owned() } else { path.to_string_lossy().into_owned() }
+    };
+    let of = |special_kind, path: &Path, config: &Path| {
+        let settings = beneath::open_root(root).and_then(|top| content(&top, config));
+        (name(path), special(special_kind, settings.map(|(text, _)| text).unwrap_or_default()))
+    };
+    prints.extend(walk.bare.iter().map(|path| of(Special::Bare, path, &path.join("config"))));
+    prints.extend(walk.buried.iter().map(|path| of(Special::Buried, path, &path.join("config"))));
+    prints.extend(walk.closed.iter().map(|path| (name(path), special(Special::Closed, String::new()))));
     for git_dir in git_dirs {
         prints.extend(in_git_dir(root, git_dir));
+        let found = inside_git::look(git_dir);
+        let shown = |path: &Path| path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned();
+        prints
+            .extend(found.links.iter().map(|path| (shown(path), special(Special::LinkInGit, String::new()))));
+        prints.extend(found.closed.iter().map(|path| (shown(path), special(Special::Closed, String::new()))));
     }
     prints
 }
@@ -183,18 +264,25 @@ fn print(top: &std::os::fd::OwnedFd, root: &Path, entry: &Entry) -> Option<(Stri
     match entry.kind {
         Kind::File => {
             let is_executable = entry.mode & 0o111 != 0;
-            if !is_known && !is_executable {
+            let is_set_id = entry.mode & 0o6000 != 0;
+            let special = is_set_id.then_some(Special::SetId);
+            let mark = if is_set_id { "set-id " } else { "" };
+            if !is_known && !is_executable && !is_set_id {
                 return None;
             }
-            let (content, born) = content(top, &entry.path).ok()?;
-            Some((path, Print { content, is_executable, born, leads_out: false }))
+            // What can't be read must not pass for what has gone.
+            let (content, born) =
+                content(top, &entry.path).unwrap_or_else(|_| ("can't be read".to_owned(), None));
+            let content = format!("{mark}{content}");
+            Some((path, Print { content, is_executable, born, special }))
         }
         Kind::Link => {
             let target = fs::read_link(root.join(&entry.path)).ok()?;
             let leads_out = leads_out(&entry.path, &target);
             let content = format!("link to {}", target.display());
+            let special = leads_out.then_some(Special::LeadsOut);
             (is_known || leads_out)
-                .then_some((path, Print { content, is_executable: false, born: None, leads_out }))
+                .then_some((path, Print { content, is_executable: false, born: None, special }))
         }
         Kind::Directory | Kind::Socket | Kind::Other => None,
     }
@@ -238,24 +326,26 @@ fn in_git_dir(root: &Path, git_dir: &Path) -> BTreeMap<String, Print> {
     names.extend(listed(git_dir, "hooks").filter(|path| path.extension().is_none_or(|it| it != "sample")));
     names.extend(listed(git_dir, "remotes").chain(listed(git_dir, "branches")));
     for worktree in listed(git_dir, "worktrees") {
-        names.extend(["config.worktree", "rebase-merge/git-rebase-todo"].map(|name| worktree.join(name)));
+        names.extend(
+            ["config.worktree", "commondir", "gitdir", "rebase-merge/git-rebase-todo"]
+                .map(|name| worktree.join(name)),
+        );
     }
     names.insert("rebase-merge/git-rebase-todo".into());
     for name in names {
         let Ok((_, text)) = beneath::read(&top, &name, MAX_HASHED_BYTES) else { continue };
         // What stands in for an absent file, and an ordinary rebase, run nothing.
         let is_harmless = if name.ends_with("git-rebase-todo") {
-            let lines = String::from_utf8_lossy(&text).into_owned();
-            !lines.lines().any(|line| line.starts_with("exec ") || line.starts_with("x "))
+            !runs_commands(&String::from_utf8_lossy(&text))
         } else {
-            text.is_empty() || (name.ends_with("commondir") && text == b"./\n")
+            text.is_empty() || (name.ends_with("commondir") && (text == b"./\n" || text == b"../..\n"))
         };
         if is_harmless {
             continue;
         }
         if let Ok((content, born)) = content(&top, &name) {
             let path = shown.join(&name).to_string_lossy().into_owned();
-            prints.insert(path, Print { content, is_executable: false, born, leads_out: false });
+            prints.insert(path, Print { content, is_executable: false, born, special: None });
         }
     }
     prints
@@ -304,7 +394,7 @@ mod tests {
 
         fn baseline(&self) -> Baseline {
             let root = self.root();
-            Baseline::take(&root, &walk(&root).unwrap(), &[root.join(".git")])
+            Baseline::take(&root, &walk(&root).unwrap(), &[root.join(".git")], &[])
         }
     }
 
@@ -316,7 +406,7 @@ mod tests {
         project.baseline().keep(&file).unwrap();
         let baseline = Baseline::load(&file).unwrap().unwrap();
         act(&project);
-        let changes = baseline.changes().unwrap();
+        let changes = baseline.changes(Some(&[])).unwrap();
         let seen: Vec<_> = changes
             .iter()
             .map(|change| (change.rank.number(), change.changed.as_str(), change.path.as_str()))
@@ -383,5 +473,35 @@ mod tests {
         let todo = ".git/rebase-merge/git-rebase-todo";
         check(|project| project.write(todo, "pick 123 x\n"), &[]);
         check(|project| project.write(todo, "pick 123 x\nexec evil\n"), &[(1, "added", todo)]);
+    }
+
+    #[test]
+    fn c1_c2_c3_h3_what_passes_for_something_of_gits_is_named() {
+        check(
+            |project| {
+                for path in ["HEAD", "objects/x", "refs/x", "node_modules/a/.git/config"] {
+                    project.write(path, "");
+                }
+                project.write(".git/logs/HEAD", "");
+                symlink("/etc/passwd", project.root().join(".git/COMMIT_EDITMSG")).unwrap();
+                project.write("tool", "");
+                fs::set_permissions(project.root().join("tool"), fs::Permissions::from_mode(0o4755)).unwrap();
+            },
+            &[
+                (1, "added", ".git/COMMIT_EDITMSG"),
+                (1, "added", "HEAD"),
+                (1, "added", "node_modules/a/.git"),
+                (1, "added", "tool"),
+            ],
+        );
+    }
+
+    #[test]
+    fn c1_a_repository_that_the_index_names_is_named() {
+        let project = Project::new();
+        let changes = project.baseline().changes(Some(&["deep/er".into()])).unwrap();
+        assert_eq!((changes.len(), changes[0].path.as_str(), changes[0].rank.number()), (1, "deep/er", 1));
+        let changes = project.baseline().changes(None).unwrap();
+        assert_eq!((changes[0].path.as_str(), changes[0].changed), (".git/index", Changed::Unknown));
     }
 }

@@ -103,7 +103,16 @@ impl Guards {
     fn git_dir(&mut self, git_dir: &Path, own: Option<&Path>) -> Result<(), GitError> {
         self.git_dirs.push(git_dir.to_owned());
         self.worktrees(&git_dir.join("worktrees"), own)?;
+        // Without them git would take no repository here, and look for another one above.
+        for kept in ["objects", "refs"].map(|name| git_dir.join(name)) {
+            if kept.symlink_metadata().is_ok() {
+                self.pin(&kept);
+            }
+        }
         self.directory(git_dir.join("hooks"));
+        // Addresses from before there were settings for them: `git push NAME` obeys them.
+        self.directory(git_dir.join("remotes"));
+        self.directory(git_dir.join("branches"));
         self.file(git_dir.join("config"), "");
         self.file(git_dir.join("config.worktree"), "");
         // Git writes its settings into these files and renames them into place. What the host's git writes there could be
@@ -181,15 +190,16 @@ impl Guards {
 /// The directories in a directory, in the order of their names.
 ///
 /// # Errors
-/// [`GitError::Link`] when one of them, or the directory itself, is a link.
+/// [`GitError::Link`] when one of them, or the directory itself, is a link; [`GitError::Closed`] when it can't be read.
 fn directories(directory: &Path) -> Result<Vec<PathBuf>, GitError> {
     if directory.is_symlink() {
         return Err(GitError::Link(directory.to_owned()));
     }
-    // What can't be listed can't be opened to a sandbox either.
-    let Ok(entries) = fs::read_dir(directory) else { return Ok(Vec::new()) };
+    let closed = |source| GitError::Closed { path: directory.to_owned(), source };
     let mut found = Vec::new();
-    for entry in entries.flatten() {
+    // From inside, what is closed can be opened again.
+    for entry in fs::read_dir(directory).map_err(closed)? {
+        let entry = entry.map_err(closed)?;
         match entry.file_type() {
             Ok(kind) if kind.is_symlink() => return Err(GitError::Link(entry.path())),
             Ok(kind) if kind.is_dir() => found.push(entry.path()),
@@ -225,6 +235,8 @@ mod tests {
             guards.guarded.iter().map(|one| one.path.strip_prefix(&git).unwrap().to_str().unwrap()).collect();
         let expected = [
             "hooks",
+            "remotes",
+            "branches",
             "config",
             "config.worktree",
             "config.lock",
@@ -233,7 +245,8 @@ mod tests {
             "modules",
         ];
         assert_eq!(names, expected);
-        assert_eq!(pins(&root, &guards), [(".git".to_owned(), true)]);
+        let pinned = [".git", ".git/objects", ".git/refs"].map(|path| (path.to_owned(), true));
+        assert_eq!(pins(&root, &guards), pinned);
     }
 
     #[test]
@@ -250,11 +263,16 @@ mod tests {
             (".git", true),
             (".git/worktrees", true),
             (".git/worktrees/other", false),
+            (".git/objects", true),
+            (".git/refs", true),
             (".git/modules", false),
             (".git/modules/libs/one", true),
+            (".git/modules/libs/one/objects", true),
             (".git/modules/two", true),
+            (".git/modules/two/objects", true),
             (".git/modules/two/modules", false),
             (".git/modules/two/modules/three", true),
+            (".git/modules/two/modules/three/objects", true),
         ];
         assert_eq!(pins(&root, &guards), expected.map(|(path, is_writable)| (path.to_owned(), is_writable)));
         for guarded in ["libs/one/hooks", "libs/one/modules", "two/config", "two/modules/three/commondir"] {

@@ -14,11 +14,13 @@ pub struct Named {
 }
 
 /// The last part of the settings whose values are programs (git-config(1)).
-const PROGRAMS: [&str; 18] = [
+const PROGRAMS: [&str; 22] = [
+    "alternaterefscommand",
     "askpass",
     "clean",
     "cmd",
     "command",
+    "defaultkeycommand",
     "difffilter",
     "driver",
     "editor",
@@ -30,9 +32,11 @@ const PROGRAMS: [&str; 18] = [
     "path",
     "process",
     "program",
+    "receivepack",
     "smudge",
     "sshcommand",
     "textconv",
+    "uploadpack",
 ];
 
 impl Repository {
@@ -48,11 +52,17 @@ impl Repository {
             } else if name == "path" && (key.starts_with("include.") || key.starts_with("includeif.")) {
                 let from = self.common_dir.join(value);
                 named.extend(self.in_tree(&from).map(|path| Named { path, is_settings: true }));
-            } else if PROGRAMS.contains(&name) || key.starts_with("alias.") {
-                let program = value.trim_start_matches('!').split_whitespace().next().unwrap_or_default();
-                let path = self.in_tree(&self.root.join(program));
-                let file = path.filter(|path| self.root.join(path).is_file());
-                named.extend(file.map(|path| Named { path, is_settings: false }));
+            } else if names_program(key, name, value) {
+                // Any of the words may be the program: `sh tools/x`, `env A=1 tools/x`.
+                let words = value.split(|part: char| part.is_whitespace() || "!'\";&|()=".contains(part));
+                let paths = words.filter(|word| !word.is_empty());
+                let paths = paths.filter_map(|word| self.in_tree(&self.root.join(word)));
+                let files = paths.filter(|path| self.root.join(path).is_file());
+                named.extend(files.map(|path| Named { path, is_settings: false }));
+            } else if key == "init.templatedir" {
+                // Hooks of every new repository are copied from it.
+                let path = self.in_tree(&self.root.join(value)).filter(|path| !path.as_os_str().is_empty());
+                named.extend(path.map(|path| Named { path, is_settings: false }));
             }
         }
         named.dedup();
@@ -112,6 +122,13 @@ impl Repository {
             Ok(settings)
         })
     }
+}
+
+/// Tells whether the value of a setting is a program; `name` is the key's last part.
+fn names_program(key: &str, name: &str, value: &str) -> bool {
+    let is_update = key.starts_with("submodule.") && name == "update" && value.starts_with('!');
+    let is_mail = key.starts_with("sendemail.") && name.ends_with("cmd");
+    PROGRAMS.contains(&name) || key.starts_with("alias.") || key.starts_with("pager.") || is_update || is_mail
 }
 
 /// The path without `.` and `..`, by its words alone.
@@ -187,5 +204,25 @@ mod tests {
             &[("tools/watch", false)],
         );
         check(&[("alias.w", "!tools/watch")], &[("tools/watch", false)]);
+    }
+
+    #[test]
+    fn m2_programs_are_found_in_every_word_and_under_every_key() {
+        for (key, value) in [
+            ("core.fsmonitor", "sh tools/watch"),
+            ("core.editor", "env A=1 'tools/watch'"),
+            ("alias.w", "!f() { true;tools/watch; }; f"),
+            ("pager.log", "tools/watch"),
+            ("submodule.x.update", "!tools/watch"),
+            ("core.alternateRefsCommand", "tools/watch"),
+            ("gpg.ssh.defaultKeyCommand", "tools/watch"),
+            ("remote.origin.uploadpack", "tools/watch"),
+            ("remote.origin.receivepack", "tools/watch"),
+            ("sendemail.toCmd", "tools/watch"),
+        ] {
+            check(&[(key, value)], &[("tools/watch", false)]);
+        }
+        check(&[("init.templateDir", "tools")], &[("tools", false)]);
+        check(&[("submodule.x.update", "tools/watch")], &[]);
     }
 }

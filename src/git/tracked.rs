@@ -1,7 +1,9 @@
 //! Which files hold what git already keeps: hiding them would hide nothing.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use super::{GitError, Repository, bounded};
@@ -9,21 +11,17 @@ use super::{GitError, Repository, bounded};
 /// The largest index that is read, in bytes.
 const MAX_INDEX_BYTES: u64 = 256 * 1024 * 1024;
 
+/// The mode of an entry that stands for a repository.
+const GITLINK: u32 = 0o160_000;
+
 impl Repository {
     /// Those of the files (relative to the working tree) whose present content the index names.
     ///
     /// That a file is tracked is not enough: a sandbox writes the index, and could have what it wants to read
     /// tracked. It can't name the content without knowing it.
     pub fn unchanged(&self, files: Vec<PathBuf>) -> Result<BTreeSet<PathBuf>, GitError> {
-        let file = self.git_dir.join("index");
+        let Some(file) = self.index()? else { return Ok(BTreeSet::new()) };
         let root = self.root.clone();
-        match fs::symlink_metadata(&file) {
-            Err(_) => return Ok(BTreeSet::new()),
-            Ok(found) if !found.is_file() || found.len() > MAX_INDEX_BYTES => {
-                return Err(GitError::Odd(file));
-            }
-            Ok(_) => {}
-        }
         bounded(&self.root, move || {
             let index =
                 git2::Index::open(&file).map_err(|source| GitError::Read { path: root.clone(), source })?;
@@ -34,6 +32,29 @@ impl Repository {
             };
             Ok(files.into_iter().filter(is_unchanged).collect())
         })
+    }
+
+    /// The directories that the index names as repositories of their own: git on the host looks into each of them,
+    /// and obeys its settings.
+    pub fn gitlinks(&self) -> Result<Vec<PathBuf>, GitError> {
+        let Some(file) = self.index()? else { return Ok(Vec::new()) };
+        let root = self.root.clone();
+        bounded(&self.root, move || {
+            let index =
+                git2::Index::open(&file).map_err(|source| GitError::Read { path: root.clone(), source })?;
+            let links = index.iter().filter(|entry| entry.mode == GITLINK);
+            Ok(links.map(|entry| PathBuf::from(OsString::from_vec(entry.path))).collect())
+        })
+    }
+
+    /// The index, where there is one.
+    fn index(&self) -> Result<Option<PathBuf>, GitError> {
+        let file = self.git_dir.join("index");
+        match fs::symlink_metadata(&file) {
+            Err(_) => Ok(None),
+            Ok(found) if !found.is_file() || found.len() > MAX_INDEX_BYTES => Err(GitError::Odd(file)),
+            Ok(_) => Ok(Some(file)),
+        }
     }
 }
 

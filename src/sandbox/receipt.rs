@@ -136,9 +136,38 @@ pub enum TeardownError {
     /// A file could not be removed.
     #[error(transparent)]
     Paths(#[from] PathsError),
+    /// What lies in a directory that was closed to us stays.
+    #[error("`{path}` stays: run `chmod u+rwx {directory}`, and remove it")]
+    Closed {
+        /// What stays.
+        path: PathBuf,
+        /// What is closed.
+        directory: PathBuf,
+    },
     /// A control group could not be removed.
     #[error("cannot remove the sandbox's control group")]
     Group(#[source] io::Error),
+}
+
+impl TeardownError {
+    /// Tells whether only the user can mend it: a sandbox took the permissions of its own directories away. It must
+    /// not keep every later command from ending in order.
+    pub fn is_users(&self) -> bool {
+        matches!(self, Self::Closed { .. })
+    }
+
+    fn of_placeholder(placeholder: &Placeholder, error: PathsError) -> Self {
+        let is_denied = matches!(&error, PathsError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied);
+        let path = placeholder.path();
+        let mut above: Vec<&Path> = path.ancestors().skip(1).collect();
+        above.reverse();
+        // The first directory whose content can't be reached; the last one, when only writing is denied.
+        let closed = above.windows(2).find(|pair| pair[1].symlink_metadata().is_err()).map(|pair| pair[0]);
+        match closed.or(path.parent()).filter(|_| is_denied) {
+            Some(directory) => Self::Closed { path: path.to_owned(), directory: directory.to_owned() },
+            None => Self::Paths(error),
+        }
+    }
 }
 
 impl Receipt {
@@ -243,7 +272,23 @@ impl Receipt {
     /// Removes the placeholders that nobody else needs, those first that lie in others.
     pub fn remove_placeholders(&self, in_use: &InUse) -> Vec<TeardownError> {
         let free = self.placeholders.iter().rev().filter(|placeholder| in_use.is_free(placeholder.path()));
-        free.map(Placeholder::remove).filter_map(Result::err).map(TeardownError::Paths).collect()
+        let mut errors: Vec<TeardownError> = Vec::new();
+        for placeholder in free {
+            let Err(error) = placeholder.remove() else { continue };
+            let error = TeardownError::of_placeholder(placeholder, error);
+            let directory = |error: &TeardownError| match error {
+                TeardownError::Closed { directory, .. } => Some(directory.clone()),
+                _ => None,
+            };
+            // One line for each closed directory.
+            let is_said = directory(&error).is_some_and(|new| {
+                errors.iter().any(|earlier| directory(earlier).is_some_and(|known| known == new))
+            });
+            if !is_said {
+                errors.push(error);
+            }
+        }
+        errors
     }
 }
 

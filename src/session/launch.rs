@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::anchors::anchors;
 use super::environment;
 use super::start::{Prepared, StartError, io_error};
-use crate::files::Baseline;
+use crate::files::{Baseline, FilesError};
 use crate::guardian::client::{self, Guardian, Registration};
 use crate::init::Adjustment;
 use crate::init::wire::{FromHost, FromSandbox};
@@ -28,22 +28,26 @@ impl Prepared<'_> {
     /// Registers, makes and probes the sandbox; when one part fails, the earlier ones are undone.
     pub(super) async fn launch(&self, guardian: &Guardian) -> Result<PathBuf, StartError> {
         self.prepare_home()?;
-        let branch = self.project.repository.as_ref().and_then(|repository| repository.branch.as_deref());
         let registration = Registration {
             cloister: self.name.clone(),
             project: self.project.name.clone(),
             directory: self.project.directory.clone(),
-            branch: branch.map(BranchName::parse).transpose().map_err(StartError::Branch)?,
+            branch: self.branch().map(BranchName::parse).transpose().map_err(StartError::Branch)?,
             network: self.spec.network,
         };
+        let is_first = self.is_first()?;
         let token = guardian.register(&registration).await?;
-        match self.make(&token, branch, guardian).await {
+        match self.make(&token, is_first, guardian).await {
             Ok(socket) => Ok(socket),
             Err(error) => {
-                self.undo(guardian).await;
+                self.undo(is_first, guardian).await;
                 Err(error)
             }
         }
+    }
+
+    fn branch(&self) -> Option<&str> {
+        self.project.repository.as_ref().and_then(|repository| repository.branch.as_deref())
     }
 
     /// Makes the persistent home of this project. What another directory kept under the same name is moved aside
@@ -68,17 +72,15 @@ impl Prepared<'_> {
             .map_err(io_error("make the sandbox's home"))
     }
 
-    async fn make(
-        &self,
-        token: &str,
-        branch: Option<&str>,
-        guardian: &Guardian,
-    ) -> Result<PathBuf, StartError> {
+    async fn make(&self, token: &str, is_first: bool, guardian: &Guardian) -> Result<PathBuf, StartError> {
         let file = self.paths.receipt_file(&self.name);
         let socket = self.paths.init_socket(&self.id);
         // Whatever kills this start from here on, what it is about to make is known.
-        self.receipt(None, &socket, branch).keep(&file)?;
-        self.keep_baseline()?;
+        self.receipt(None, &socket).keep(&file)?;
+        self.kept.keep(&self.paths.masks_file(&self.project.id))?;
+        if is_first {
+            self.baseline.keep(&self.paths.baseline_file(&self.name))?;
+        }
         self.placeholders.iter().try_for_each(Placeholder::make)?;
         let mut boot = environment::boot(&self.spec, &self.project.name, token, &self.host.tools);
         let anchors = anchors(&self.project, &self.host.shares, &self.spec);
@@ -86,7 +88,7 @@ impl Prepared<'_> {
         let mut made = None;
         let monitor = self.plan.apply(&socket, |launched| {
             made = Some((launched.first.clone(), launched.confinement.by));
-            let receipt = self.receipt(Some(launched), &socket, branch);
+            let receipt = self.receipt(Some(launched), &socket);
             receipt.keep(&file).map_err(LaunchError::Receipt)?;
             let is_counted_inside = launched.confinement.by == Enforcement::Rlimit;
             boot.max_processes = is_counted_inside.then_some(self.spec.limits.pids);
@@ -116,26 +118,22 @@ impl Prepared<'_> {
         }
     }
 
-    /// Remembers what the host would execute. What an earlier sandbox of the directory changed and no `stop` has
-    /// shown must not become what is compared with.
-    fn keep_baseline(&self) -> Result<(), StartError> {
-        let file = self.paths.baseline_file(&self.name);
-        let earlier = Baseline::load(&file)?;
-        if earlier.is_none_or(|earlier| earlier.directory != self.project.directory) {
-            self.baseline.keep(&file)?;
-        }
-        Ok(())
+    /// Tells whether what the host would execute is to be remembered. What an earlier sandbox of the directory changed
+    /// and no `stop` has shown must not become what is compared with.
+    fn is_first(&self) -> Result<bool, FilesError> {
+        let earlier = Baseline::load(&self.paths.baseline_file(&self.name))?;
+        Ok(earlier.is_none_or(|earlier| earlier.directory != self.project.directory))
     }
 
     /// The record of this start: without processes, of what it is about to do.
-    fn receipt(&self, launched: Option<&Launched>, socket: &Path, branch: Option<&str>) -> Receipt {
+    fn receipt(&self, launched: Option<&Launched>, socket: &Path) -> Receipt {
         Receipt {
             cloister: self.name.clone(),
             id: self.id.clone(),
             project: self.project.name.clone(),
             project_id: self.project.id.clone(),
             directory: self.project.directory.clone(),
-            branch: branch.map(str::to_owned),
+            branch: self.branch().map(str::to_owned),
             backend: "bubblewrap".to_owned(),
             network: self.spec.network,
             started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
@@ -156,7 +154,9 @@ impl Prepared<'_> {
         let guards = self.spec.guards(&roots);
         let read_only = guards.map(|(host, inside)| (host, inside, false));
         // A hidden directory is no file that a program of the host would replace.
-        let files = self.masked.iter().filter(|(_, is_directory)| !is_directory);
+        // A receipt holds text alone; the host's programs save no such names.
+        let is_text = |path: &Path| path.to_str().is_some();
+        let files = self.masked.iter().filter(|(path, is_directory)| !is_directory && is_text(path));
         let hidden = files.filter_map(|(host, _)| {
             let below = host.strip_prefix(&self.project.directory).ok()?;
             Some((host.as_path(), Path::new(WORK).join(below)))
@@ -168,7 +168,7 @@ impl Prepared<'_> {
     }
 
     /// Takes back what a failed start did; the failure itself is what is reported.
-    async fn undo(&self, guardian: &Guardian) {
+    async fn undo(&self, is_first: bool, guardian: &Guardian) {
         let file = self.paths.receipt_file(&self.name);
         let in_use = Receipt::placeholders_in_use(&self.paths.receipts_dir(), &self.name);
         if let (Ok(Some(receipt)), Ok(in_use)) = (Receipt::load(&file), in_use)
@@ -177,7 +177,10 @@ impl Prepared<'_> {
         {
             // What could not be removed stays on record, and the next command looks again.
             let _ = paths::remove_if_present(&file);
-            let _ = paths::remove_if_present(&self.paths.baseline_file(&self.name));
+            // An earlier sandbox's changes that no `stop` has shown stay known.
+            if is_first {
+                let _ = paths::remove_if_present(&self.paths.baseline_file(&self.name));
+            }
         }
         if guardian.revoke(&self.name).await.is_err() {
             let _ = client::forget_token(self.paths, &self.name);

@@ -13,7 +13,7 @@ use tokio::net::UnixStream;
 
 use super::environment;
 use crate::config::{Backend, Config, ConfigError, Network};
-use crate::files::{Baseline, FilesError};
+use crate::files::{Baseline, FilesError, Kept};
 use crate::guardian::client::{ClientError, Guardian};
 use crate::init::wire::Start;
 use crate::name::{CloisterId, CloisterName, ProjectName};
@@ -181,6 +181,8 @@ pub(super) struct Prepared<'a> {
     pub(super) spec: Spec,
     /// What is hidden, and whether it is a directory.
     pub(super) masked: Vec<(PathBuf, bool)>,
+    /// What is hidden, to be remembered.
+    pub(super) kept: Kept,
     pub(super) plan: Plan,
     roots_own: Option<StageError>,
     /// What this start has to make, and to remove again.
@@ -237,7 +239,8 @@ pub async fn start(request: StartRequest<'_>, paths: &Paths) -> Result<Sandbox, 
     let shared = Lock::acquire(&paths.placeholder_lock())?;
     let in_use = Receipt::placeholders_in_use(&paths.receipts_dir(), &draft.name)?;
     let left = receipt.as_ref().map(|stale| stale.tear_down(&in_use)).unwrap_or_default();
-    if let Some(error) = left.into_iter().next() {
+    let (stays, failed): (Vec<_>, Vec<_>) = left.into_iter().partition(TeardownError::is_users);
+    if let Some(error) = failed.into_iter().next() {
         return Err(StartError::Teardown(error));
     }
     let stale = receipt.map(|stale| stale.placeholders).unwrap_or_default();
@@ -246,6 +249,7 @@ pub async fn start(request: StartRequest<'_>, paths: &Paths) -> Result<Sandbox, 
     let mut prepared = draft.prepare()?;
     prepared.project.register(paths)?;
     prepared.placeholders = Placeholder::to_make(&prepared.placeholders, &in_use.paths, &stale);
+    prepared.notes.extend(stays.iter().map(ToString::to_string));
     prepared.notes.extend(in_use.unreadable.iter().map(ToString::to_string));
     let guardian = Guardian::ensure(paths).await?;
     let socket = prepared.launch(&guardian).await?;
@@ -312,9 +316,10 @@ impl<'a> Draft<'a> {
     /// Looks at the project's files, and plans the sandbox.
     fn prepare(self) -> Result<Prepared<'a>, StartError> {
         let Self { paths, project, name, id, binary, network, root, config } = self;
-        let Guarding { guarded, masked, placeholders, baseline, notes } = Guarding::of(&project, &config)?;
-        let kept: Vec<PathBuf> = guarded.iter().chain(&masked).map(|(path, _)| path.clone()).collect();
-        let look = Look { config: &config, project: &project, paths, binary: &binary, guarded: &kept };
+        let earlier = Kept::load(&paths.masks_file(&project.id))?;
+        let Guarding { guarded, masked, kept, occupied, placeholders, baseline, notes } =
+            Guarding::of(&project, &config, &earlier)?;
+        let look = Look { config: &config, project: &project, paths, binary: &binary, guarded: &occupied };
         let host = Host::gather(&look)?;
         let wanted = Wanted {
             name: &name,
@@ -341,6 +346,7 @@ impl<'a> Draft<'a> {
             id,
             spec,
             masked,
+            kept,
             plan,
             roots_own,
             placeholders,

@@ -8,6 +8,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::files::{Baseline, Change, FilesError};
+use crate::git::{GitError, Repository};
 use crate::guardian::client::{self, ClientError, Guardian, TokenError};
 use crate::init::wire::FromHost;
 use crate::name::CloisterName;
@@ -112,7 +113,9 @@ async fn stop_locked(name: &CloisterName, paths: &Paths) -> Result<Stopped, Stop
         problems.push(StopProblem::Files(error));
         Vec::new()
     });
-    if problems.is_empty() {
+    // What only the user can mend is said once.
+    let is_over = |problem: &StopProblem| matches!(problem, StopProblem::Teardown(error) if error.is_users());
+    if problems.iter().all(is_over) {
         let removed = [&file, &baseline].map(|file| paths::remove_if_present(file));
         problems.extend(removed.into_iter().filter_map(Result::err).map(StopProblem::Paths));
     }
@@ -124,7 +127,13 @@ fn changes(receipt: &Receipt, file: &Path) -> Result<Vec<Change>, FilesError> {
     match Baseline::load(file)? {
         // A project that has gone can't be executed.
         Some(baseline) if baseline.directory == receipt.directory && baseline.directory.exists() => {
-            baseline.changes()
+            // Without its `.git`, a project has no index; git on the host takes the one above.
+            let nested = match Repository::find(&baseline.directory) {
+                Ok(repository) => repository.gitlinks().ok(),
+                Err(GitError::NoRepository(_)) => Some(Vec::new()),
+                Err(_) => None,
+            };
+            baseline.changes(nested.as_deref())
         }
         _ => Ok(Vec::new()),
     }

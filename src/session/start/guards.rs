@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use super::StartError;
 use crate::config::Config;
-use crate::files::{self, Absent, Baseline, MASK_TEXT, Protected, Protection, Walk};
+use crate::files::{
+    self, Absent, Baseline, Hiding, Kept, MASK_TEXT, Mask, Masks, Protected, Protection, Walk,
+};
 use crate::git::{Guards, Repository};
 use crate::project::{Project, ProjectError};
 use crate::sandbox::Placeholder;
@@ -17,6 +19,10 @@ pub(in crate::session) struct Guarding {
     pub(super) guarded: Vec<(PathBuf, bool)>,
     /// What is hidden, and whether it is a directory.
     pub(super) masked: Vec<(PathBuf, bool)>,
+    /// What is hidden, to be remembered.
+    pub(super) kept: Kept,
+    /// Where nothing else is mounted, in or above it.
+    pub(super) occupied: Vec<PathBuf>,
     /// What has to be made first, parents first.
     pub(super) placeholders: Vec<Placeholder>,
     /// What the host would execute now.
@@ -27,11 +33,14 @@ pub(in crate::session) struct Guarding {
 
 impl Guarding {
     /// Looks at a project. Nothing is changed.
-    pub(super) fn of(project: &Project, config: &Config) -> Result<Self, StartError> {
+    pub(super) fn of(project: &Project, config: &Config, kept: &Kept) -> Result<Self, StartError> {
         let root = &project.directory;
         let walk = files::walk(root)?;
         let nested: Vec<PathBuf> = walk.repositories.iter().map(|path| root.join(path)).collect();
         let git = project.guards(&nested)?;
+        files::check_git_dirs(&git.git_dirs)?;
+        let gitlinks = project.repository.as_ref().map(Repository::gitlinks).transpose();
+        let gitlinks = gitlinks.map_err(ProjectError::Git)?.unwrap_or_default();
         let named = project.repository.as_ref().map(Repository::named_by_settings).transpose();
         let named =
             named.map_err(ProjectError::Git)?.unwrap_or_default().into_iter().map(|named| Protected {
@@ -39,24 +48,31 @@ impl Guarding {
                 absent: if named.is_settings { Absent::File } else { Absent::Directory },
             });
         let protection = files::protect(root, &config.files.protect, named.collect())?;
-        let guarded = together(root, &walk, &git, &protection);
+        let mut guarded = together(root, &walk, &git, &protection);
         let closed: Vec<PathBuf> =
-            guarded.iter().filter(|(_, is_writable)| !is_writable).map(|(path, _)| path.clone()).collect();
+            guarded.iter().filter(|(_, is_writable)| !**is_writable).map(|(path, _)| path.clone()).collect();
         let roots: Vec<_> = [root.as_path()].into_iter().chain(project.outside_repository()).collect();
         files::check_single_names(&roots, &closed)?;
+        let hiding = Hiding { root, walk: &walk, wanted: &config.files.mask, kept };
+        let Masks { masks, kept } = masks(project, &hiding)?;
+        let masked: Vec<_> = masks.iter().map(|mask| (root.join(&mask.path), mask.is_directory)).collect();
+        let occupied = guarded.keys().chain(masked.iter().map(|(path, _)| path)).cloned().collect();
+        pin_above(root, &mut guarded, &masks);
         Ok(Self {
-            masked: masked(project, config, &walk)?,
+            masked,
+            kept,
+            occupied,
             placeholders: placeholders(project, &git, &protection),
-            baseline: Baseline::take(root, &walk, &git.git_dirs),
+            baseline: Baseline::take(root, &walk, &git.git_dirs, &gitlinks),
             notes: notes(&walk),
-            guarded,
+            guarded: guarded.into_iter().collect(),
         })
     }
 }
 
 /// All guards in the order of their paths. What is closed stays closed, and nothing in it is opened but what was
 /// planned together with it.
-fn together(root: &Path, walk: &Walk, git: &Guards, protection: &Protection) -> Vec<(PathBuf, bool)> {
+fn together(root: &Path, walk: &Walk, git: &Guards, protection: &Protection) -> BTreeMap<PathBuf, bool> {
     let mut guarded: BTreeMap<PathBuf, bool> =
         protection.mounts.iter().map(|(path, is_writable)| (root.join(path), *is_writable)).collect();
     let closed: Vec<PathBuf> =
@@ -70,17 +86,29 @@ fn together(root: &Path, walk: &Walk, git: &Guards, protection: &Protection) -> 
         let is_writable = is_writable && !closed.iter().any(|closed| path.starts_with(closed));
         guarded.entry(path).and_modify(|before| *before &= is_writable).or_insert(is_writable);
     }
-    guarded.into_iter().collect()
+    guarded
 }
 
-fn masked(project: &Project, config: &Config, walk: &Walk) -> Result<Vec<(PathBuf, bool)>, StartError> {
-    let root = &project.directory;
-    let masks = files::masks(root, walk, &config.files.mask, |files| {
+/// Pins the directories above what is hidden: a sandbox could move one, and the next would find the secret elsewhere,
+/// or not at all. Each can be written where what it lies in can.
+fn pin_above(root: &Path, guarded: &mut BTreeMap<PathBuf, bool>, masks: &[Mask]) {
+    for mask in masks {
+        let mut above: Vec<&Path> =
+            mask.path.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()).collect();
+        above.reverse();
+        let mut is_writable = true;
+        for path in above {
+            is_writable = *guarded.entry(root.join(path)).or_insert(is_writable);
+        }
+    }
+}
+
+fn masks(project: &Project, hiding: &Hiding<'_>) -> Result<Masks, StartError> {
+    Ok(files::masks(hiding, |files| {
         // What can't be told to be known is hidden.
         let unchanged = project.repository.as_ref().map(|repository| repository.unchanged(files));
         unchanged.and_then(Result::ok).unwrap_or_default()
-    })?;
-    Ok(masks.into_iter().map(|mask| (root.join(mask.path), mask.is_directory)).collect())
+    })?)
 }
 
 fn placeholders(project: &Project, git: &Guards, protection: &Protection) -> Vec<Placeholder> {

@@ -77,3 +77,47 @@ fn f3_a_repository_that_the_index_names_is_named_before_git_runs_its_settings() 
     let shown = host.ok(&["stop"]);
     assert!(shown.contains("1     added   deep/er/.git"), "{shown}");
 }
+
+#[test]
+fn c1_c2_c3_h8_what_gits_on_the_host_would_walk_into_is_named() {
+    for host in hosts() {
+        host.inside(
+            "git init --quiet node_modules/a; mkdir objects refs && cp .git/HEAD HEAD; \
+             git init --quiet deep && git -C deep -c user.name=n -c user.email=e@example.com commit --quiet --allow-empty -m x && \
+             git add deep 2>/dev/null; rm -rf deep/.git; ln -sfn /home/x/.bashrc .git/COMMIT_EDITMSG; \
+             mkdir -p .git/rebase-merge && printf 'x\\tevil\\n' > .git/rebase-merge/git-rebase-todo; cp /bin/true t; chmod 6755 t",
+        );
+        let shown = host.ok(&["stop"]);
+        let lines = [
+            "node_modules/a/.git",
+            "HEAD",
+            "deep",
+            ".git/COMMIT_EDITMSG",
+            ".git/rebase-merge/git-rebase-todo",
+            "t",
+        ];
+        for path in lines {
+            let is_named = |line: &str| line.starts_with('1') && line.split_whitespace().nth(2) == Some(path);
+            assert!(shown.lines().any(is_named), "{path}: {shown}");
+        }
+        let refused = host.run(&["start", "-d"]);
+        assert!(refused.code == 1 && refused.stderr.contains("COMMIT_EDITMSG"), "{refused:?}");
+        sh(&host, "rm .git/COMMIT_EDITMSG");
+        host.ok(&["start", "-d"]);
+        host.ok(&["stop"]);
+    }
+}
+
+#[test]
+fn h3_gits_upkeep_works_beside_what_is_pinned() {
+    for host in hosts() {
+        super::inside(
+            &host,
+            "git gc --quiet && git repack -adq && git pack-refs --all && git commit --quiet --allow-empty -m x && git fsck 2>/dev/null; \
+             for path in objects refs remotes branches; do mv .git/$path .git/x 2>/dev/null && echo moved $path; done; \
+             (echo evil > .git/remotes/origin) 2>/dev/null || echo closed",
+            "closed\n",
+        );
+        assert_eq!(host.ok(&["stop"]), "");
+    }
+}
