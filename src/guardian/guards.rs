@@ -46,7 +46,7 @@ const MAX_DEPTH: usize = 16;
 const MAX_ENTRIES: usize = 256;
 
 /// How many links end a sandbox.
-const MAX_LINKS: usize = 3;
+const MAX_LINKS: usize = 16;
 
 /// How long the end of a sandbox is waited for.
 const END_PATIENCE: Duration = Duration::from_secs(2);

@@ -30,6 +30,7 @@ impl Collector<'_> {
             paths.audit_dir(),
             paths.receipts_dir(),
             paths.state_dir().join("baselines"),
+            paths.state_dir().join("masks"),
         ]);
         // The instances themselves, not their homes: those are the sandboxes'.
         directories.extend(entries(&paths.instances_dir()));

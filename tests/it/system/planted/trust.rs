@@ -84,22 +84,17 @@ fn c1_c2_c3_h8_what_gits_on_the_host_would_walk_into_is_named() {
         host.inside(
             "git init --quiet node_modules/a; mkdir objects refs && cp .git/HEAD HEAD; \
              git init --quiet deep && git -C deep -c user.name=n -c user.email=e@example.com commit --quiet --allow-empty -m x && \
-             git add deep 2>/dev/null; rm -rf deep/.git; ln -sfn /home/x/.bashrc .git/COMMIT_EDITMSG; \
-             mkdir -p .git/rebase-merge && printf 'x\\tevil\\n' > .git/rebase-merge/git-rebase-todo; cp /bin/true t; chmod 6755 t",
+             git add deep 2>/dev/null; rm -rf deep/.git; \
+             mkdir -p .git/rebase-merge && printf 'x\\tevil\\n' > .git/rebase-merge/git-rebase-todo",
         );
         let shown = host.ok(&["stop"]);
-        let lines = [
-            "node_modules/a/.git",
-            "HEAD",
-            "deep",
-            ".git/COMMIT_EDITMSG",
-            ".git/rebase-merge/git-rebase-todo",
-            "t",
-        ];
+        let lines = ["node_modules/a/.git", "HEAD", "deep", ".git/rebase-merge/git-rebase-todo"];
         for path in lines {
             let is_named = |line: &str| line.starts_with('1') && line.split_whitespace().nth(2) == Some(path);
             assert!(shown.lines().any(is_named), "{path}: {shown}");
         }
+        // The guardian removes a link while a sandbox is up; this one came when nobody looked.
+        sh(&host, "ln -sfn /home/x/.bashrc .git/COMMIT_EDITMSG");
         let refused = host.run(&["start", "-d"]);
         assert!(refused.code == 1 && refused.stderr.contains("COMMIT_EDITMSG"), "{refused:?}");
         sh(&host, "rm .git/COMMIT_EDITMSG");
