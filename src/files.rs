@@ -1,9 +1,9 @@
 //! The files of a project that are read-only or hidden inside, and those that the host would execute.
 //!
-//! One bounded [`walk`] over the project finds what is to be hidden ([`masks`], F15), the repositories nested in it,
+//! One bounded [`walk()`] over the project finds what is to be hidden ([`masks`], F15), the repositories nested in it,
 //! and what the [`Baseline`] remembers: when the sandbox is stopped, [`Baseline::changes`] names what has changed of
 //! all that the host would execute (F7). What editors and agents execute on opening a project is read-only, also
-//! where it does not exist ([`protect`], F6, F8). No link is followed anywhere.
+//! where it does not exist ([`protect()`], F6, F8). No link is followed anywhere.
 
 mod beneath;
 mod class;
