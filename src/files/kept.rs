@@ -44,6 +44,10 @@ impl Kept {
 
     /// Writes what is remembered.
     pub fn keep(&self, path: &Path) -> Result<(), FilesError> {
+        // What stands there already need not be brought to the disk again: that would be most of the starts.
+        if Self::load(path).is_ok_and(|before| before == *self) {
+            return Ok(());
+        }
         let text =
             serde_json::to_vec(self).map_err(|source| FilesError::Kept { path: path.to_owned(), source })?;
         Ok(paths::write_atomic(path, &text)?)

@@ -57,12 +57,15 @@ impl Prepared<'_> {
         paths::ensure_private_dir(&instance)?;
         let owner = instance.join("owner");
         let kept = fs::read_to_string(&owner).ok().and_then(|id| ProjectId::parse(id.trim()).ok());
-        if let Some(other) = kept.filter(|id| *id != self.project.id) {
+        let is_own = kept.as_ref() == Some(&self.project.id);
+        if let Some(other) = kept.filter(|_| !is_own) {
             fs::rename(&instance, instance.with_added_extension(other.as_str()))
                 .map_err(io_error("move the home of another project aside"))?;
             paths::ensure_private_dir(&instance)?;
         }
-        paths::write_atomic(&owner, self.project.id.as_str().as_bytes())?;
+        if !is_own {
+            paths::write_atomic(&owner, self.project.id.as_str().as_bytes())?;
+        }
         let home = instance.join("home");
         let made = fs::create_dir(&home).or_else(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => Ok(()),
@@ -95,27 +98,32 @@ impl Prepared<'_> {
             serde_json::to_vec(&boot).map_err(LaunchError::Settings)
         })?;
         probe(&socket, monitor).await?;
-        if let Some((first, enforcement)) = made {
-            self.bound(first, enforcement);
+        // Beside the guardian's own work on the new mounts: each takes a process of its own.
+        let bounded = made.map(|(first, enforcement)| {
+            let bounds = self.bounds(first, enforcement);
+            tokio::task::spawn_blocking(move || bounds.perform())
+        });
+        let confirmed = guardian.confirm(&self.name).await;
+        // A `bwrap` that root installed setuid keeps its name spaces to itself; `doctor --probe` tells.
+        if let Some(bounded) = bounded
+            && let Ok(Err(error)) = bounded.await
+        {
+            tracing::warn!(%error, "what the sandbox may watch and keep in memory is not bounded");
         }
-        guardian.confirm(&self.name).await?;
+        confirmed?;
         Ok(socket)
     }
 
-    /// Bounds what neither `bwrap` nor a control group bounds: how much of what the host's user may watch is watched
+    /// What bounds what neither `bwrap` nor a control group bounds: how much of what the host's user may watch is watched
     /// inside, and, where no group counts the kernel's memory, how many files directories in memory hold (K14).
-    fn bound(&self, first: Identity, enforcement: Enforcement) {
+    fn bounds(&self, first: Identity, enforcement: Enforcement) -> Adjustment {
         let bounded = match enforcement {
             Enforcement::Cgroup2 | Enforcement::Cgroup1 => Vec::new(),
             Enforcement::Rlimit | Enforcement::None => {
                 self.spec.bounded().map(|(path, bytes, files)| (path.to_owned(), bytes, files)).collect()
             }
         };
-        let adjustment = Adjustment { bounded, ..Adjustment::new(first) };
-        // A `bwrap` that root installed setuid keeps its name spaces to itself; `doctor --probe` tells.
-        if let Err(error) = adjustment.perform() {
-            tracing::warn!(%error, "what the sandbox may watch and keep in memory is not bounded");
-        }
+        Adjustment { bounded, ..Adjustment::new(first) }
     }
 
     /// Tells whether what the host would execute is to be remembered. What an earlier sandbox of the directory changed
