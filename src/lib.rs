@@ -63,9 +63,9 @@
 //! 4. What lies in the project narrows only: in this version nothing in the project is read as configuration.
 //! 5. No read-write mount contains what Cloister reads, its own binary included ([`project::Project::find`]); what was
 //!    checked is what is mounted ([`init::Anchor`]), and no repository chooses another's place ([`git::Repository`]).
-//! 6. What the project's git would execute or obey is read-only inside, also when absent ([`git::Repository::guards`],
+//! 6. What the project's git would execute or obey is read-only inside, also when absent ([`git::Repository::guards`]),
 //!    and so is what editors and agents execute ([`files::protect()`]); `stop` names what else has changed
-//!    ([`files::Baseline`])).
+//!    ([`files::Baseline`]).
 //! 7. When the guardian, the settings or the audit log fail, traffic stops ([`proxy::Journal`] is asked first).
 //! 8. Secrets stand in no argument list, log or error: a token reaches the first process through a pipe, and the
 //!    disk as a hash.

@@ -49,6 +49,16 @@ impl Host {
         Some(Self::new(User::Ordinary))
     }
 
+    /// Both users whose sandboxes have to hold: an ordinary one, and root where the tests run as root.
+    pub(crate) fn both() -> Vec<Self> {
+        let Some(ordinary) = Self::with_bubblewrap() else { return Vec::new() };
+        let mut hosts = vec![ordinary];
+        if rustix::process::geteuid().is_root() {
+            hosts.push(Self::new(User::Same));
+        }
+        hosts
+    }
+
     pub(crate) fn new(user: User) -> Self {
         let directory = tempfile::Builder::new().prefix("cl").tempdir_in("/tmp").unwrap();
         // The path as Cloister sees it, short enough for sockets.

@@ -3,17 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::harness::{Host, User};
-
-/// Both users whose sandboxes have to hold.
-fn hosts() -> Vec<Host> {
-    let Some(ordinary) = Host::with_bubblewrap() else { return Vec::new() };
-    let mut hosts = vec![ordinary];
-    if rustix::process::geteuid().is_root() {
-        hosts.push(Host::new(User::Same));
-    }
-    hosts
-}
+use crate::harness::Host;
 
 #[track_caller]
 fn inside(host: &Host, script: &str, expected: &str) {
@@ -23,7 +13,7 @@ fn inside(host: &Host, script: &str, expected: &str) {
 
 #[test]
 fn a_key_in_the_hosts_home_cannot_be_found() {
-    for host in hosts() {
+    for host in Host::both() {
         host.write(&host.path("home/.ssh/id_ed25519"), "CANARY-PRIVATE-KEY");
         host.write(&host.path("home/other/.env"), "CANARY-PRIVATE-KEY");
         let search = "find / -xdev -name id_ed25519 2>/dev/null; \
@@ -36,7 +26,7 @@ fn a_key_in_the_hosts_home_cannot_be_found() {
 
 #[test]
 fn the_environment_starts_empty() {
-    for host in hosts() {
+    for host in Host::both() {
         let mut command = host.cloister(&["start", "--", "env"]);
         command.env("SECRET_OF_THE_HOST", "CANARY").env("AWS_SECRET_ACCESS_KEY", "CANARY");
         let done = crate::harness::finish(command);
@@ -85,7 +75,7 @@ fn configured_variables_are_passed_and_set() {
 
 #[test]
 fn k9_no_capability_no_new_privilege_no_name_space() {
-    for host in hosts() {
+    for host in Host::both() {
         inside(
             &host,
             "grep -E '^(CapInh|CapPrm|CapEff|CapBnd|CapAmb|NoNewPrivs|Seccomp):' /proc/self/status | tr -d '\\t'",
@@ -102,7 +92,7 @@ fn k9_no_capability_no_new_privilege_no_name_space() {
 
 #[test]
 fn every_name_space_is_its_own() {
-    for host in hosts() {
+    for host in Host::both() {
         for kind in ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"] {
             let link = format!("/proc/self/ns/{kind}");
             let outside = fs::read_link(&link).unwrap();
@@ -115,7 +105,7 @@ fn every_name_space_is_its_own() {
 
 #[test]
 fn k7_kernel_settings_cannot_be_written_and_sensitive_files_not_read() {
-    for host in hosts() {
+    for host in Host::both() {
         // The value that is there already: a hole would change nothing.
         let value = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
         host.write(&host.repository().join("value"), value);
@@ -132,7 +122,7 @@ fn k7_kernel_settings_cannot_be_written_and_sensitive_files_not_read() {
 
 #[test]
 fn the_system_is_read_only_and_scratch_is_private() {
-    for host in hosts() {
+    for host in Host::both() {
         inside(
             &host,
             "for place in / /usr /usr/bin /etc /run /run/cloister /run/cloister/bin /proc/sys/kernel; do \
@@ -162,7 +152,7 @@ const PLANT: &str = "\
 
 #[test]
 fn f1_f2_f3_the_repositorys_hooks_and_settings_are_read_only_also_when_absent() {
-    for host in hosts() {
+    for host in Host::both() {
         let git = host.repository().join(".git");
         let before = entries(&git);
         inside(&host, PLANT, "1\nworks\n");
@@ -219,7 +209,7 @@ fn k4_descriptors_of_the_calling_shell_stay_outside() {
 
 #[test]
 fn i3_the_first_process_shows_nothing() {
-    for host in hosts() {
+    for host in Host::both() {
         inside(
             &host,
             "cat /proc/1/environ 2>/dev/null && echo environ; for fd in /proc/1/fd/*; do readlink $fd && echo fd; done; \
@@ -245,7 +235,7 @@ fn assert_token_is_hidden(host: &Host, token: &str) {
 
 #[test]
 fn i1_the_control_plane_is_out_of_reach() {
-    for host in hosts() {
+    for host in Host::both() {
         host.ok(&["start", "-d"]);
         let runtime = host.runtime();
         inside(
@@ -311,7 +301,7 @@ fn k4_k5_k6_k8_f16_t2_dangerous_calls_are_refused_and_needed_ones_are_not() {
         "tiocsti_high",
         "tioclinux",
     ];
-    for host in hosts() {
+    for host in Host::both() {
         let done = host.run(&["start", "--", "perl", "-e", PROBE]);
         let mut expected: Vec<String> = refused.iter().map(|name| format!("{name} {EPERM}")).collect();
         expected.extend(["clone3", "x32_getpid"].map(|name| format!("{name} {ENOSYS}")));
@@ -340,7 +330,7 @@ fn names_users_and_certificates_are_known_inside() {
 
 #[test]
 fn in_the_tier_none_nothing_answers_and_nothing_speaks_of_a_way_out() {
-    for host in hosts() {
+    for host in Host::both() {
         let script = "env | grep -ci -e proxy -e token -e guardian; ls /run/cloister; \
                       for port in 3128 9996 9998; do (: < /dev/tcp/127.0.0.1/$port) 2>/dev/null && echo $port; done; \
                       ls /proc/net/unix >/dev/null; grep -c cloister /proc/net/unix";
@@ -372,7 +362,7 @@ fn a_tier_that_is_not_there_is_refused() {
 
 #[test]
 fn f2_what_the_host_replaces_is_read_only_again_at_once() {
-    for host in hosts() {
+    for host in Host::both() {
         host.write(&host.repository().join(".envrc"), "one");
         host.ok(&["start", "-d"]);
         for records in 1..3 {
@@ -390,7 +380,7 @@ fn f2_what_the_host_replaces_is_read_only_again_at_once() {
 
 #[test]
 fn f2_the_hosts_git_cannot_be_made_to_write_settings_for_a_sandbox() {
-    for host in hosts() {
+    for host in Host::both() {
         let settings = host.repository().join(".git/config");
         let before = fs::read(&settings).unwrap();
         let config = |host: &Host| {
@@ -439,7 +429,7 @@ fn f12_no_file_runs_on_the_host_as_whom_it_belongs_to() {
                 python3 -c 'import ctypes; c = ctypes.CDLL(None); c.syscall(452, -100, b\"x\", 0o4755, 0)' \n\
                 python3 -c 'import ctypes; c = ctypes.CDLL(None); \
                 c.syscall(437, -100, b\"how\", (ctypes.c_uint64 * 3)(0o101, 0o4755, 0), 24)' \n";
-    for host in hosts() {
+    for host in Host::both() {
         let done = host.inside(&format!("exec 2>/dev/null; cp /bin/true x; mkdir d; {ways} ls x d"));
         assert_eq!((done.code, done.stdout.as_str()), (0, "x\n\nd:\n"), "{done:?}");
         assert_eq!(set_id(&host, &host.home()), "");
@@ -456,7 +446,7 @@ fn f12_what_carries_no_such_bit_is_made_as_ever() {
                   git -c user.name=n -c user.email=e@x commit -qm x; rm x; git checkout -q x; stat -c %a x; \
                   python3 -c 'import tempfile; tempfile.TemporaryFile().write(b\"x\")'; \
                   perl -e 'use Fcntl; sysopen(F, \"new\", O_RDWR|O_CREAT, 0750) or die $!'; stat -c %a new";
-    for host in hosts() {
+    for host in Host::both() {
         let done = host.inside(script);
         let expected = "744\n755\n1777\n755\nprw-r--r--\n755\n750\n";
         assert_eq!((done.code, done.stdout.as_str()), (0, expected), "{done:?}");

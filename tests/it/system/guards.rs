@@ -7,14 +7,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{Host, User, finish};
+use crate::harness::{Host, finish};
 
 fn hosts() -> Vec<Host> {
-    let Some(ordinary) = Host::with_bubblewrap() else { return Vec::new() };
-    let mut hosts = vec![ordinary];
-    if rustix::process::geteuid().is_root() {
-        hosts.push(Host::new(User::Same));
-    }
+    let hosts = Host::both();
     for host in &hosts {
         host.write(&host.path("home/.gitconfig"), "[user]\n\tname = n\n\temail = e@example.com\n");
         sh(host, "git commit --quiet --allow-empty -m first");

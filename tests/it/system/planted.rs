@@ -9,15 +9,11 @@ mod trust;
 use std::fs;
 use std::path::Path;
 
-use crate::harness::{Done, Host, User, finish};
+use crate::harness::{Done, Host, finish};
 
 /// Both users whose sandboxes have to hold.
 fn hosts() -> Vec<Host> {
-    let Some(ordinary) = Host::with_bubblewrap() else { return Vec::new() };
-    let mut hosts = vec![ordinary];
-    if rustix::process::geteuid().is_root() {
-        hosts.push(Host::new(User::Same));
-    }
+    let hosts = Host::both();
     for host in &hosts {
         let settings = "[user]\n\tname = n\n\temail = e@example.com\n[protocol \"file\"]\n\tallow = always\n";
         host.write(&host.path("home/.gitconfig"), settings);
@@ -335,5 +331,27 @@ fn f2_pipes_in_the_place_of_git_hang_nothing() {
         let done = host.run(&["start", "-d"]);
         assert_eq!(done.code, 1, "{pipe}: {done:?}");
         sh(&host, &format!("rm {pipe}; test -e {pipe}.kept && mv {pipe}.kept {pipe}; :"));
+    }
+}
+
+#[test]
+fn f5_attributes_written_inside_run_no_filter_on_the_host() {
+    for host in hosts() {
+        let canary = host.path("home/canary");
+        let script = format!(
+            "printf '* filter=evil diff=evil merge=evil\\n' > .gitattributes; \
+             printf '#!/bin/sh\\ntouch {}\\ncat\\n' > evil.sh; chmod +x evil.sh; \
+             for key in filter.evil.clean filter.evil.smudge diff.evil.textconv; do \
+               git config $key ./evil.sh 2>/dev/null && echo set $key; done; echo done",
+            canary.display()
+        );
+        inside(&host, &script, "done\n");
+        let on_host = "git add --all && git status >/dev/null && git diff --cached >/dev/null";
+        sh(&host, on_host);
+        assert!(!canary.exists());
+        host.run(&["stop"]);
+        // The same with the settings in place: what is looked for would have come.
+        sh(&host, &format!("git config filter.evil.clean ./evil.sh; git rm -rq --cached .; {on_host}"));
+        assert!(canary.exists());
     }
 }

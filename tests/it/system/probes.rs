@@ -11,16 +11,6 @@ use crate::harness::{Done, Host, User, collect, feed, finish};
 
 const GREETING: &str = "canary-of-a-test";
 
-/// Both users whose sandboxes have to hold.
-fn hosts() -> Vec<Host> {
-    let Some(ordinary) = Host::with_bubblewrap() else { return Vec::new() };
-    let mut hosts = vec![ordinary];
-    if rustix::process::geteuid().is_root() {
-        hosts.push(Host::new(User::Same));
-    }
-    hosts
-}
-
 /// `cloister doctor …` with a temporary directory of the test's own.
 fn doctor(host: &Host, arguments: &[&str]) -> Command {
     host.write(&host.path("tmp/keep"), "");
@@ -62,7 +52,7 @@ fn assert_nothing_left(host: &Host, running: &str) {
 
 #[test]
 fn t1_to_k12_every_attempt_is_stopped_and_shown_to_succeed_outside() {
-    for host in hosts() {
+    for host in Host::both() {
         host.ok(&["start", "-d"]);
         let done = finish(doctor(&host, &["--probe", "--json"]));
         let found = rows(&done);
@@ -88,7 +78,7 @@ fn t1_to_k12_every_attempt_is_stopped_and_shown_to_succeed_outside() {
 
 #[test]
 fn k14_appetite_is_bounded_as_far_as_the_host_offers() {
-    for host in hosts() {
+    for host in Host::both() {
         host.ok(&["start", "-d"]);
         let listed: Vec<Value> = serde_json::from_str(&host.ok(&["list", "--json"])).unwrap();
         let found = rows(&finish(doctor(&host, &["--probe", "--json"])));
@@ -251,7 +241,7 @@ fn inside(host: &Host, attacks: &[Attack]) -> Vec<Finding> {
 
 #[test]
 fn every_trial_of_the_filter_is_refused_inside_as_the_table_says() {
-    for host in hosts() {
+    for host in Host::both() {
         let attacks: Vec<Attack> = seccomp_trials()
             .into_iter()
             .map(|trial| Attack::Call {
@@ -267,7 +257,7 @@ fn every_trial_of_the_filter_is_refused_inside_as_the_table_says() {
 #[test]
 fn k6_children_can_be_debugged_and_the_first_process_cannot() {
     const SEIZE: u64 = 0x4206;
-    for host in hosts() {
+    for host in Host::both() {
         assert_all(&inside(&host, &[Attack::Debug]), &[Attack::Debug], true);
         let refused = [
             Attack::Memory { pid: 1 },
