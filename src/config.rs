@@ -5,10 +5,10 @@
 //! add: lists grow, scalars and entries of maps are replaced. A later file can't undo a deny rule, since deny beats
 //! allow in [`crate::policy`].
 
-mod duration;
 mod environment;
 pub mod keys;
 mod problem;
+mod proxy;
 mod raw;
 mod sandbox;
 #[cfg(test)]
@@ -19,12 +19,13 @@ mod yaml;
 
 pub use environment::{EnvName, EnvValue, Environment, RefusedVariable};
 pub use problem::{ConfigError, Problem};
+pub use proxy::{Audit, Proxy, RateLimit, UpstreamCredentials, UpstreamProxy, UpstreamScheme};
 pub use sandbox::{Files, Limits, Mount, MountMode, Network};
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -33,7 +34,7 @@ use rustix::fs::OFlags;
 
 use crate::name::ProjectName;
 use crate::paths::Paths;
-use crate::policy::{DomainName, DomainPattern, Origin, OriginKind, Pattern, PolicyInput, Rule, Unlisted};
+use crate::policy::{Origin, OriginKind, Pattern, PolicyInput, Rule, Unlisted};
 use problem::Report;
 use raw::Raw;
 
@@ -66,6 +67,8 @@ pub struct Config {
     pub limits: Limits,
     /// Store paths whose programs a sandbox gets in place of the whole Nix store.
     pub tools: Vec<PathBuf>,
+    /// How the audit log is kept; for all projects alike.
+    pub audit: Audit,
 }
 
 /// Chooses what builds the sandbox.
@@ -77,21 +80,6 @@ pub enum Backend {
     Docker,
     /// bubblewrap, without a daemon.
     Bubblewrap,
-}
-
-/// Holds the section `proxy`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Proxy {
-    /// All rules with their origins: built-in ones first, then file by file.
-    pub rules: Vec<Rule>,
-    /// What happens to a host that no rule covers.
-    pub unlisted: Unlisted,
-    /// Names that stand for fixed addresses.
-    pub pins: BTreeMap<DomainName, Vec<IpAddr>>,
-    /// Names that may resolve to private addresses.
-    pub private: Vec<DomainPattern>,
-    /// How long a tunnel may be silent.
-    pub idle_timeout: Duration,
 }
 
 impl Default for Config {
@@ -110,7 +98,11 @@ impl Default for Config {
                 unlisted: Unlisted::Ask,
                 pins: BTreeMap::new(),
                 private: Vec::new(),
+                rate_limit: RateLimit::default(),
+                max_tunnels: 512,
                 idle_timeout: Duration::from_mins(10),
+                max_duration: Duration::from_hours(24),
+                upstream: None,
             },
             files: Files::default(),
             refs: Vec::new(),
@@ -118,6 +110,7 @@ impl Default for Config {
             env: Environment::default(),
             limits: Limits::default(),
             tools: Vec::new(),
+            audit: Audit::default(),
         }
     }
 }

@@ -4,14 +4,10 @@
 //! writes. Sandboxes come to it through a socket each; the command line through [`client`], which needs a key
 //! that no sandbox can read.
 
-mod api;
 pub mod client;
 mod control;
 mod daemon;
 mod guards;
-mod journal;
-mod policies;
 mod registry;
-mod tokens;
 
 pub use daemon::{DaemonError, run};

@@ -11,8 +11,8 @@
 use std::error::Error;
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
@@ -21,14 +21,15 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tracing::Instrument as _;
 
+use crate::config::{RateLimit, UpstreamProxy};
 use crate::name::{CloisterName, ProjectName};
 use crate::policy::{ConnectionId, Policy};
 use crate::token::HashedToken;
 
 pub use connection::Stream;
+pub use dial::resolve::{Resolve, ResolveError, Resolving, SystemResolver};
 pub use journal::{Event, EventKind, Journal, JournalError};
 pub use refusal::Reason;
-pub use resolve::{Resolve, ResolveError, Resolving, SystemResolver};
 pub use tunnels::Ending;
 
 use refusal::{After, Audit, Refusal, Show};
@@ -42,7 +43,6 @@ mod journal;
 mod pipeline;
 mod plain;
 mod refusal;
-mod resolve;
 mod tunnels;
 
 /// How long the accept loop rests when the system has no descriptor left.
@@ -104,6 +104,10 @@ pub struct Limits {
     pub max_connections: usize,
     /// Tunnels and requests at the same time; default 512 (`proxy.max_tunnels`).
     pub max_tunnels: usize,
+    /// How long a tunnel or request may last, whatever flows; default 24 h (`proxy.max_duration`).
+    pub max_duration: Duration,
+    /// How often it may ask; default 1200 a minute, 600 at once (`proxy.rate_limit`).
+    pub rate: RateLimit,
 }
 
 impl Default for Limits {
@@ -117,23 +121,54 @@ impl Default for Limits {
             idle: Duration::from_mins(10),
             max_connections: 1024,
             max_tunnels: 512,
+            max_duration: Duration::from_hours(24),
+            rate: RateLimit::default(),
         }
     }
+}
+
+/// What can change while a sandbox runs, besides its rules.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Settings {
+    /// How much, and how long, it may.
+    pub limits: Limits,
+    /// The way that its connections take.
+    pub outbound: Outbound,
+}
+
+/// The way out of this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Outbound {
+    /// Straight to the checked address.
+    #[default]
+    Direct,
+    /// Through another proxy, which is given the checked address (N16; `proxy.upstream`).
+    Through(UpstreamProxy),
 }
 
 /// One sandbox as the proxy knows it.
 pub struct Client {
     identity: Identity,
     services: Services,
-    limits: Limits,
+    settings: RwLock<Arc<Settings>>,
     tunnels: Arc<Tunnels>,
 }
 
 impl Client {
     /// Makes the client whose listener can then be given to [`serve`].
-    pub fn new(identity: Identity, services: Services, limits: Limits) -> Self {
-        let tunnels = Arc::new(Tunnels::new(limits.max_tunnels));
-        Self { identity, services, limits, tunnels }
+    pub fn new(identity: Identity, services: Services, settings: Settings) -> Self {
+        let settings = RwLock::new(Arc::new(settings));
+        Self { identity, services, settings, tunnels: Arc::default() }
+    }
+
+    /// What holds now for a new request.
+    fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Applies other settings; what is open keeps those that it was opened with.
+    pub fn apply(&self, settings: Settings) {
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
     }
 
     /// Judges again all that is open, after the rules have changed, and says how many it stopped (T10).
@@ -219,13 +254,14 @@ impl Stream for TcpStream {
 /// Spawn it on a worker: a runtime's root future would have to wake a worker for every connection.
 pub async fn serve<L: Listener>(listener: L, client: Arc<Client>) {
     let span = tracing::info_span!("sandbox", name = %client.identity.cloister);
-    let slots = Arc::new(Semaphore::new(client.limits.max_connections));
+    let max_connections = client.settings().limits.max_connections;
+    let slots = Arc::new(Semaphore::new(max_connections));
     tokio::select! {
         () = accept_all(&listener, &client, &slots).instrument(span) => {}
         () = wait_for_end(&client) => {}
     }
     drop(listener);
-    let all = u32::try_from(client.limits.max_connections).unwrap_or(u32::MAX);
+    let all = u32::try_from(max_connections).unwrap_or(u32::MAX);
     if timeout(END_TIMEOUT, slots.acquire_many(all)).await.is_err() {
         tracing::warn!("connections are still open after the end");
     }
@@ -247,7 +283,7 @@ async fn accept_all<L: Listener>(listener: &L, client: &Arc<Client>, slots: &Arc
             }
         };
         let Ok(slot) = Arc::clone(slots).try_acquire_owned() else {
-            tokio::spawn(turn_away(stream, client.limits.max_connections));
+            tokio::spawn(turn_away(stream, client.settings().limits.max_connections));
             continue;
         };
         let id = ConnectionId::new(CONNECTIONS.fetch_add(1, Ordering::Relaxed));

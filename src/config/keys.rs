@@ -61,6 +61,10 @@ pub enum Kind {
     StorePaths,
     /// A list of maps that say what of the host is seen where.
     Mounts,
+    /// `true` or `false`.
+    Switch,
+    /// The address of a forward proxy.
+    Upstream,
 }
 
 impl Display for Kind {
@@ -92,6 +96,8 @@ impl Display for Kind {
             Self::StorePaths => {
                 formatter.write_str(r#"a list of store paths such as `["/nix/store/…-jq-1.7"]`"#)
             }
+            Self::Switch => formatter.write_str("`true` or `false`"),
+            Self::Upstream => formatter.write_str("a proxy such as `http://proxy.corp:3128`"),
             Self::Mounts => {
                 formatter.write_str("a list of mounts such as `[{source: ~/data, target: /data, mode: ro}]`")
             }
@@ -163,11 +169,46 @@ pub const KEYS: &[Key] = &[
         meaning: "names that may resolve to private addresses",
     },
     Key {
+        path: "proxy.rate_limit.per_minute",
+        kind: Kind::Count,
+        default: "1200",
+        power: Power::Widens,
+        meaning: "how many requests a sandbox may make in a minute, in the long run",
+    },
+    Key {
+        path: "proxy.rate_limit.burst",
+        kind: Kind::Count,
+        default: "600",
+        power: Power::Widens,
+        meaning: "how many requests a sandbox may make at once, after a time of silence",
+    },
+    Key {
+        path: "proxy.max_tunnels",
+        kind: Kind::Count,
+        default: "512",
+        power: Power::Widens,
+        meaning: "how many tunnels and requests of a sandbox may be open together",
+    },
+    Key {
         path: "proxy.idle_timeout",
         kind: Kind::Duration,
         default: "10m",
         power: Power::Widens,
         meaning: "how long a tunnel may be silent before it is closed, from 1s to 24h",
+    },
+    Key {
+        path: "proxy.max_duration",
+        kind: Kind::Duration,
+        default: "24h",
+        power: Power::Widens,
+        meaning: "how long a tunnel may last, whatever flows in it, from 1s to 24h",
+    },
+    Key {
+        path: "proxy.upstream",
+        kind: Kind::Upstream,
+        default: "null",
+        power: Power::Widens,
+        meaning: "the proxy through which the guardian goes out, such as `http://user:password@proxy.corp:3128`",
     },
     Key {
         path: "files.protect",
@@ -239,6 +280,27 @@ pub const KEYS: &[Key] = &[
         power: Power::Widens,
         meaning: "store paths whose programs a sandbox gets, with all they need, in place of the whole Nix store",
     },
+    Key {
+        path: "audit.per_cloister",
+        kind: Kind::Switch,
+        default: "true",
+        power: Power::Widens,
+        meaning: "whether every cloister gets an audit file of its own besides the one for all; `config.yaml` only",
+    },
+    Key {
+        path: "audit.max_size",
+        kind: Kind::Size,
+        default: "64MiB",
+        power: Power::Widens,
+        meaning: "how large an audit file grows before the next one is begun; `config.yaml` only",
+    },
+    Key {
+        path: "audit.max_files",
+        kind: Kind::Count,
+        default: "32",
+        power: Power::Widens,
+        meaning: "how many full audit files are kept, of all and of each cloister; `config.yaml` only",
+    },
 ];
 
 /// Finds a key by its path.
@@ -289,7 +351,10 @@ mod tests {
     fn sections_know_their_names() {
         assert_eq!(
             names_in(""),
-            ["backend", "network", "shell", "proxy", "files", "refs", "mounts", "env", "limits", "tools"]
+            [
+                "backend", "network", "shell", "proxy", "files", "refs", "mounts", "env", "limits", "tools",
+                "audit"
+            ]
         );
         assert_eq!(names_in("env"), ["pass", "set"]);
         assert_eq!(names_in("en"), [""; 0]);

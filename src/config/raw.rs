@@ -28,6 +28,7 @@ pub(super) struct Raw {
     pub(super) env: RawEnv,
     pub(super) limits: RawLimits,
     pub(super) tools: Vec<Marked<String>>,
+    pub(super) audit: RawAudit,
 }
 
 /// Mirrors the section `proxy`.
@@ -39,7 +40,28 @@ pub(super) struct RawProxy {
     pub(super) unlisted: Option<Marked<String>>,
     pub(super) hosts: Vec<(Marked<String>, Vec<Marked<String>>)>,
     pub(super) private: Vec<Marked<String>>,
+    pub(super) rate_limit: RawRateLimit,
+    pub(super) max_tunnels: Option<Marked<String>>,
     pub(super) idle_timeout: Option<Marked<String>>,
+    pub(super) max_duration: Option<Marked<String>>,
+    pub(super) upstream: Option<Marked<String>>,
+}
+
+/// Mirrors the section `proxy.rate_limit`.
+#[derive(Default, PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug))]
+pub(super) struct RawRateLimit {
+    pub(super) per_minute: Option<Marked<String>>,
+    pub(super) burst: Option<Marked<String>>,
+}
+
+/// Mirrors the section `audit`.
+#[derive(Default, PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug))]
+pub(super) struct RawAudit {
+    pub(super) per_cloister: Option<Marked<bool>>,
+    pub(super) max_size: Option<Marked<String>>,
+    pub(super) max_files: Option<Marked<String>>,
 }
 
 /// Mirrors the section `files`.
@@ -93,6 +115,7 @@ impl Raw {
             env: RawEnv::decode(file.section("env")),
             limits: RawLimits::decode(file.section("limits")),
             tools: file.texts("tools"),
+            audit: RawAudit::decode(file.section("audit")),
         };
         file.close();
         raw
@@ -107,7 +130,31 @@ impl RawProxy {
             unlisted: section.text("unlisted"),
             hosts: section.lists_by_name("hosts"),
             private: section.texts("private"),
+            rate_limit: RawRateLimit::decode(section.subsection("rate_limit", "proxy.rate_limit")),
+            max_tunnels: section.text("max_tunnels"),
             idle_timeout: section.text("idle_timeout"),
+            max_duration: section.text("max_duration"),
+            upstream: section.text("upstream"),
+        };
+        section.close();
+        raw
+    }
+}
+
+impl RawRateLimit {
+    fn decode(mut section: Section<'_, '_>) -> Self {
+        let raw = Self { per_minute: section.text("per_minute"), burst: section.text("burst") };
+        section.close();
+        raw
+    }
+}
+
+impl RawAudit {
+    fn decode(mut section: Section<'_, '_>) -> Self {
+        let raw = Self {
+            per_cloister: section.switch("per_cloister"),
+            max_size: section.text("max_size"),
+            max_files: section.text("max_files"),
         };
         section.close();
         raw
@@ -162,8 +209,26 @@ impl<'p> Section<'_, 'p> {
     }
 
     fn section(&mut self, name: &'static str) -> Section<'_, 'p> {
+        self.subsection(name, name)
+    }
+
+    /// Opens the section `name` of this one, whose whole path is `path`.
+    fn subsection(&mut self, name: &str, path: &'static str) -> Section<'_, 'p> {
         let node = self.take(name).unwrap_or(Node { line: None, value: Value::Null });
-        Section::open(node, name, self.report)
+        Section::open(node, path, self.report)
+    }
+
+    fn switch(&mut self, name: &str) -> Option<Marked<bool>> {
+        let (key, kind) = self.known(name);
+        let Node { line, value } = self.take(name)?;
+        match value {
+            Value::Null => None,
+            Value::Bool(value) => Some(Marked { value, key, line }),
+            found => {
+                self.report.add(line, &key, mismatch(kind, &found), None);
+                None
+            }
+        }
     }
 
     fn text(&mut self, name: &str) -> Option<Marked<String>> {

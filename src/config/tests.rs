@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use super::keys::{KEYS, Kind, Power};
 use super::*;
+use crate::policy::DomainName;
 use crate::policy::{Effect, Origin, OriginKind};
 
 /// Is a directory with configuration files.
@@ -206,13 +207,15 @@ fn example(kind: Kind) -> &'static str {
         Kind::ProjectPaths | Kind::Globs => "[ci]",
         Kind::HostPaths => "[~/lib]",
         Kind::StorePaths => "[/nix/store/00000000000000000000000000000000-jq]",
+        Kind::Switch => "false",
+        Kind::Upstream => "http://proxy.corp:3128",
         Kind::Mounts => "[{source: ~/data, target: /data}]",
     }
 }
 
 fn document(path: &str, value: &str) -> String {
     match path.split_once('.') {
-        Some((section, name)) => format!("{section}: {{{name}: {value}}}"),
+        Some((section, name)) => format!("{section}: {{{}}}", document(name, value)),
         None => format!("{path}: {value}"),
     }
 }
@@ -240,7 +243,12 @@ fn f9_every_key_is_known_to_widen_or_to_narrow() {
             "proxy.unlisted",
             "proxy.hosts",
             "proxy.private",
+            "proxy.rate_limit.per_minute",
+            "proxy.rate_limit.burst",
+            "proxy.max_tunnels",
             "proxy.idle_timeout",
+            "proxy.max_duration",
+            "proxy.upstream",
             "files.mask",
             "refs",
             "mounts",
@@ -248,7 +256,10 @@ fn f9_every_key_is_known_to_widen_or_to_narrow() {
             "limits.memory",
             "limits.cpus",
             "limits.pids",
-            "tools"
+            "tools",
+            "audit.per_cloister",
+            "audit.max_size",
+            "audit.max_files"
         ]
     );
     assert_eq!(with(Power::Narrows), ["shell", "proxy.deny", "files.protect", "env.set"]);

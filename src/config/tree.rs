@@ -15,7 +15,7 @@ pub(super) struct Node {
 pub(super) enum Value {
     /// Nothing: the key counts as absent.
     Null,
-    Bool,
+    Bool(bool),
     /// As it was written.
     Number(String),
     /// An unquoted `yes`, `no`, `on` or `off`, which some readers take for a boolean.
@@ -38,7 +38,7 @@ impl Value {
     pub(super) const fn description(&self) -> &'static str {
         match self {
             Self::Null => "nothing",
-            Self::Bool => "a boolean",
+            Self::Bool(_) => "a boolean",
             Self::Number(_) => "a number",
             Self::Ambiguous => "an unquoted word that some readers take for a boolean",
             Self::Text(_) => "text",
@@ -49,6 +49,6 @@ impl Value {
 
     /// Tells whether quotes would make text of it.
     pub(super) const fn lacks_quotes(&self) -> bool {
-        matches!(self, Self::Bool | Self::Number(_) | Self::Ambiguous)
+        matches!(self, Self::Bool(_) | Self::Number(_) | Self::Ambiguous)
     }
 }

@@ -1,16 +1,18 @@
 //! Raw values to domain values: every value goes through its one parser, and every problem is reported.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::environment::{EnvName, EnvValue};
 use super::keys::{self, Kind};
 use super::problem::Report;
-use super::raw::{Marked, Raw, RawEnv, RawFiles, RawLimits, RawMount, RawProxy};
-use super::sandbox::{self, InvalidValue, Limits, Mount, MountMode, Network};
-use super::{Backend, Config, Source, duration};
-use crate::policy::{AddressClass, DomainName, DomainPattern, Effect, Pattern, Rule, Unlisted};
+use super::proxy::{self, duration};
+use super::raw::{Marked, Raw, RawAudit, RawEnv, RawFiles, RawLimits, RawMount, RawProxy};
+use super::sandbox::{self, Mount, MountMode, Network};
+use super::{Backend, Config, Source};
+use crate::policy::{AddressClass, DomainName, DomainPattern, Effect, OriginKind, Pattern, Rule, Unlisted};
 
 /// Adds one file's values to the configuration: lists add up, scalars and entries of maps replace.
 pub(super) fn apply(raw: Raw, source: &Source, config: &mut Config, report: &mut Report<'_>) {
@@ -31,6 +33,7 @@ pub(super) fn apply(raw: Raw, source: &Source, config: &mut Config, report: &mut
     layer.env(raw.env);
     layer.limits(raw.limits);
     layer.tools(raw.tools);
+    layer.audit(raw.audit);
 }
 
 struct Layer<'a, 'p> {
@@ -121,22 +124,9 @@ impl Layer<'_, '_> {
 
     fn limits(&mut self, raw: RawLimits) {
         let RawLimits { memory, cpus, pids } = raw;
-        self.limit(memory, sandbox::memory, |limits| &mut limits.memory_bytes);
-        self.limit(cpus, sandbox::cpus, |limits| &mut limits.cpus_milli);
-        self.limit(pids, sandbox::pids, |limits| &mut limits.pids);
-    }
-
-    fn limit<T>(
-        &mut self,
-        written: Option<Marked<String>>,
-        parse: impl Fn(&str) -> Result<T, InvalidValue>,
-        field: impl Fn(&mut Limits) -> &mut T,
-    ) {
-        let Some(written) = written else { return };
-        match parse(&written.value) {
-            Ok(value) => *field(&mut self.config.limits) = value,
-            Err(error) => self.refuse(&written, format!("`{}` {error}", written.value), None),
-        }
+        self.set(memory, sandbox::memory, |config| &mut config.limits.memory_bytes);
+        self.set(cpus, sandbox::cpus, |config| &mut config.limits.cpus_milli);
+        self.set(pids, sandbox::pids, |config| &mut config.limits.pids);
     }
 
     fn tools(&mut self, tools: Vec<Marked<String>>) {
@@ -176,12 +166,54 @@ impl Layer<'_, '_> {
                 Err(error) => self.refuse(&written, error.to_string(), None),
             }
         }
-        if let Some(written) = raw.idle_timeout {
-            match duration::parse(&written.value) {
-                Ok(idle_timeout) => self.config.proxy.idle_timeout = idle_timeout,
-                Err(error) => self.refuse(&written, format!("`{}` {error}", written.value), None),
+        let count = |min, max| move |text: &str| proxy::count(text, min, max);
+        self.set(raw.rate_limit.per_minute, count(1, 6_000_000), |config| {
+            &mut config.proxy.rate_limit.per_minute
+        });
+        self.set(raw.rate_limit.burst, count(1, 1_000_000), |config| &mut config.proxy.rate_limit.burst);
+        self.set(raw.max_tunnels, count(1, 65_536), |config| &mut config.proxy.max_tunnels);
+        self.set(raw.idle_timeout, duration::parse, |config| &mut config.proxy.idle_timeout);
+        self.set(raw.max_duration, duration::parse, |config| &mut config.proxy.max_duration);
+        if let Some(written) = raw.upstream {
+            match proxy::upstream(&written.value) {
+                Ok(upstream) => self.config.proxy.upstream = Some(upstream),
+                Err(error) => self.refuse(&written, error.to_string(), None),
             }
         }
+    }
+
+    /// Sets a field to what was written, or reports why it can't be read.
+    fn set<T, E: Display>(
+        &mut self,
+        written: Option<Marked<String>>,
+        parse: impl Fn(&str) -> Result<T, E>,
+        field: impl Fn(&mut Config) -> &mut T,
+    ) {
+        let Some(written) = written else { return };
+        match parse(&written.value) {
+            Ok(value) => *field(self.config) = value,
+            Err(error) => self.refuse(&written, format!("`{}` {error}", written.value), None),
+        }
+    }
+
+    /// There is one log for all projects, so only the file for all of them has a say.
+    fn audit(&mut self, raw: RawAudit) {
+        if self.source.kind != OriginKind::Global {
+            let RawAudit { per_cloister, max_size, max_files } = raw;
+            let written = [per_cloister.map(|written| (written.line, written.key))];
+            let texts =
+                [max_size, max_files].map(|written| written.map(|written| (written.line, written.key)));
+            for (line, key) in written.into_iter().chain(texts).flatten() {
+                let repair = Some("write it into `config.yaml`".to_owned());
+                self.report.add(line, &key, "is not a project's: there is one audit log for all", repair);
+            }
+            return;
+        }
+        if let Some(written) = raw.per_cloister {
+            self.config.audit.per_cloister = written.value;
+        }
+        self.set(raw.max_size, proxy::file_size, |config| &mut config.audit.max_bytes);
+        self.set(raw.max_files, |text| proxy::count(text, 1, 100_000), |config| &mut config.audit.max_files);
     }
 
     fn rules(&mut self, patterns: &[Marked<String>], effect: Effect) {

@@ -206,7 +206,8 @@ fn scalar(text: &str, style: ScalarStyle) -> Value {
     let is_ambiguous = || ["yes", "no", "on", "off"].iter().any(|word| text.eq_ignore_ascii_case(word));
     match text {
         "" | "~" | "null" | "Null" | "NULL" => Value::Null,
-        "true" | "True" | "TRUE" | "false" | "False" | "FALSE" => Value::Bool,
+        "true" | "True" | "TRUE" => Value::Bool(true),
+        "false" | "False" | "FALSE" => Value::Bool(false),
         _ if is_number(text) => Value::Number(text.to_owned()),
         _ if is_ambiguous() => Value::Ambiguous,
         _ => Value::Text(text.to_owned()),
@@ -266,7 +267,7 @@ mod tests {
             check_value(text, &Value::Number(text.to_owned()));
         }
         for text in ["true", "False"] {
-            check_value(text, &Value::Bool);
+            check_value(text, &Value::Bool(text.eq_ignore_ascii_case("true")));
         }
         for text in ["yes", "No", "ON", "off"] {
             check_value(text, &Value::Ambiguous);

@@ -15,12 +15,12 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
 
-pub use super::api::{API_VERSION, CloisterStatus, Registration, Reloaded, Status};
-pub use super::tokens::{
+pub use super::control::api::{API_VERSION, CloisterStatus, Registration, Reloaded, Status};
+pub use super::registry::tokens::{
     TokenError, TokenFile, files as token_files, forget as forget_token, kept_for as token_kept_for,
 };
 
-use super::api::{Failure, Registered, Revoked, StopReceipt, Version};
+use super::control::api::{Failure, Registered, Revoked, StopReceipt, Version};
 use crate::name::CloisterName;
 use crate::paths::{Lock, Paths, PathsError};
 use crate::process;

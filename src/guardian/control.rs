@@ -19,10 +19,12 @@ use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::api::{API_VERSION, Failure, Registration, StopReceipt, Version};
 use super::registry::{Registry, RegistryError};
 use crate::name::CloisterName;
 use crate::token::ControlKey;
+use api::{API_VERSION, Failure, Registration, StopReceipt, Version};
+
+pub(super) mod api;
 
 /// How long open answers may take once the guardian was told to stop.
 const END_PATIENCE: Duration = Duration::from_secs(3);

@@ -10,19 +10,23 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::net::UnixListener;
 
-use super::api::{API_VERSION, CloisterStatus, Registered, Registration, Reloaded, Revoked, Status};
+use super::control::api::{API_VERSION, CloisterStatus, Registered, Registration, Reloaded, Revoked, Status};
 use super::guards::{Guards, Report};
-use super::journal::{SandboxJournal, Trouble};
-use super::policies::CurrentPolicy;
-use super::tokens::{self, Kept, TokenError};
 use crate::audit::{AuditError, AuditLog, Event, Record};
 use crate::config::{Config, ConfigError, Network};
 use crate::name::{CloisterName, ProjectId, ProjectName};
 use crate::paths::{self, Paths, PathsError};
 use crate::policy::Policy;
-use crate::proxy::{self, Client, Ending, Identity, Limits, Resolve, Services};
+use crate::proxy::{self, Client, Ending, Identity, Limits, Outbound, Resolve, Services, Settings};
 use crate::sandbox::Receipt;
 use crate::token::{HashedToken, PlainToken};
+use journal::{SandboxJournal, Trouble};
+use policies::CurrentPolicy;
+use tokens::{Kept, TokenError};
+
+mod journal;
+mod policies;
+pub(super) mod tokens;
 
 /// All sandboxes of one guardian.
 pub(super) struct Registry {
@@ -141,7 +145,7 @@ impl Registry {
     /// Opens the sandbox's socket and serves it.
     fn serve(&self, kept: Kept) -> Result<Served, RegistryError> {
         let Registration { cloister, project, branch, .. } = &kept.registration;
-        let (policy, limits) = load(&self.paths, project)?;
+        let (policy, settings) = load(&self.paths, project)?;
         let policy = Arc::new(CurrentPolicy::new(policy));
         let journal = SandboxJournal::new(
             Arc::clone(&self.log),
@@ -156,7 +160,7 @@ impl Registry {
             journal: Arc::new(journal),
             resolver: Arc::clone(&self.resolver),
         };
-        let client = Arc::new(Client::new(identity, services, limits));
+        let client = Arc::new(Client::new(identity, services, settings));
         let directory = self.paths.sockets_dir(&kept.id());
         // The first process's binary is mounted here; the directory itself is read-only inside.
         paths::ensure_private_dir(&directory.join("bin"))?;
@@ -229,10 +233,11 @@ impl Registry {
         let served = self.served();
         let loaded = served
             .values()
-            .map(|served| Ok((served, load(&self.paths, &served.kept.registration.project)?.0)))
+            .map(|served| Ok((served, load(&self.paths, &served.kept.registration.project)?)))
             .collect::<Result<Vec<_>, RegistryError>>()?;
         let mut closed_tunnels = 0;
-        for (served, policy) in loaded {
+        for (served, (policy, settings)) in loaded {
+            served.client.apply(settings);
             served.policy.replace(policy);
             closed_tunnels += served.client.revalidate();
         }
@@ -282,11 +287,19 @@ impl Served {
 }
 
 /// Reads the rules of a project from its files.
-fn load(paths: &Paths, project: &ProjectName) -> Result<(Policy, Limits), RegistryError> {
+fn load(paths: &Paths, project: &ProjectName) -> Result<(Policy, Settings), RegistryError> {
     let config = Config::load_for(paths, Some(project))?;
-    let limits = Limits { idle: config.proxy.idle_timeout, ..Limits::default() };
+    let proxy = &config.proxy;
+    let limits = Limits {
+        idle: proxy.idle_timeout,
+        max_duration: proxy.max_duration,
+        max_tunnels: proxy.max_tunnels as usize,
+        rate: proxy.rate_limit,
+        ..Limits::default()
+    };
+    let outbound = proxy.upstream.clone().map_or(Outbound::Direct, Outbound::Through);
     // The guardian listens on Unix sockets alone: there is no address of its own to keep sandboxes from.
-    Ok((Policy::new(config.policy_input(Vec::new())), limits))
+    Ok((Policy::new(config.policy_input(Vec::new())), Settings { limits, outbound }))
 }
 
 /// Writes down what became of the guards of a sandbox.

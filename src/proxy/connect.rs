@@ -100,13 +100,13 @@ async fn prepare<S: Stream>(
     upstream: &mut TcpStream,
     meter: &Meter,
 ) -> Result<(), Stopped> {
-    let patience = client.limits.hello_timeout;
+    let patience = client.settings().limits.hello_timeout;
     match timeout(patience, wire.stream.write_all(ESTABLISHED)).await {
         Ok(Ok(())) => {}
         Ok(Err(_)) | Err(_) => return Err(Stopped::Ended(Reason::ClientReset)),
     }
     let Inside::Tls(host) = inside else { return Ok(()) };
-    let idle = Idle { meter, limit: client.limits.idle };
+    let idle = Idle { meter, limit: client.settings().limits.idle };
     let checked = check_hellos(wire, host, upstream, idle, patience).await;
     if matches!(checked, Err(Stopped::Hello(HelloError::OtherName(_) | HelloError::NoName))) {
         // The tunnel is refused whether or not the client still hears why.

@@ -61,7 +61,7 @@ pub(super) async fn serve<S: Stream>(stream: S, client: Arc<Client>, id: Connect
             Next::Close => return wire.close().await,
             Next::End => return,
             Next::Abort => return wire.stream.abort(),
-            Next::Tunnel(tunnel) => return tunnel.run(wire, client.limits.idle).await,
+            Next::Tunnel(tunnel) => return tunnel.run(wire, client.settings().limits.idle).await,
         }
     }
 }
@@ -129,7 +129,8 @@ fn log_decision(authority: &Authority, opened: &Result<Dialled, Refusal>, starte
 impl<S: Stream> Wire<S> {
     /// Reads the next request head; `None` when the client has ended or stayed silent between two requests.
     async fn read_head(&mut self, client: &Client) -> Result<Option<Head>, Refusal> {
-        let limits = &client.limits;
+        let settings = client.settings();
+        let limits = &settings.limits;
         if self.buffer.is_empty() && !matches!(timeout(limits.keep_alive, self.read()).await, Ok(Ok(1..))) {
             return Ok(None);
         }
@@ -162,7 +163,7 @@ impl<S: Stream> Wire<S> {
     ) -> Next {
         client.write_denial(refusal);
         let answer = refusal.render(after, show);
-        match (timeout(client.limits.head_timeout, self.stream.write_all(&answer)).await, after) {
+        match (timeout(client.settings().limits.head_timeout, self.stream.write_all(&answer)).await, after) {
             (Ok(Ok(())), After::KeepAlive) => Next::Request,
             (Ok(Ok(())), After::Close) => Next::Close,
             (Ok(Err(_)) | Err(_), _) => Next::Abort,

@@ -9,6 +9,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::policy::Permit;
 
+pub(super) mod resolve;
+
 /// How long dialling may take.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {

@@ -58,12 +58,14 @@ impl<'a> Authenticated<'a> {
                 }
                 Decision::Ask(_) => return Err(Refusal::unasked(authority, via, &client.identity.project)),
             };
-            let registration = client.tunnels.register(connection, authority.clone(), via).map_err(
-                |refused| match refused {
-                    Refused::TooMany { limit } => Refusal::too_many_tunnels(authority, limit),
-                    Refused::Ended(ending) => Refusal::ended(ending.into(), authority),
-                },
-            )?;
+            let max = client.settings().limits.max_tunnels;
+            let registration =
+                client.tunnels.register(connection, authority.clone(), via, max).map_err(|refused| {
+                    match refused {
+                        Refused::TooMany { limit } => Refusal::too_many_tunnels(authority, limit),
+                        Refused::Ended(ending) => Refusal::ended(ending.into(), authority),
+                    }
+                })?;
             // A policy that came between the verdict and the registration has not seen this request.
             let current = policies.current().ok_or_else(|| Refusal::unavailable(authority))?;
             if Arc::ptr_eq(&current, &policy) {
@@ -144,7 +146,8 @@ impl Recorded<'_> {
     /// Connects to a permitted address.
     pub(super) async fn dial(self) -> Result<Dialled, Refusal> {
         let Self { client, permit, record, mut registration } = self;
-        let limits = &client.limits;
+        let settings = client.settings();
+        let limits = &settings.limits;
         let rule = Arc::clone(permit.rule());
         let patience = Patience { attempt: limits.dial_attempt_timeout, whole: limits.dial_timeout };
         tokio::select! {

@@ -54,7 +54,7 @@ pub(super) async fn exchange<S: Stream>(
     let meter = Arc::clone(record.meter());
     let show = if exchange.target.method == Method::HEAD { Show::HeadOnly } else { Show::Whole };
     let mut progress = Progress { answer_begun: false, decoder: Decoder::new(exchange.framing) };
-    let idle = Idle { meter: &meter, limit: client.limits.idle };
+    let idle = Idle { meter: &meter, limit: client.settings().limits.idle };
     let watch = Watch::new(&wire.stream);
     let ran = tokio::select! {
         biased;

@@ -8,8 +8,8 @@ use serde::Serialize;
 use crate::name::ProjectName;
 use crate::policy::{self, Authority, Denial, Rule, Via};
 
+use super::dial::resolve::ResolveError;
 use super::head::HeadError;
-use super::resolve::ResolveError;
 
 /// The stable code of a refusal, or of an end that is not in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

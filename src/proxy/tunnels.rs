@@ -35,7 +35,12 @@ pub(super) struct Tunnels {
     open: Mutex<HashMap<ConnectionId, Entry>>,
     /// Set once and never unset.
     ending: watch::Sender<Option<Ending>>,
-    max: usize,
+}
+
+impl Default for Tunnels {
+    fn default() -> Self {
+        Self { open: Mutex::default(), ending: watch::Sender::new(None) }
+    }
 }
 
 #[derive(Debug)]
@@ -55,16 +60,13 @@ pub(super) enum Refused {
 }
 
 impl Tunnels {
-    pub(super) fn new(max: usize) -> Self {
-        Self { open: Mutex::default(), ending: watch::Sender::new(None), max }
-    }
-
-    /// Enters what `connection` is about to open; dropping the registration takes it out again.
+    /// Enters what `connection` is about to open, unless `max` are open; dropping the registration takes it out again.
     pub(super) fn register(
         self: &Arc<Self>,
         connection: ConnectionId,
         authority: Authority,
         via: Via,
+        max: usize,
     ) -> Result<Registration, Refused> {
         let (stop, stopped) = oneshot::channel();
         let mut open = self.lock();
@@ -72,8 +74,8 @@ impl Tunnels {
         if let Some(ending) = *self.ending.borrow() {
             return Err(Refused::Ended(ending));
         }
-        if open.len() >= self.max {
-            return Err(Refused::TooMany { limit: self.max });
+        if open.len() >= max {
+            return Err(Refused::TooMany { limit: max });
         }
         open.insert(connection, Entry { authority, via, addresses: Vec::new(), stop });
         Ok(Registration { tunnels: Arc::clone(self), connection, stopped })

@@ -54,7 +54,7 @@ fn s3_an_unknown_key_is_refused_with_the_nearest_one() {
     check_problems(
         "\"a\\eb\": x",
         &[
-            "config.yaml:1: `\"a\\u{1b}b\"`: is not a known key; the keys known here are `backend`, `network`, `shell`, `proxy`, `files`, `refs`, `mounts`, `env`, `limits`, `tools`",
+            "config.yaml:1: `\"a\\u{1b}b\"`: is not a known key; the keys known here are `backend`, `network`, `shell`, `proxy`, `files`, `refs`, `mounts`, `env`, `limits`, `tools`, `audit`",
         ],
     );
 }
@@ -75,7 +75,7 @@ fn nothing_is_coerced() {
         ),
         (
             "proxy: [a]",
-            "`proxy`: expected a map of keys, found a list; the keys known here are `allow`, `deny`, `unlisted`, `hosts`, `private`, `idle_timeout`".to_owned(),
+            "`proxy`: expected a map of keys, found a list; the keys known here are `allow`, `deny`, `unlisted`, `hosts`, `private`, `rate_limit`, `max_tunnels`, `idle_timeout`, `max_duration`, `upstream`".to_owned(),
         ),
         ("proxy: {unlisted: no}", format!("`proxy.unlisted`: expected one of `ask`, `reject`, found {boolean}")),
         (
@@ -103,7 +103,7 @@ fn nothing_is_coerced() {
     check_problems(
         "- a",
         &[
-            "config.yaml:1: expected a map of keys, found a list; the keys known here are `backend`, `network`, `shell`, `proxy`, `files`, `refs`, `mounts`, `env`, `limits`, `tools`",
+            "config.yaml:1: expected a map of keys, found a list; the keys known here are `backend`, `network`, `shell`, `proxy`, `files`, `refs`, `mounts`, `env`, `limits`, `tools`, `audit`",
         ],
     );
 }
@@ -136,6 +136,18 @@ fn bad_values_are_refused_with_their_repair() {
         (
             "proxy: {idle_timeout: 25h}",
             "`proxy.idle_timeout`: `25h` is out of range; it must lie between `1s` and `24h`",
+        ),
+        (
+            "proxy: {rate_limit: {per_minute: 0}}",
+            "`proxy.rate_limit.per_minute`: `0` is no number in range; write a whole number between `1` and `6000000`",
+        ),
+        (
+            "proxy: {upstream: 'http://u:hidden@proxy.corp'}",
+            "`proxy.upstream`: has no port; write it such as `http://proxy.corp:3128`",
+        ),
+        (
+            "audit: {max_size: 1KiB}",
+            "`audit.max_size`: `1KiB` is no size in range; write a whole number with the unit `MiB` or `GiB`, between `1MiB` and `1024GiB`",
         ),
         (
             "proxy: {hosts: {a.b: [c.d]}}",
@@ -313,4 +325,15 @@ fn f10_paths_of_the_project_do_not_leave_it() {
              and no control character",
         ],
     );
+}
+
+#[test]
+fn a_project_has_no_say_in_the_audit_log() {
+    let files = Files::with("audit: {max_files: 3}", "audit: {per_cloister: false, max_size: 1GiB}");
+    let refused = |key| {
+        format!(
+            "projects/demo.yaml:1: `audit.{key}`: is not a project's: there is one audit log for all; write it into `config.yaml`"
+        )
+    };
+    assert_eq!(files.problems(), [refused("per_cloister"), refused("max_size")]);
 }

@@ -29,7 +29,7 @@ const INSIDE: [(&str, &[&str]); 10] = [
 ];
 
 /// Crates that only the named modules may touch.
-const OWNERS: [(&str, &[&str]); 8] = [
+const OWNERS: [(&str, &[&str]); 11] = [
     ("axum", &["guardian", "web"]),
     ("askama", &["web"]),
     ("bollard", &["sandbox"]),
@@ -37,7 +37,10 @@ const OWNERS: [(&str, &[&str]); 8] = [
     ("hickory_resolver", &["proxy"]),
     ("hyper", &["guardian", "proxy"]),
     ("hyper_util", &["guardian", "proxy"]),
+    ("notify", &["guardian"]),
+    ("prometheus_client", &["guardian", "proxy"]),
     ("rustls", &["proxy"]),
+    ("tokio_rustls", &["proxy"]),
 ];
 
 /// The crates of layer 0.

@@ -21,8 +21,8 @@ use crate::proxy::connect::{Inside, establish};
 use crate::proxy::connection::Next;
 use crate::proxy::connection::{Wire, open, serve};
 use crate::proxy::{
-    Client, Event, EventKind, Identity, Journal, JournalError, Limits, Policies, Resolve, ResolveError,
-    Resolving, Services,
+    Client, Event, EventKind, Identity, Journal, JournalError, Limits, Outbound, Policies, Resolve,
+    ResolveError, Resolving, Services, Settings,
 };
 use crate::token::{HashedToken, PlainToken};
 
@@ -103,7 +103,11 @@ impl Script {
             project: ProjectName::parse("demo").unwrap(),
             token: HashedToken::of(&token),
         };
-        let client = Arc::new(Client::new(identity, services, self.limits));
+        let client = Arc::new(Client::new(
+            identity,
+            services,
+            Settings { limits: self.limits, outbound: Outbound::Direct },
+        ));
         Proxy { client, policies, names, journal, token, connections: 0 }
     }
 }
@@ -213,7 +217,7 @@ impl Proxy {
             let dialled = open(&client, id, &head).await.unwrap();
             let inside = Inside::Tls(head.target.authority().host().clone());
             match establish(&mut wire, &client, inside, dialled).await {
-                Next::Tunnel(tunnel) => tunnel.run(wire, client.limits.idle).await,
+                Next::Tunnel(tunnel) => tunnel.run(wire, client.settings().limits.idle).await,
                 Next::Close => wire.close().await,
                 Next::Request | Next::End | Next::Abort => {}
             }

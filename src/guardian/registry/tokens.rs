@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::api::Registration;
+use crate::guardian::control::api::Registration;
 use crate::name::{CloisterId, CloisterName, ProjectId};
 use crate::paths::{self, Paths, PathsError};
 use crate::token::HashedToken;

@@ -13,9 +13,9 @@ pub const API_VERSION: u32 = 2;
 /// What a guardian is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Version {
-    pub(super) version: String,
-    pub(super) api: u32,
+pub(in crate::guardian) struct Version {
+    pub(in crate::guardian) version: String,
+    pub(in crate::guardian) api: u32,
 }
 
 /// A sandbox that is about to be started. Its numbers follow from name and directory.
@@ -37,17 +37,17 @@ pub struct Registration {
 /// The answer to a registration.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Registered {
+pub(in crate::guardian) struct Registered {
     /// The new token, shown this once.
-    pub(super) token: String,
+    pub(in crate::guardian) token: String,
 }
 
 /// The answer to a revocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Revoked {
+pub(in crate::guardian) struct Revoked {
     /// Whether there was such a token.
-    pub(super) existed: bool,
+    pub(in crate::guardian) existed: bool,
 }
 
 /// The answer to a reload.
@@ -63,9 +63,9 @@ pub struct Reloaded {
 /// The answer to a shutdown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct StopReceipt {
+pub(in crate::guardian) struct StopReceipt {
     /// The head of the audit log at the end.
-    pub(super) audit_head: String,
+    pub(in crate::guardian) audit_head: String,
 }
 
 /// How the guardian is.
@@ -103,6 +103,6 @@ pub struct CloisterStatus {
 /// Why the guardian did not do what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Failure {
-    pub(super) error: String,
+pub(in crate::guardian) struct Failure {
+    pub(in crate::guardian) error: String,
 }

@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::control::chain;
 use crate::audit::{AuditError, AuditLog, Event, Record};
+use crate::guardian::control::chain;
 use crate::name::{BranchName, ProjectName};
 use crate::policy::Rule;
 use crate::proxy;

@@ -76,7 +76,7 @@ pub enum ResolveError {
 
 impl ResolveError {
     /// What the audit log keeps.
-    pub(super) fn detail(&self) -> String {
+    pub(in crate::proxy) fn detail(&self) -> String {
         match self {
             Self::Failed(Some(cause)) => cause.to_string(),
             Self::Failed(None) => "no address".to_owned(),

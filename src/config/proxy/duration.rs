@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Says why a text is no duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum InvalidDuration {
+pub(in crate::config) enum InvalidDuration {
     #[error(
         "is no duration; write a whole number with the unit `s`, `m` or `h`, such as `90s`, `10m` or `1h`"
     )]
@@ -16,7 +16,7 @@ pub(super) enum InvalidDuration {
 }
 
 /// Parses `90s`, `10m` or `1h`, between one second and a day.
-pub(super) fn parse(text: &str) -> Result<Duration, InvalidDuration> {
+pub(in crate::config) fn parse(text: &str) -> Result<Duration, InvalidDuration> {
     let digits = text.trim_end_matches(|character: char| !character.is_ascii_digit());
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(InvalidDuration::Form);

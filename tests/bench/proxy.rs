@@ -1,0 +1,3 @@
+//! The proxy beside others.
+
+fn main() {}
