@@ -4,6 +4,7 @@ mod bad_input;
 mod containment;
 mod crashes;
 mod files;
+mod floods;
 mod gc;
 mod guards;
 mod lifecycle;
