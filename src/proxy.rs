@@ -161,7 +161,13 @@ impl Client {
 
     /// Applies other settings; what is open keeps those that it was opened with.
     pub fn apply(&self, settings: Settings) {
-        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+        let mut current = self.settings.write().unwrap_or_else(PoisonError::into_inner);
+        let has_other_rate = current.limits.rate != settings.limits.rate;
+        *current = Arc::new(settings);
+        drop(current);
+        if has_other_rate {
+            self.admission.fill_buckets();
+        }
     }
 
     /// Judges again all that is open, after the rules have changed, and says how many it stopped (T10).

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::net::SendFlags;
+use rustix::net::{RecvFlags, SendFlags};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
@@ -39,6 +39,8 @@ const ROOM_PATIENCE: Duration = Duration::from_millis(10);
 /// How long a request that is one too many waits for its answer, so that a client that goes on at once can't keep a
 /// processor busy. Whoever obeys `Retry-After` loses nothing: it is a second at least.
 pub(super) const REFUSAL_PAUSE: Duration = Duration::from_millis(250);
+/// What is taken at most from a client that is turned away.
+const HEARD_BYTES: usize = 4 << 10;
 /// Connections beyond two for every tunnel, for clients that say nothing yet.
 const SPARE_CONNECTIONS: usize = 16;
 
@@ -139,6 +141,12 @@ impl Admission {
     /// Takes one attempt of a client that did not.
     pub(super) fn stranger(&self, rate: RateLimit) -> Result<(), TooOften> {
         self.strangers.take(rate, self.began.elapsed()).map_err(TooOften)
+    }
+
+    /// Begins anew, for another rate.
+    pub(super) fn fill_buckets(&self) {
+        self.requests.fill();
+        self.strangers.fill();
     }
 
     /// Takes what resolving and dialling need besides the two sockets of a connection.
@@ -295,6 +303,7 @@ impl Spare {
 /// Says no to a client that nothing was sent to yet: what its socket does not take at once, it does not hear.
 fn turn_away(stream: &impl AsFd, refusal: &Refusal) {
     let answer = refusal.render(After::Close, Show::Whole);
-    // The connection ends either way.
+    // The connection ends either way; a close with bytes unread would end it with an error.
     let _ = rustix::net::send(stream, &answer, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    let _ = rustix::net::recv(stream, &mut [0; HEARD_BYTES], RecvFlags::DONTWAIT);
 }

@@ -19,13 +19,19 @@ impl Bucket {
         let one = nanoseconds(Duration::from_mins(1)) / u64::from(rate.per_minute.max(1));
         let all = one.saturating_mul(u64::from(rate.burst.max(1)));
         let mut wait = 0;
-        let taken = self.full_again.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_again| {
-            // What was taken at another rate is never a debt of more than one whole bucket.
-            let after = full_again.clamp(now, now.saturating_add(all)).saturating_add(one);
+        // What was taken at another rate is never a debt of more than one whole bucket.
+        let debt = |full_again: u64| full_again.clamp(now, now.saturating_add(all));
+        let _ = self.full_again.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_again| {
+            let after = debt(full_again).saturating_add(one);
             wait = after.saturating_sub(now.saturating_add(all));
-            (wait == 0).then_some(after)
+            Some(if wait == 0 { after } else { debt(full_again) })
         });
-        taken.map(drop).map_err(|_| Duration::from_nanos(wait))
+        if wait == 0 { Ok(()) } else { Err(Duration::from_nanos(wait)) }
+    }
+
+    /// Makes it full, for another rate.
+    pub(super) fn fill(&self) {
+        self.full_again.store(0, Ordering::Relaxed);
     }
 }
 
@@ -77,6 +83,10 @@ mod tests {
         let slow = RateLimit { per_minute: 1, burst: 600 };
         let bucket = Bucket::default();
         assert_eq!(drain(&bucket, slow, seconds(0)), 600);
+        bucket.fill();
+        assert_eq!(drain(&bucket, RATE, seconds(0)), 3);
+        // A request that was on its way when the rate changed.
+        assert_eq!(drain(&bucket, slow, seconds(0)), 599);
         // Ten hours of debt do not outlive the rate that made them.
         assert_eq!(bucket.take(RATE, seconds(0)), Err(seconds(1)));
         assert_eq!(drain(&bucket, RATE, seconds(3)), 3);
