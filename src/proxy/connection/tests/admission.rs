@@ -262,7 +262,7 @@ async fn h15_a_sandbox_that_takes_all_descriptors_leaves_some_to_another() {
         }
         taken.push(stream);
     }
-    assert!(taken.len() > 16, "{}", taken.len());
+    assert!(taken.len() >= 8, "{}", taken.len());
     let (_modest, head) = modest.ask(NO_CREDENTIALS).await;
     assert!(head.starts_with("HTTP/1.1 407 "), "{head}");
     drop(taken);
