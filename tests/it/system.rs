@@ -5,6 +5,7 @@ mod clients;
 mod containment;
 mod crashes;
 mod files;
+mod floods;
 mod gc;
 mod guards;
 mod lifecycle;
