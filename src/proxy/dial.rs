@@ -4,12 +4,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use crate::policy::Permit;
 
+use upstream::{Link, Upstream};
+
 pub(super) mod resolve;
+pub(super) mod upstream;
 
 /// How long dialling may take.
 #[derive(Debug, Clone, Copy)]
@@ -26,13 +30,13 @@ pub(super) struct Patience {
 pub(super) struct DialError(#[source] pub(super) io::Error);
 
 /// Connects to the first address of the permit that answers; the addresses were checked, and no other is tried.
-pub(super) async fn dial(permit: Permit, patience: Patience) -> Result<TcpStream, DialError> {
+pub(super) async fn dial(permit: Permit, patience: Patience) -> Result<Upstream, DialError> {
     let end = Instant::now() + patience.whole;
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for address in permit.addresses() {
         let attempt_end = end.min(Instant::now() + patience.attempt);
         match timeout_at(attempt_end, connect(*address)).await {
-            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Ok(stream)) => return Ok(Upstream::new(Link::Tcp(stream), Bytes::new())),
             Ok(Err(error)) => last = error,
             Err(_) => last = io::ErrorKind::TimedOut.into(),
         }

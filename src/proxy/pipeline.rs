@@ -7,11 +7,10 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use tokio::net::TcpStream;
-
 use crate::policy::{ConnectionId, Decision, Destination, NameAllowed, Permit, Policy, Request, Rule, Via};
 
 use super::Client;
+use super::dial::upstream::Upstream;
 use super::dial::{Patience, dial};
 use super::head::Head;
 use super::journal::OpenRecord;
@@ -172,7 +171,7 @@ impl Recorded<'_> {
 
 /// A request with a connection to its upstream.
 pub(super) struct Dialled {
-    pub(super) upstream: TcpStream,
+    pub(super) upstream: Upstream,
     pub(super) rule: Arc<Rule>,
     pub(super) record: OpenRecord,
     pub(super) registration: Registration,
