@@ -11,6 +11,7 @@
 use std::error::Error;
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -23,7 +24,7 @@ use tracing::Instrument as _;
 
 use crate::config::{RateLimit, UpstreamProxy};
 use crate::name::{CloisterName, ProjectName};
-use crate::policy::{ConnectionId, Policy};
+use crate::policy::{ConnectionId, DomainName, Policy};
 use crate::token::HashedToken;
 
 pub use connection::Stream;
@@ -51,6 +52,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const TURN_AWAY_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long connections may take to end once all has to.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How many names one sandbox may have asked for at the same time, and how long the next one waits for its turn.
+const MAX_LOOKUPS: usize = 16;
+const TURN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Counts the connections of all sandboxes: an id is never used twice.
 static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
@@ -152,18 +157,27 @@ pub struct Client {
     services: Services,
     settings: RwLock<Arc<Settings>>,
     tunnels: Arc<Tunnels>,
+    lookups: Semaphore,
 }
 
 impl Client {
     /// Makes the client whose listener can then be given to [`serve`].
     pub fn new(identity: Identity, services: Services, settings: Settings) -> Self {
         let settings = RwLock::new(Arc::new(settings));
-        Self { identity, services, settings, tunnels: Arc::default() }
+        let lookups = Semaphore::new(MAX_LOOKUPS);
+        Self { identity, services, settings, tunnels: Arc::default(), lookups }
     }
 
     /// What holds now for a new request.
     fn settings(&self) -> Arc<Settings> {
         Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Asks for the addresses of a name, few at a time: a sandbox that asks for many waits for itself alone.
+    async fn lookup(&self, name: &DomainName) -> Result<Vec<IpAddr>, ResolveError> {
+        let turn = timeout(TURN_TIMEOUT, self.lookups.acquire()).await;
+        let _turn = turn.map_err(|_| ResolveError::Timeout)?;
+        self.services.resolver.resolve(name).await
     }
 
     /// Applies other settings; what is open keeps those that it was opened with.

@@ -59,6 +59,10 @@ pub enum EventKind<'a> {
     },
     /// What was allowed has ended.
     Closed {
+        /// The address that was dialled; `None` when none could be.
+        address: Option<SocketAddr>,
+        /// What kept it from being dialled, which the sandbox is not told.
+        detail: Option<&'a str>,
         /// Why it did not end in order.
         reason: Option<Reason>,
         /// Bytes from the client to the upstream.
@@ -121,6 +125,8 @@ pub(super) struct OpenRecord {
     cloister: CloisterName,
     authority: Authority,
     meter: Arc<Meter>,
+    address: Option<SocketAddr>,
+    detail: Option<String>,
     reason: Option<Reason>,
 }
 
@@ -142,6 +148,8 @@ impl OpenRecord {
             cloister: permit.cloister().clone(),
             authority: permit.authority().clone(),
             meter: Arc::new(Meter::new()),
+            address: None,
+            detail: None,
             // What a panic leaves behind.
             reason: Some(Reason::Aborted),
         })
@@ -158,6 +166,17 @@ impl OpenRecord {
     /// Writes that the protocol inside of the tunnel was refused.
     pub(super) fn deny(&self, reason: Reason, detail: Option<&str>) {
         self.write(EventKind::Denied { reason, rule: None, detail });
+    }
+
+    /// Notes to which address the connection goes.
+    pub(super) fn connected(&mut self, address: SocketAddr) {
+        self.address = Some(address);
+    }
+
+    /// Ends the record of what could not be connected.
+    pub(super) fn fail(mut self, reason: Reason, detail: String) {
+        self.detail = Some(detail);
+        self.close(Some(reason));
     }
 
     /// Ends the record; without a reason it ended in order.
@@ -177,6 +196,8 @@ impl OpenRecord {
 impl Drop for OpenRecord {
     fn drop(&mut self) {
         self.write(EventKind::Closed {
+            address: self.address,
+            detail: self.detail.as_deref(),
             reason: self.reason,
             bytes_up: self.meter.up.load(Ordering::Relaxed),
             bytes_down: self.meter.down.load(Ordering::Relaxed),

@@ -11,7 +11,7 @@ use crate::policy::{ConnectionId, Decision, Destination, NameAllowed, Permit, Po
 
 use super::Client;
 use super::dial::upstream::Upstream;
-use super::dial::{Patience, dial};
+use super::dial::{Patience, Way, dial};
 use super::head::Head;
 use super::journal::OpenRecord;
 use super::refusal::{Reason, Refusal};
@@ -94,7 +94,7 @@ impl<'a> Allowed<'a> {
             Destination::Resolve(name) => tokio::select! {
                 biased;
                 reason = registration.stopped() => return Err(Refusal::ended(reason, &authority)),
-                answers = client.services.resolver.resolve(name) => {
+                answers = client.lookup(name) => {
                     answers.map_err(|error| Refusal::unresolved(&authority, &error))?
                 }
             },
@@ -144,11 +144,15 @@ pub(super) struct Recorded<'a> {
 impl Recorded<'_> {
     /// Connects to a permitted address.
     pub(super) async fn dial(self) -> Result<Dialled, Refusal> {
-        let Self { client, permit, record, mut registration } = self;
+        let Self { client, permit, mut record, mut registration } = self;
         let settings = client.settings();
         let limits = &settings.limits;
         let rule = Arc::clone(permit.rule());
-        let patience = Patience { attempt: limits.dial_attempt_timeout, whole: limits.dial_timeout };
+        let way = Way {
+            outbound: &settings.outbound,
+            resolver: &*client.services.resolver,
+            patience: Patience { attempt: limits.dial_attempt_timeout, whole: limits.dial_timeout },
+        };
         tokio::select! {
             biased;
             reason = registration.stopped() => {
@@ -156,12 +160,15 @@ impl Recorded<'_> {
                 record.close(Some(reason));
                 Err(refusal)
             }
-            dialled = dial(permit, patience) => match dialled {
-                Ok(upstream) => Ok(Dialled { upstream, rule, record, registration }),
+            dialled = dial(permit, way) => match dialled {
+                Ok((upstream, address)) => {
+                    record.connected(address);
+                    Ok(Dialled { upstream, rule, record, registration })
+                }
                 Err(error) => {
                     tracing::debug!(error = &error as &dyn Error, "dialling failed");
-                    let refusal = Refusal::connect_failed(record.authority(), "no connection to it can be made");
-                    record.close(Some(Reason::ConnectFailed));
+                    let refusal = Refusal::connect_failed(record.authority(), &error.sentence());
+                    record.fail(Reason::ConnectFailed, error.detail());
                     Err(refusal)
                 }
             },

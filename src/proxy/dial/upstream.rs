@@ -21,7 +21,6 @@ pub(in crate::proxy) struct Upstream {
 /// What carries the bytes.
 pub(super) enum Link {
     Tcp(TcpStream),
-    #[allow(dead_code, reason = "the way through the company's proxy comes in the next change")]
     Tls(Box<TlsStream<TcpStream>>),
 }
 
@@ -44,6 +43,11 @@ impl Upstream {
             Link::Tcp(stream) if self.early.is_empty() => Some(stream),
             Link::Tcp(_) | Link::Tls(_) => None,
         }
+    }
+
+    /// The same connection, with bytes in front that were read from it already.
+    pub(super) fn behind(self, early: Bytes) -> Self {
+        Self { early, ..self }
     }
 
     /// Closes so that the upstream does not take what it received for the whole.

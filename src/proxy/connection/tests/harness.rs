@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -43,6 +43,7 @@ pub(super) struct Script {
     pub(super) own: Vec<IpAddr>,
     pub(super) journal_fails: bool,
     pub(super) limits: Limits,
+    pub(super) outbound: Outbound,
 }
 
 impl Default for Script {
@@ -57,6 +58,7 @@ impl Default for Script {
             own: Vec::new(),
             journal_fails: false,
             limits: Limits::default(),
+            outbound: Outbound::Direct,
         }
     }
 }
@@ -92,9 +94,10 @@ impl Script {
             asked: Mutex::default(),
             own: self.own,
         });
+        let dialled: Arc<Mutex<Option<SocketAddr>>> = Arc::default();
         let services = Services {
             policies: policies.clone(),
-            journal: Arc::new(Lines { lines, fails: self.journal_fails }),
+            journal: Arc::new(Lines { lines, fails: self.journal_fails, dialled: Arc::clone(&dialled) }),
             resolver: names.clone(),
         };
         let token = PlainToken::from_bytes([7; 32]);
@@ -106,9 +109,9 @@ impl Script {
         let client = Arc::new(Client::new(
             identity,
             services,
-            Settings { limits: self.limits, outbound: Outbound::Direct },
+            Settings { limits: self.limits, outbound: self.outbound },
         ));
-        Proxy { client, policies, names, journal, token, connections: 0 }
+        Proxy { client, policies, names, journal, dialled, token, connections: 0 }
     }
 }
 
@@ -155,6 +158,7 @@ impl Resolve for Names {
 struct Lines {
     lines: mpsc::UnboundedSender<String>,
     fails: bool,
+    dialled: Arc<Mutex<Option<SocketAddr>>>,
 }
 
 impl Journal for Lines {
@@ -168,7 +172,8 @@ impl Journal for Lines {
                 format!("allow {authority} {via:?} by {rule} at {addresses:?}")
             }
             EventKind::Denied { reason, .. } => format!("deny {authority} {}", reason.code()),
-            EventKind::Closed { reason, bytes_up, bytes_down, .. } => {
+            EventKind::Closed { reason, bytes_up, bytes_down, address, .. } => {
+                *self.dialled.lock().unwrap() = *address;
                 format!(
                     "close {authority} {} {bytes_up}/{bytes_down}",
                     reason.map_or("ok", |reason| reason.code())
@@ -178,7 +183,9 @@ impl Journal for Lines {
         if let EventKind::Denied { rule: Some(rule), .. } = &event.kind {
             write!(line, " by {rule}").unwrap();
         }
-        if let EventKind::Denied { detail: Some(detail), .. } = &event.kind {
+        if let EventKind::Denied { detail: Some(detail), .. }
+        | EventKind::Closed { detail: Some(detail), .. } = &event.kind
+        {
             write!(line, " ({detail})").unwrap();
         }
         // A test that has ended reads no more lines.
@@ -193,6 +200,8 @@ pub(super) struct Proxy {
     pub(super) policies: Arc<Rules>,
     pub(super) names: Arc<Names>,
     journal: mpsc::UnboundedReceiver<String>,
+    /// The address in the last record of an end.
+    pub(super) dialled: Arc<Mutex<Option<SocketAddr>>>,
     token: PlainToken,
     connections: u64,
 }
