@@ -168,9 +168,15 @@ impl OpenRecord {
         self.write(EventKind::Denied { reason, rule: None, detail });
     }
 
+    /// Notes that an upstream is being dialled, which ends early only when the client goes.
+    pub(super) fn dialling(&mut self) {
+        self.reason = Some(Reason::ClientReset);
+    }
+
     /// Notes to which address the connection goes.
     pub(super) fn connected(&mut self, address: SocketAddr) {
         self.address = Some(address);
+        self.reason = Some(Reason::Aborted);
     }
 
     /// Ends the record of what could not be connected.
@@ -195,6 +201,9 @@ impl OpenRecord {
 
 impl Drop for OpenRecord {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.reason = Some(Reason::Aborted);
+        }
         self.write(EventKind::Closed {
             address: self.address,
             detail: self.detail.as_deref(),

@@ -145,6 +145,7 @@ impl Recorded<'_> {
     /// Connects to a permitted address.
     pub(super) async fn dial(self) -> Result<Dialled, Refusal> {
         let Self { client, permit, mut record, mut registration } = self;
+        record.dialling();
         let settings = client.settings();
         let limits = &settings.limits;
         let rule = Arc::clone(permit.rule());

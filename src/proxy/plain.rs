@@ -28,7 +28,7 @@ use hang_up::Watch;
 
 mod answer;
 mod body;
-mod hang_up;
+pub(super) mod hang_up;
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// The default port of `http://`, which a `Host` field leaves out.

@@ -1,6 +1,7 @@
 //! The real binary on real input: sandboxes, the guardian, the proxy, bad input.
 
 mod bad_input;
+mod company;
 mod containment;
 mod crashes;
 mod files;

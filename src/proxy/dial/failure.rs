@@ -12,7 +12,7 @@ use crate::policy::AddressClass;
 /// No address of a permit could be connected.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::proxy) enum DialError {
-    /// The system has no descriptor, port or memory left for a connection: trying again later may help.
+    /// The system has no descriptor or memory left for a connection: trying again later may help.
     #[error("the system has nothing left for a connection")]
     Exhausted(Failures),
     /// No address answered.
@@ -79,14 +79,9 @@ enum Kind {
 impl Kind {
     fn of(error: &io::Error) -> Self {
         match Errno::from_io_error(error) {
-            Some(
-                Errno::MFILE
-                | Errno::NFILE
-                | Errno::NOBUFS
-                | Errno::NOMEM
-                | Errno::ADDRNOTAVAIL
-                | Errno::AGAIN,
-            ) => return Self::Exhausted,
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => return Self::Exhausted,
+            // A machine without IPv6 says so in several ways.
+            Some(Errno::ADDRNOTAVAIL | Errno::AFNOSUPPORT) => return Self::Unreachable,
             Some(_) | None => {}
         }
         match error.kind() {

@@ -110,7 +110,7 @@ fn is_link_local(address: IpAddr) -> bool {
 
 /// Some name servers, each with a cache.
 pub(super) struct Servers {
-    servers: Vec<Server>,
+    list: Vec<Server>,
     attempts: usize,
     rotate: bool,
     turn: AtomicUsize,
@@ -126,7 +126,7 @@ impl Servers {
     pub(super) fn build(settings: &Settings) -> Result<Self, NetError> {
         let servers = settings.servers.iter().map(|address| Server::build(*address, settings));
         Ok(Self {
-            servers: servers.collect::<Result<_, _>>()?,
+            list: servers.collect::<Result<_, _>>()?,
             attempts: settings.attempts,
             rotate: settings.rotate,
             turn: AtomicUsize::new(0),
@@ -153,9 +153,9 @@ impl Servers {
 
     /// In the order of the settings, silent ones last.
     fn order(&self) -> Vec<&Server> {
-        let mut order: Vec<_> = self.servers.iter().collect();
+        let mut order: Vec<_> = self.list.iter().collect();
         if self.rotate {
-            order.rotate_left(self.turn.fetch_add(1, Ordering::Relaxed) % self.servers.len());
+            order.rotate_left(self.turn.fetch_add(1, Ordering::Relaxed) % self.list.len());
         }
         order.sort_by_cached_key(|server| server.is_silent());
         order

@@ -2,7 +2,7 @@
 
 use tokio::io::AsyncWriteExt as _;
 
-use super::harness::{Script, Server, read_exactly, read_head};
+use super::harness::{Script, Server, read_exactly, read_head, read_to_end};
 use crate::config::{UpstreamProxy, UpstreamScheme};
 use crate::policy::Authority;
 use crate::proxy::Outbound;
@@ -95,4 +95,29 @@ async fn a_refusal_of_the_proxy_is_a_failed_connection_with_its_status() {
     assert!(close.starts_with("close api.test:443 connect_failed 0/0 ("), "{close}");
     assert!(close.contains("are the credentials in `proxy.upstream` right?"), "{close}");
     assert_eq!(*proxy.dialled.lock().unwrap(), None);
+}
+
+#[tokio::test]
+async fn nobody_is_waited_for_when_the_client_has_gone_or_the_rule_was_withdrawn() {
+    for withdrawn in [false, true] {
+        let corp = Server::start().await;
+        let answers = vec![Ok(vec!["93.184.216.34".parse().unwrap()])];
+        let mut proxy = Script { answers, outbound: through(&corp), ..Script::allowing("api.test") }.start();
+        let mut peer = proxy.connect();
+        peer.send(proxy.connect_head("api.test:443")).await;
+        let mut upstream = corp.accept().await;
+        read_head(&mut upstream).await;
+        let reason = if withdrawn {
+            proxy.policies.replace(Some(Script::allowing("other.test").policy()));
+            assert_eq!(proxy.client.revalidate(), 1);
+            assert!(peer.answer().await.0.starts_with("HTTP/1.1 403 "));
+            "rule_withdrawn"
+        } else {
+            drop(peer);
+            "client_reset"
+        };
+        assert_eq!(read_to_end(&mut upstream).await, b"");
+        assert!(proxy.event().await.starts_with("allow "));
+        assert_eq!(proxy.event().await, format!("close api.test:443 {reason} 0/0"));
+    }
 }

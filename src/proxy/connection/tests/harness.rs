@@ -97,7 +97,11 @@ impl Script {
         let dialled: Arc<Mutex<Option<SocketAddr>>> = Arc::default();
         let services = Services {
             policies: policies.clone(),
-            journal: Arc::new(Lines { lines, fails: self.journal_fails, dialled: Arc::clone(&dialled) }),
+            journal: Arc::new(Lines {
+                sender: lines,
+                fails: self.journal_fails,
+                dialled: Arc::clone(&dialled),
+            }),
             resolver: names.clone(),
         };
         let token = PlainToken::from_bytes([7; 32]);
@@ -156,7 +160,7 @@ impl Resolve for Names {
 
 /// A journal that renders its events.
 struct Lines {
-    lines: mpsc::UnboundedSender<String>,
+    sender: mpsc::UnboundedSender<String>,
     fails: bool,
     dialled: Arc<Mutex<Option<SocketAddr>>>,
 }
@@ -189,7 +193,7 @@ impl Journal for Lines {
             write!(line, " ({detail})").unwrap();
         }
         // A test that has ended reads no more lines.
-        let _ = self.lines.send(line);
+        let _ = self.sender.send(line);
         Ok(())
     }
 }

@@ -8,8 +8,9 @@ async fn lookup(servers: &Servers, name: &str) -> Result<Vec<String>, String> {
     answer.map(|found| found.iter().map(ToString::to_string).collect()).map_err(|error| error.to_string())
 }
 
+/// What a lookup gives that finds these.
 fn found(addresses: &[&str]) -> Result<Vec<String>, String> {
-    Ok(addresses.iter().map(ToString::to_string).collect())
+    addresses.iter().map(|address| Ok((*address).to_owned())).collect()
 }
 
 const ADDRESS: Data = Data::A([192, 0, 2, 7]);
@@ -32,7 +33,9 @@ async fn d5_d6_d7_both_families_are_asked_once_and_nothing_else_is() {
         // Neither a search domain nor HTTPS and SVCB records.
         assert_eq!(server.asked(), [(format!("{name}."), A), (format!("{name}."), AAAA)]);
         assert_eq!(lookup(&servers, name).await, found(expected));
-        assert_eq!(server.asked(), [], "{name} is known");
+        // That a family is missing is kept only as long as the server says, which says nothing here.
+        let kept = if name == "six.test" { AAAA } else { A };
+        assert!(!server.asked().contains(&(format!("{name}."), kept)), "{name} is known");
     }
     assert!(lookup(&servers, "missing.test").await.is_err());
     let asked: Vec<_> = server.asked().into_iter().map(|(name, _)| name).collect();
@@ -110,7 +113,7 @@ async fn d4_d5_an_answer_is_kept_no_longer_than_it_may_be() {
         assert!(server.asked().contains(&("zero.test.".to_owned(), A)), "an answer without time is kept");
     }
     let name = Name::from_ascii("day.test.").unwrap();
-    let kept = servers.servers[0].resolver.lookup_ip(name).await.unwrap().valid_until();
+    let kept = servers.list[0].resolver.lookup_ip(name).await.unwrap().valid_until();
     assert!(kept <= Instant::now() + MAX_TTL, "an answer is kept for longer than the limit");
 }
 

@@ -135,6 +135,7 @@ async fn serve(
             let _ = stream.flush().await;
             let (mut reader, mut writer) = tokio::io::split(stream);
             let _ = tokio::io::copy(&mut reader, &mut writer).await;
+            let _ = writer.shutdown().await;
         }
         Does::End(bytes) => {
             let _ = stream.write_all(&bytes).await;
@@ -280,7 +281,7 @@ async fn what_is_no_answer_opens_no_tunnel() {
         (say(b"HTTP/2 200 OK\r\n\r\n"), "it does not begin with `HTTP/1.`"),
         (say(b"\r\n\r\nHTTP/1.1 200 OK\r\n\r\n"), "it does not begin with `HTTP/1.`"),
         (say(b"HTTP/1.1 2000 OK\r\n\r\n"), "its first line is no status line"),
-        (say(b"HTTP/1.1  200 OK\r\n\r\n"), "its status is no number"),
+        (say(b"HTTP/1.1  200 OK\r\n\r\n"), "its first line is no status line"),
         (say(b"HTTP/1.x 200 OK\r\n\r\n"), "its first line is no status line"),
         (say(b"HTTP/1.1 +20 OK\r\n\r\n"), "its status is no number"),
         (say(b"HTTP/1.1 020 OK\r\n\r\n"), "its status is no number"),
