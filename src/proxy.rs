@@ -9,16 +9,18 @@
 //! written before a byte flows, and followed by exactly one `Closed`.
 
 use std::error::Error;
+use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::Instrument as _;
 
 use crate::config::{RateLimit, UpstreamProxy};
 use crate::name::{CloisterName, ProjectName};
-use crate::policy::Policy;
+use crate::policy::{DomainName, Policy};
 use crate::token::HashedToken;
 
 pub use admission::Listener;
@@ -46,6 +48,10 @@ mod tunnels;
 
 /// How long connections may take to end once all has to.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How many names one sandbox may have asked for at the same time, and how long the next one waits for its turn.
+const MAX_LOOKUPS: usize = 16;
+const TURN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Gives the rules that hold now.
 pub trait Policies: Send + Sync + 'static {
@@ -144,6 +150,7 @@ pub struct Client {
     settings: RwLock<Arc<Settings>>,
     tunnels: Arc<Tunnels>,
     admission: Arc<Admission>,
+    lookups: Semaphore,
 }
 
 impl Client {
@@ -151,12 +158,20 @@ impl Client {
     pub fn new(identity: Identity, services: Services, settings: Settings) -> Self {
         let settings = RwLock::new(Arc::new(settings));
         let admission = Arc::new(Admission::new(Arc::clone(&services.descriptors)));
-        Self { identity, services, settings, tunnels: Arc::default(), admission }
+        let lookups = Semaphore::new(MAX_LOOKUPS);
+        Self { identity, services, settings, tunnels: Arc::default(), admission, lookups }
     }
 
     /// What holds now for a new request.
     fn settings(&self) -> Arc<Settings> {
         Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Asks for the addresses of a name, few at a time: a sandbox that asks for many waits for itself alone.
+    async fn lookup(&self, name: &DomainName) -> Result<Vec<IpAddr>, ResolveError> {
+        let turn = timeout(TURN_TIMEOUT, self.lookups.acquire()).await;
+        let _turn = turn.map_err(|_| ResolveError::Timeout)?;
+        self.services.resolver.resolve(name).await
     }
 
     /// Applies other settings; what is open keeps those that it was opened with.

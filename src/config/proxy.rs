@@ -74,6 +74,11 @@ pub enum UpstreamScheme {
 pub struct UpstreamCredentials(SecretString);
 
 impl UpstreamCredentials {
+    /// Joins a user name, which has no colon, and a password.
+    pub(crate) fn new(user: &str, password: &str) -> Self {
+        Self(SecretString::from(format!("{user}:{password}")))
+    }
+
     /// Returns `user:password`, for the upstream proxy only.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
@@ -160,7 +165,7 @@ fn parse_credentials(text: &str) -> Result<UpstreamCredentials, InvalidUpstream>
     if user.is_empty() || user.contains(':') || (user.clone() + &password).contains(char::is_control) {
         return Err(InvalidUpstream::Credentials);
     }
-    Ok(UpstreamCredentials(SecretString::from(format!("{user}:{password}"))))
+    Ok(UpstreamCredentials::new(&user, &password))
 }
 
 fn percent_decode(text: &str) -> Option<String> {

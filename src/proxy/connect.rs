@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::policy::{Authority, Host};
 
 use super::connection::{Next, Stream, Wire};
+use super::dial::upstream::Upstream;
 use super::journal::{Meter, OpenRecord};
 use super::pipeline::Dialled;
 use super::refusal::Reason;
@@ -44,7 +44,7 @@ impl Inside {
 
 /// A tunnel whose first bytes are checked and wait to go upstream.
 pub(super) struct Tunnel {
-    upstream: TcpStream,
+    upstream: Upstream,
     record: OpenRecord,
     registration: Registration,
 }
@@ -97,7 +97,7 @@ async fn prepare<S: Stream>(
     wire: &mut Wire<S>,
     client: &Client,
     inside: &Inside,
-    upstream: &mut TcpStream,
+    upstream: &mut Upstream,
     meter: &Meter,
 ) -> Result<(), Stopped> {
     let patience = client.settings().limits.hello_timeout;
@@ -119,7 +119,7 @@ async fn prepare<S: Stream>(
 async fn check_hellos<S: Stream>(
     wire: &mut Wire<S>,
     host: &Host,
-    upstream: &mut TcpStream,
+    upstream: &mut Upstream,
     idle: Idle<'_>,
     patience: Duration,
 ) -> Result<(), Stopped> {

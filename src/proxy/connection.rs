@@ -16,6 +16,7 @@ use super::admission::REFUSAL_PAUSE;
 use super::connect::{self, Inside, Tunnel};
 use super::head::{Framing, Head, Parser, Target};
 use super::pipeline::{Accepted, Dialled};
+use super::plain::hang_up::gone;
 use super::plain::{self, Exchange};
 use super::refusal::{After, Reason, Refusal, Show};
 
@@ -83,7 +84,12 @@ async fn serve_request<S: Stream>(wire: &mut Wire<S>, client: &Client, id: Conne
         }
     };
     let started = Instant::now();
-    let opened = open(client, id, &head).await;
+    let opened = tokio::select! {
+        biased;
+        opened = open(client, id, &head) => opened,
+        // Neither the name servers nor the upstream are waited for when nobody waits for them.
+        () = gone(&wire.stream) => return Next::End,
+    };
     log_decision(head.target.authority(), &opened, started);
     match opened {
         Ok(dialled) => match head.target {

@@ -59,6 +59,10 @@ pub enum EventKind<'a> {
     },
     /// What was allowed has ended.
     Closed {
+        /// The address that was dialled; `None` when none could be.
+        address: Option<SocketAddr>,
+        /// What kept it from being dialled, which the sandbox is not told.
+        detail: Option<&'a str>,
         /// Why it did not end in order.
         reason: Option<Reason>,
         /// Bytes from the client to the upstream.
@@ -126,6 +130,8 @@ pub(super) struct OpenRecord {
     cloister: CloisterName,
     authority: Authority,
     meter: Arc<Meter>,
+    address: Option<SocketAddr>,
+    detail: Option<String>,
     reason: Option<Reason>,
 }
 
@@ -147,6 +153,8 @@ impl OpenRecord {
             cloister: permit.cloister().clone(),
             authority: permit.authority().clone(),
             meter: Arc::new(Meter::new()),
+            address: None,
+            detail: None,
             // What a panic leaves behind.
             reason: Some(Reason::Aborted),
         })
@@ -165,6 +173,23 @@ impl OpenRecord {
         self.write(EventKind::Denied { reason, rule: None, detail });
     }
 
+    /// Notes that an upstream is being dialled, which ends early only when the client goes.
+    pub(super) fn dialling(&mut self) {
+        self.reason = Some(Reason::ClientReset);
+    }
+
+    /// Notes to which address the connection goes.
+    pub(super) fn connected(&mut self, address: SocketAddr) {
+        self.address = Some(address);
+        self.reason = Some(Reason::Aborted);
+    }
+
+    /// Ends the record of what could not be connected.
+    pub(super) fn fail(mut self, reason: Reason, detail: String) {
+        self.detail = Some(detail);
+        self.close(Some(reason));
+    }
+
     /// Ends the record; without a reason it ended in order.
     pub(super) fn close(mut self, reason: Option<Reason>) {
         self.reason = reason;
@@ -181,7 +206,12 @@ impl OpenRecord {
 
 impl Drop for OpenRecord {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.reason = Some(Reason::Aborted);
+        }
         self.write(EventKind::Closed {
+            address: self.address,
+            detail: self.detail.as_deref(),
             reason: self.reason,
             bytes_up: self.meter.up.load(Ordering::Relaxed),
             bytes_down: self.meter.down.load(Ordering::Relaxed),

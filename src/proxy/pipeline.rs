@@ -7,14 +7,13 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use tokio::net::TcpStream;
-
 use crate::policy::{ConnectionId, Decision, Destination, NameAllowed, Permit, Policy, Request, Rule, Via};
 
 use super::Client;
 use super::admission::Held;
-use super::admission::descriptors::ran_out;
-use super::dial::{Patience, dial};
+use super::dial::failure::DialError;
+use super::dial::upstream::Upstream;
+use super::dial::{Patience, Way, dial};
 use super::head::Head;
 use super::journal::OpenRecord;
 use super::refusal::Refusal;
@@ -103,7 +102,7 @@ impl<'a> Allowed<'a> {
             Destination::Resolve(name) => tokio::select! {
                 biased;
                 reason = registration.stopped() => return Err(Refusal::ended(reason, &authority)),
-                answers = client.services.resolver.resolve(name) => {
+                answers = client.lookup(name) => {
                     answers.map_err(|error| Refusal::unresolved(&authority, &error))?
                 }
             },
@@ -155,11 +154,16 @@ pub(super) struct Recorded<'a> {
 impl Recorded<'_> {
     /// Connects to a permitted address.
     pub(super) async fn dial(self) -> Result<Dialled, Refusal> {
-        let Self { client, permit, record, mut registration, passage } = self;
+        let Self { client, permit, mut record, mut registration, passage } = self;
+        record.dialling();
         let settings = client.settings();
         let limits = &settings.limits;
         let rule = Arc::clone(permit.rule());
-        let patience = Patience { attempt: limits.dial_attempt_timeout, whole: limits.dial_timeout };
+        let way = Way {
+            outbound: &settings.outbound,
+            resolver: &*client.services.resolver,
+            patience: Patience { attempt: limits.dial_attempt_timeout, whole: limits.dial_timeout },
+        };
         tokio::select! {
             biased;
             reason = registration.stopped() => {
@@ -167,16 +171,20 @@ impl Recorded<'_> {
                 record.close(Some(reason));
                 Err(refusal)
             }
-            dialled = dial(permit, patience) => match dialled {
-                Ok(upstream) => Ok(Dialled { upstream, rule, record, registration, _passage: passage }),
+            dialled = dial(permit, way) => match dialled {
+                Ok((upstream, address)) => {
+                    record.connected(address);
+                    Ok(Dialled { upstream, rule, record, registration, _passage: passage })
+                }
                 Err(error) => {
                     tracing::debug!(error = &error as &dyn Error, "dialling failed");
-                    let refusal = if ran_out(&error) {
-                        Refusal::exhausted(Some(record.authority()))
-                    } else {
-                        Refusal::connect_failed(record.authority(), "no connection to it can be made")
+                    let refusal = match &error {
+                        DialError::Exhausted(_) => Refusal::exhausted(Some(record.authority())),
+                        DialError::Unconnected(_) | DialError::Proxy(_) => {
+                            Refusal::connect_failed(record.authority(), &error.sentence())
+                        }
                     };
-                    record.close(Some(refusal.reason()));
+                    record.fail(refusal.reason(), error.detail());
                     Err(refusal)
                 }
             },
@@ -186,7 +194,7 @@ impl Recorded<'_> {
 
 /// A request with a connection to its upstream.
 pub(super) struct Dialled {
-    pub(super) upstream: TcpStream,
+    pub(super) upstream: Upstream,
     pub(super) rule: Arc<Rule>,
     pub(super) record: OpenRecord,
     pub(super) registration: Registration,

@@ -11,13 +11,13 @@ use http::{HeaderValue, Method, Uri};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
-use tokio::net::TcpStream;
 
 use crate::policy::Authority;
 
 use super::Client;
 use super::connect::relay::Idle;
 use super::connection::{Next, Stream, Wire};
+use super::dial::upstream::Upstream;
 use super::head::{Framing, PlainTarget, Version};
 use super::journal::Meter;
 use super::pipeline::Dialled;
@@ -28,7 +28,7 @@ use hang_up::Watch;
 
 mod answer;
 mod body;
-mod hang_up;
+pub(super) mod hang_up;
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// The default port of `http://`, which a `Host` field leaves out.
@@ -228,7 +228,7 @@ async fn alongside<M: Future>(main: M, connection: impl Future) -> M::Output {
 
 /// The connection to an upstream, with its bytes counted.
 struct Metered {
-    upstream: TcpStream,
+    upstream: Upstream,
     meter: Arc<Meter>,
 }
 

@@ -252,15 +252,18 @@ impl Refusal {
     pub(super) fn unresolved(authority: &Authority, error: &ResolveError) -> Self {
         let host = authority.host();
         let (reason, hint) = match error {
-            ResolveError::Failed(_) => {
+            ResolveError::Failed(_) | ResolveError::TooMany => {
                 (Reason::DnsFailed, format!("`{host}` can't be resolved; is the name right?"))
             }
             ResolveError::Timeout => {
                 (Reason::DnsTimeout, format!("the name servers did not answer for `{host}`; try again later"))
             }
-            ResolveError::Refused => {
-                (Reason::DnsRefused, format!("the name server refused to answer for `{host}`"))
-            }
+            ResolveError::Refused => (
+                Reason::DnsRefused,
+                format!(
+                    "the name server of the host refuses to answer for `{host}`; it may be filtered there"
+                ),
+            ),
         };
         Self::new(reason, StatusCode::BAD_GATEWAY, authority, hint).audited(None, Some(error.detail()))
     }

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod clients;
+mod company;
 mod containment;
 mod crashes;
 mod files;

@@ -50,8 +50,9 @@ impl SandboxJournal {
                 let record = ruled(Record::new(Event::ProxyDeny).reason(reason.code()), *rule);
                 detail.iter().fold(record, Record::detail)
             }
-            proxy::EventKind::Closed { reason, bytes_up, bytes_down, duration } => {
+            proxy::EventKind::Closed { reason, bytes_up, bytes_down, duration, detail, .. } => {
                 let record = Record::new(Event::ProxyClose).bytes(*bytes_up, *bytes_down).duration(*duration);
+                let record = detail.iter().fold(record, Record::detail);
                 reason.iter().fold(record, |record, reason| record.reason(reason.code()))
             }
         };

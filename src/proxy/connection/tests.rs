@@ -1,6 +1,7 @@
 //! The pipeline from a client's socket to an origin on loopback.
 
 mod admission;
+mod company;
 mod decisions;
 mod harness;
 mod limits;

@@ -23,11 +23,16 @@ impl Watch {
     /// Waits until the client has gone.
     pub(super) async fn gone(self) {
         let Some(socket) = self.0 else { return pending().await };
-        loop {
-            sleep(BEAT).await;
-            if has_hung_up(&socket) {
-                return;
-            }
+        gone(&socket).await;
+    }
+}
+
+/// Waits until the client has gone, whose socket nobody else uses meanwhile.
+pub(in crate::proxy) async fn gone(socket: &impl AsFd) {
+    loop {
+        sleep(BEAT).await;
+        if has_hung_up(socket) {
+            return;
         }
     }
 }

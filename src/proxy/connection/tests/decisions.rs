@@ -199,9 +199,15 @@ async fn closed_port_is_a_failed_connection() {
     peer.send(proxy.connect_head(&authority)).await;
     let (head, body) = peer.answer().await;
     assert!(head.starts_with("HTTP/1.1 502 Bad Gateway\r\n"), "{head}");
-    assert!(body.contains(r#""error":"connect_failed""#), "{body}");
+    assert!(
+        body.contains(r#""error":"connect_failed""#) && body.contains("it refuses connections"),
+        "{body}"
+    );
+    assert!(!body.contains("127.0.0.1"), "{body}");
     assert!(proxy.event().await.starts_with("allow "));
-    assert_eq!(proxy.event().await, format!("close {authority} connect_failed 0/0"));
+    let close = proxy.event().await;
+    assert!(close.starts_with(&format!("close {authority} connect_failed 0/0 (`127.0.0.1:")), "{close}");
+    assert!(close.ends_with("Connection refused (os error 111))"), "{close}");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -44,6 +44,7 @@ pub(super) struct Script {
     pub(super) journal_fails: bool,
     pub(super) limits: Limits,
     pub(super) descriptors: Arc<Descriptors>,
+    pub(super) outbound: Outbound,
 }
 
 impl Default for Script {
@@ -59,6 +60,7 @@ impl Default for Script {
             journal_fails: false,
             limits: Limits::default(),
             descriptors: Arc::new(Descriptors::new(20_000)),
+            outbound: Outbound::Direct,
         }
     }
 }
@@ -94,9 +96,14 @@ impl Script {
             asked: Mutex::default(),
             own: self.own,
         });
+        let dialled: Arc<Mutex<Option<SocketAddr>>> = Arc::default();
         let services = Services {
             policies: policies.clone(),
-            journal: Arc::new(Lines { lines, fails: self.journal_fails }),
+            journal: Arc::new(Lines {
+                sender: lines,
+                fails: self.journal_fails,
+                dialled: Arc::clone(&dialled),
+            }),
             resolver: names.clone(),
             descriptors: self.descriptors,
         };
@@ -109,9 +116,9 @@ impl Script {
         let client = Arc::new(Client::new(
             identity,
             services,
-            Settings { limits: self.limits, outbound: Outbound::Direct },
+            Settings { limits: self.limits, outbound: self.outbound },
         ));
-        Proxy { client, policies, names, journal, token, connections: 0 }
+        Proxy { client, policies, names, journal, dialled, token, connections: 0 }
     }
 }
 
@@ -156,8 +163,9 @@ impl Resolve for Names {
 
 /// A journal that renders its events.
 struct Lines {
-    lines: mpsc::UnboundedSender<String>,
+    sender: mpsc::UnboundedSender<String>,
     fails: bool,
+    dialled: Arc<Mutex<Option<SocketAddr>>>,
 }
 
 impl Journal for Lines {
@@ -171,7 +179,8 @@ impl Journal for Lines {
                 format!("allow {authority} {via:?} by {rule} at {addresses:?}")
             }
             EventKind::Denied { reason, .. } => format!("deny {authority} {}", reason.code()),
-            EventKind::Closed { reason, bytes_up, bytes_down, .. } => {
+            EventKind::Closed { reason, bytes_up, bytes_down, address, .. } => {
+                *self.dialled.lock().unwrap() = *address;
                 format!(
                     "close {authority} {} {bytes_up}/{bytes_down}",
                     reason.map_or("ok", |reason| reason.code())
@@ -181,11 +190,13 @@ impl Journal for Lines {
         if let EventKind::Denied { rule: Some(rule), .. } = &event.kind {
             write!(line, " by {rule}").unwrap();
         }
-        if let EventKind::Denied { detail: Some(detail), .. } = &event.kind {
+        if let EventKind::Denied { detail: Some(detail), .. }
+        | EventKind::Closed { detail: Some(detail), .. } = &event.kind
+        {
             write!(line, " ({detail})").unwrap();
         }
         // A test that has ended reads no more lines.
-        let _ = self.lines.send(line);
+        let _ = self.sender.send(line);
         Ok(())
     }
 }
@@ -196,6 +207,8 @@ pub(super) struct Proxy {
     pub(super) policies: Arc<Rules>,
     pub(super) names: Arc<Names>,
     journal: mpsc::UnboundedReceiver<String>,
+    /// The address in the last record of an end.
+    pub(super) dialled: Arc<Mutex<Option<SocketAddr>>>,
     token: PlainToken,
     connections: u64,
 }
