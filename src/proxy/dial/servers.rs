@@ -235,7 +235,7 @@ impl Server {
                 Err(error)
             }
             (v4, v6) => {
-                let records = v4.iter().chain(&v6).flat_map(|found| found.answers());
+                let records = v4.iter().chain(&v6).flat_map(Lookup::answers);
                 Ok(records.filter_map(|record| record.data.ip_addr()).collect())
             }
         }
