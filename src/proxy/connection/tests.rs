@@ -1,5 +1,6 @@
 //! The pipeline from a client's socket to an origin on loopback.
 
+mod admission;
 mod company;
 mod decisions;
 mod harness;

@@ -21,8 +21,8 @@ use crate::proxy::connect::{Inside, establish};
 use crate::proxy::connection::Next;
 use crate::proxy::connection::{Wire, open, serve};
 use crate::proxy::{
-    Client, Event, EventKind, Identity, Journal, JournalError, Limits, Outbound, Policies, Resolve,
-    ResolveError, Resolving, Services, Settings,
+    Client, Descriptors, Event, EventKind, Identity, Journal, JournalError, Limits, Outbound, Policies,
+    Resolve, ResolveError, Resolving, Services, Settings,
 };
 use crate::token::{HashedToken, PlainToken};
 
@@ -44,6 +44,7 @@ pub(super) struct Script {
     pub(super) journal_fails: bool,
     pub(super) limits: Limits,
     pub(super) outbound: Outbound,
+    pub(super) descriptors: Arc<Descriptors>,
 }
 
 impl Default for Script {
@@ -59,6 +60,7 @@ impl Default for Script {
             journal_fails: false,
             limits: Limits::default(),
             outbound: Outbound::Direct,
+            descriptors: Arc::new(Descriptors::new(20_000)),
         }
     }
 }
@@ -103,6 +105,7 @@ impl Script {
                 dialled: Arc::clone(&dialled),
             }),
             resolver: names.clone(),
+            descriptors: self.descriptors,
         };
         let token = PlainToken::from_bytes([7; 32]);
         let identity = Identity {
@@ -233,7 +236,7 @@ impl Proxy {
             let dialled = open(&client, id, &head).await.unwrap();
             let inside = Inside::Tls(head.target.authority().host().clone());
             match establish(&mut wire, &client, inside, dialled).await {
-                Next::Tunnel(tunnel) => tunnel.run(wire, client.settings().limits.idle).await,
+                Next::Tunnel(tunnel) => tunnel.run(wire, &client.settings().limits).await,
                 Next::Close => wire.close().await,
                 Next::Request | Next::End | Next::Abort => {}
             }
