@@ -4,14 +4,14 @@
 //! the first one often knows more than the second.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{
-    ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig,
-};
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
+use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::rr::Name;
@@ -33,6 +33,8 @@ const MAX_TTL: Duration = Duration::from_mins(5);
 const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(30);
 /// How long a server that did not answer is asked last.
 const PENALTY: Duration = Duration::from_secs(30);
+/// How long the other family is waited for when one is known.
+const GRACE: Duration = Duration::from_secs(1);
 /// How many questions one server may have open.
 const MAX_OPEN_QUESTIONS: usize = 256;
 
@@ -191,7 +193,6 @@ impl Server {
         let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
         let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
         let options = builder.options_mut();
-        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
         options.use_hosts_file = ResolveHosts::Never;
         options.timeout = wait;
         options.attempts = 0;
@@ -204,11 +205,40 @@ impl Server {
     }
 
     async fn ask(&self, name: &Name) -> Result<Vec<IpAddr>, ResolveError> {
-        let answer = timeout(self.wait, self.resolver.lookup_ip(name.clone())).await;
+        let answer = timeout(self.wait, self.ask_both(name)).await;
         let answer = answer.unwrap_or(Err(NetError::Timeout)).map_err(ResolveError::from);
         let silent = matches!(answer, Err(ResolveError::Timeout)).then(Instant::now);
         *self.silent.lock().unwrap_or_else(PoisonError::into_inner) = silent;
-        Ok(answer?.iter().collect())
+        answer
+    }
+
+    /// Asks for both families at once. Some networks swallow the question for one of them: once the other is
+    /// known, it is not waited for long.
+    async fn ask_both(&self, name: &Name) -> Result<Vec<IpAddr>, NetError> {
+        let mut v4 = pin!(self.resolver.ipv4_lookup(name.clone()));
+        let mut v6 = pin!(self.resolver.ipv6_lookup(name.clone()));
+        let patience = |known: &Result<Lookup, NetError>| if known.is_ok() { GRACE } else { self.wait };
+        let late = |_| Err(NetError::Timeout);
+        let both = tokio::select! {
+            v4 = &mut v4 => {
+                let v6 = timeout(patience(&v4), v6).await.unwrap_or_else(late);
+                (v4, v6)
+            }
+            v6 = &mut v6 => {
+                let v4 = timeout(patience(&v6), v4).await.unwrap_or_else(late);
+                (v4, v6)
+            }
+        };
+        match both {
+            // What another server may know better counts more than that there is nothing.
+            (Err(NetError::Dns(DnsError::NoRecordsFound(_))), Err(error)) | (Err(error), Err(_)) => {
+                Err(error)
+            }
+            (v4, v6) => {
+                let records = v4.iter().chain(&v6).flat_map(Lookup::answers);
+                Ok(records.filter_map(|record| record.data.ip_addr()).collect())
+            }
+        }
     }
 
     fn is_silent(&self) -> bool {

@@ -152,6 +152,9 @@ impl Resolve for Names {
     fn resolve<'a>(&'a self, name: &'a DomainName) -> Resolving<'a> {
         assert_ne!(name.as_str(), "panic.test", "as scripted");
         self.asked.lock().unwrap().push(name.to_string());
+        if name.as_str() == "silent.test" {
+            return Box::pin(std::future::pending());
+        }
         let answer = self.answers.lock().unwrap().pop_front().unwrap_or(Err(ResolveError::Failed(None)));
         Box::pin(std::future::ready(answer))
     }

@@ -50,6 +50,31 @@ async fn silent_connection_is_closed_without_a_word() {
 }
 
 #[tokio::test]
+async fn h15_a_sandbox_asks_for_few_names_at_a_time_and_for_none_once_it_has_gone() {
+    let mut proxy = Script::allowing("silent.test").start();
+    let mut peers = Vec::new();
+    for _ in 0..40 {
+        let mut peer = proxy.connect();
+        peer.send(proxy.connect_head("silent.test:443")).await;
+        peers.push(peer);
+    }
+    within(async {
+        while proxy.client.open_tunnels() < 40 || proxy.names.asked().len() < 16 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(proxy.names.asked().len(), 16);
+    drop(peers);
+    within(async {
+        while proxy.client.open_tunnels() > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn one_tunnel_too_many_is_refused() {
     let origin = Server::start().await;
     let limits = Limits { max_tunnels: 1, ..Limits::default() };

@@ -33,6 +33,8 @@ pub(in crate::proxy::dial) enum Says {
     Records(Vec<Record>),
     /// Nothing by UDP but that it is too long, and then this.
     ByTcp(Vec<Record>),
+    /// This to a question for one family, and nothing to the other.
+    Only(u8, Vec<Record>),
     Bytes(&'static [u8]),
 }
 
@@ -135,10 +137,11 @@ fn answer(
     let says = script.lock().unwrap().get(&*name).cloned().unwrap_or(Says::Code(3));
     let (flags, code, records) = match says {
         Says::Nothing => return None,
+        Says::Only(family, _) if family != kind => return None,
         Says::Bytes(bytes) => return Some(bytes.to_vec()),
         Says::Code(code) => (0x81, code, Vec::new()),
         Says::ByTcp(_) if !by_tcp => (0x83, 0, Vec::new()),
-        Says::Records(records) | Says::ByTcp(records) => (0x81, 0, records),
+        Says::Records(records) | Says::ByTcp(records) | Says::Only(_, records) => (0x81, 0, records),
     };
     let mut packet = query[..end].to_vec();
     packet[2..12].copy_from_slice(&[flags, 0x80 | code, 0, 1, 0, 0, 0, 0, 0, 0]);

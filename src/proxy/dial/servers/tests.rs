@@ -118,6 +118,39 @@ async fn d4_d5_an_answer_is_kept_no_longer_than_it_may_be() {
 }
 
 #[tokio::test]
+async fn d5_an_alias_is_kept_no_longer_than_its_shortest_link() {
+    let mut server = NameServer::start().await;
+    server.say("final.test.", Says::Records(vec![("final.test.", 60, ADDRESS)]));
+    server.say("short.test.", Says::Records(vec![("short.test.", 0, Data::Cname("final.test."))]));
+    server.say("fleeting.test.", Says::Records(vec![("fleeting.test.", 0, ADDRESS)]));
+    server.say("long.test.", Says::Records(vec![("long.test.", 60, Data::Cname("fleeting.test."))]));
+    let servers = Servers::build(&server.settings()).unwrap();
+    for (name, asked_again) in [("short.test", "short.test."), ("long.test", "fleeting.test.")] {
+        assert_eq!(lookup(&servers, name).await, found(&["192.0.2.7"]));
+        server.asked();
+        assert_eq!(lookup(&servers, name).await, found(&["192.0.2.7"]));
+        assert!(server.asked().contains(&(asked_again.to_owned(), A)), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_family_that_is_swallowed_on_the_way_holds_nobody_up() {
+    let server = NameServer::start().await;
+    server.say("four.test.", Says::Only(A, vec![("four.test.", 60, ADDRESS)]));
+    let six = Data::Aaaa([0x2001, 0xdb8, 0, 0, 0, 0, 0, 2]);
+    server.say("six.test.", Says::Only(AAAA, vec![("six.test.", 60, six)]));
+    server.say("none.test.", Says::Only(A, Vec::new()));
+    let patient = Settings { wait: Duration::from_secs(3), ..server.settings() };
+    let servers = Servers::build(&patient).unwrap();
+    assert_eq!(lookup(&servers, "four.test").await, found(&["192.0.2.7"]));
+    assert_eq!(lookup(&servers, "six.test").await, found(&["2001:db8::2"]));
+    // Half an answer that says nothing is none.
+    let servers = Servers::build(&server.settings()).unwrap();
+    let late = Err("the name servers did not answer in time".to_owned());
+    assert_eq!(lookup(&servers, "none.test").await, late);
+}
+
+#[tokio::test]
 async fn d4_an_answer_that_changes_is_seen_when_its_time_is_over() {
     let server = NameServer::start().await;
     let servers = Servers::build(&server.settings()).unwrap();
