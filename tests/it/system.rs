@@ -18,3 +18,4 @@ mod sessions;
 mod streams;
 mod terminals;
 mod way_out;
+mod wire;
