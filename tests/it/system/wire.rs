@@ -15,7 +15,14 @@ use serde_json::{Value, json};
 
 use crate::harness::{Host, User};
 
+mod control;
+mod dns;
+mod heads;
+mod inside;
+mod matrix;
+mod network;
 mod origin;
+mod tls;
 
 pub(crate) use origin::Recorder;
 

@@ -7,6 +7,9 @@ use std::sync::{Arc, Condvar, Mutex};
 use super::PATIENCE;
 use crate::system::origin::address;
 
+/// What an origin answers that has nothing else to say.
+pub(crate) const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
 /// One request as the origin understood it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Request {
@@ -42,12 +45,16 @@ pub(crate) struct Recorder {
 
 impl Recorder {
     pub(crate) fn start() -> Self {
-        Self::answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        Self::answering(OK)
     }
 
     /// Gives this answer to everything.
     pub(crate) fn answering(answer: &'static str) -> Self {
-        let listener = TcpListener::bind((address(), 0)).unwrap();
+        Self::serving(TcpListener::bind((address(), 0)).unwrap(), answer)
+    }
+
+    /// Serves wherever this listener is.
+    pub(crate) fn serving(listener: TcpListener, answer: &'static str) -> Self {
         let address = listener.local_addr().unwrap();
         let notes = Arc::new((Mutex::new(Notes::default()), Condvar::new()));
         let shared = Arc::clone(&notes);
