@@ -104,12 +104,13 @@ impl Policy {
         if let Some(denial) = self.local(request, allowing) {
             return Decision::Deny(denial);
         }
-        match (allowing, self.unlisted) {
+        let covering = allowing.filter(|rule| means(request, rule));
+        match (covering, self.unlisted) {
             (Some(rule), _) => {
                 Decision::Allow(NameAllowed::new(request, rule, &self.table, &self.addressing))
             }
             (None, Unlisted::Ask) => Decision::Ask(Question::new(request)),
-            (None, Unlisted::Reject) => Decision::Deny(Denial::new(Reason::NotAllowed)),
+            (None, Unlisted::Reject) => Decision::Deny(unlisted(request, allowing)),
         }
     }
 
@@ -155,6 +156,25 @@ impl Policy {
             Some(rule) => Some(denial.with_rule(rule).with_detail(unpinned(name))),
             None => Some(denial.with_detail(unpinned(name))),
         }
+    }
+}
+
+/// Tells whether a rule that allows a request means it: a wildcard does not mean a public name server, through which
+/// everything could be told to everybody (D8).
+fn means(request: &Request<'_>, rule: &Rule) -> bool {
+    let is_resolver = matches!(request.authority.host(), Host::Name(name) if name.is_resolver());
+    !(is_resolver && rule.pattern().is_wildcard())
+}
+
+/// Refuses what no rule covers, and names the wildcard that does not mean it.
+fn unlisted(request: &Request<'_>, passed_over: Option<&Arc<Rule>>) -> Denial {
+    let denial = Denial::new(Reason::NotAllowed);
+    match passed_over {
+        Some(rule) => denial.with_rule(rule).with_detail(format!(
+            "`{}` is a public name server, which no wildcard covers",
+            request.authority.host()
+        )),
+        None => denial,
     }
 }
 
