@@ -38,6 +38,8 @@ use tunnels::Tunnels;
 mod connect;
 mod connection;
 mod dial;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod head;
 mod journal;
 mod pipeline;
