@@ -104,13 +104,15 @@ impl Policy {
         if let Some(denial) = self.local(request, allowing) {
             return Decision::Deny(denial);
         }
-        let covering = allowing.filter(|rule| means(request, rule));
-        match (covering, self.unlisted) {
+        if let Some(denial) = allowing.and_then(|rule| resolver(request, rule)) {
+            return Decision::Deny(denial);
+        }
+        match (allowing, self.unlisted) {
             (Some(rule), _) => {
                 Decision::Allow(NameAllowed::new(request, rule, &self.table, &self.addressing))
             }
             (None, Unlisted::Ask) => Decision::Ask(Question::new(request)),
-            (None, Unlisted::Reject) => Decision::Deny(unlisted(request, allowing)),
+            (None, Unlisted::Reject) => Decision::Deny(Denial::new(Reason::NotAllowed)),
         }
     }
 
@@ -159,23 +161,16 @@ impl Policy {
     }
 }
 
-/// Tells whether a rule that allows a request means it: a wildcard does not mean a public name server, through which
-/// everything could be told to everybody (D8).
-fn means(request: &Request<'_>, rule: &Rule) -> bool {
-    let is_resolver = matches!(request.authority.host(), Host::Name(name) if name.is_resolver());
-    !(is_resolver && rule.pattern().is_wildcard())
-}
-
-/// Refuses what no rule covers, and names the wildcard that does not mean it.
-fn unlisted(request: &Request<'_>, passed_over: Option<&Arc<Rule>>) -> Denial {
-    let denial = Denial::new(Reason::NotAllowed);
-    match passed_over {
-        Some(rule) => denial.with_rule(rule).with_detail(format!(
-            "`{}` is a public name server, which no wildcard covers",
-            request.authority.host()
-        )),
-        None => denial,
-    }
+/// Refuses a public name server that only a wildcard covers: through one, everything can be told to everybody, and
+/// whoever wrote `*.example.com` did not mean that (D8).
+fn resolver(request: &Request<'_>, allowing: &Arc<Rule>) -> Option<Denial> {
+    let Host::Name(name) = request.authority.host() else {
+        return None;
+    };
+    (name.is_resolver() && allowing.pattern().is_wildcard()).then(|| {
+        let detail = format!("`{name}` is a public name server, which no wildcard covers");
+        Denial::new(Reason::NotAllowed).with_rule(allowing).with_detail(detail)
+    })
 }
 
 fn unpinned(name: &DomainName) -> String {

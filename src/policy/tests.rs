@@ -351,8 +351,8 @@ fn d8_a_public_name_server_is_opened_by_its_own_name_alone() {
         .plain("dns.google.com:80", "not_allowed *.google.com")
         .connect("dns.google:443", "allow dns.google")
         .connect("dns.quad9.net:443", "allow dns.quad9.net");
-    // A human is asked for the name alone, whatever the wildcard.
-    Case::new().asking().allow(&wide).connect("dns.google.com:443", "ask");
+    Case::new().asking().allow(&wide).connect("dns.google.com:443", "not_allowed *.google.com");
+    Case::new().asking().connect("dns.google.com:443", "ask");
     Case::new()
         .allow(&wide)
         .deny(&["dns.google.com"])

@@ -252,7 +252,7 @@ fn d4_d5_a_name_that_changes_its_mind_is_dialled_where_it_was_checked() {
 #[test]
 fn d8_n12_a_server_for_names_is_refused_like_every_host_that_no_rule_names() {
     let settings = "proxy:\n  allow: [good.test, \"*.google.com\", \"*.cloudflare-dns.com\"]\n";
-    let Some((_network, server, _wired, cloister)) = stage(&[], settings) else { return };
+    let Some((_network, server, wired, cloister)) = stage(&[], settings) else { return };
     for authority in [
         "dns.google:443",
         "dns.google.com:443",
@@ -264,6 +264,7 @@ fn d8_n12_a_server_for_names_is_refused_like_every_host_that_no_rule_names() {
         "8.8.8.8:853",
         "1.1.1.1:443",
         "[2001:4860:4860::8888]:443",
+        "www.google.com:853",
         "good.test:853",
         "good.test:53",
     ] {
@@ -271,4 +272,11 @@ fn d8_n12_a_server_for_names_is_refused_like_every_host_that_no_rule_names() {
         assert_eq!((answer.status, answer.reason()), (403, "not_allowed"), "{authority}");
     }
     assert_eq!(server.names(), [""; 0]);
+    let why = wired.guardian.host.ok(&["why", "dns.google.com"]);
+    assert!(
+        why.contains("*.google.com")
+            && why.contains("public name server")
+            && why.contains("add `dns.google.com`"),
+        "{why}"
+    );
 }

@@ -339,7 +339,7 @@ fn h1_h6_a_chunked_body_that_breaks_off_is_no_request_and_no_bytes_behind_it_are
     let (origin, guardian, cloister) = stage();
     let next = cloister.get_head(&origin.authority(), "/smuggled");
     let extension = "x".repeat(2000);
-    let trailers = "T: t\r\n".repeat(4000);
+    let trailers = "T: t\r\n".repeat(9000);
     for body in [
         "-1\r\n",
         "0x3\r\nabc\r\n0\r\n\r\n",
@@ -363,7 +363,10 @@ fn h1_h6_a_chunked_body_that_breaks_off_is_no_request_and_no_bytes_behind_it_are
         let _ = wire.try_send(format!("{body}{next}"));
         wire.end();
         let heard = String::from_utf8(wire.rest()).unwrap();
-        assert!(heard.starts_with("HTTP/1.1 400 ") && !heard.contains("HTTP/1.1 200"), "{body:?}: {heard}");
+        assert!(
+            heard.starts_with("HTTP/1.1 400 ") && !heard.contains("HTTP/1.1 200"),
+            "{body:.80?}: {heard}"
+        );
     }
     drop(guardian);
     let seen: Vec<_> = origin.requests().iter().map(|request| request.target.clone()).collect();
