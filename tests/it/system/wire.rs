@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use crate::harness::{Host, User};
 
 mod control;
+mod differential;
 mod dns;
 mod heads;
 mod inside;
@@ -24,7 +25,7 @@ mod network;
 mod origin;
 mod tls;
 
-pub(crate) use origin::Recorder;
+pub(crate) use origin::{Recorder, Request};
 
 /// Longer than any step takes, so that a test that hangs fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);

@@ -86,6 +86,11 @@ impl Recorder {
         self.notes.0.lock().unwrap().connections
     }
 
+    /// What it was asked until now; who has its answer has been noted.
+    pub(crate) fn so_far(&self) -> Vec<Request> {
+        self.notes.0.lock().unwrap().requests.clone()
+    }
+
     /// What it was asked, once all connections have ended: no byte is still on its way.
     #[track_caller]
     pub(crate) fn requests(&self) -> Vec<Request> {
@@ -101,13 +106,17 @@ impl Recorder {
 fn serve(stream: &TcpStream, answer: &str, notes: &Mutex<Notes>) {
     let mut reader = BufReader::new(stream);
     loop {
-        match read_request(&mut reader) {
-            Ok(Some(request)) => notes.lock().unwrap().requests.push(request),
+        let request = match read_request(&mut reader) {
+            Ok(Some(request)) => request,
             Ok(None) => return,
             Err(what) => return notes.lock().unwrap().broken.push(what),
-        }
+        };
+        let whole = answer.len();
+        let end =
+            if request.method == "HEAD" { answer.find("\r\n\r\n").map_or(whole, |at| at + 4) } else { whole };
+        notes.lock().unwrap().requests.push(request);
         // Who asked may have gone.
-        if { stream }.write_all(answer.as_bytes()).is_err() {
+        if { stream }.write_all(&answer.as_bytes()[..end]).is_err() {
             return;
         }
     }
