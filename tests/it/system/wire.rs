@@ -47,7 +47,7 @@ impl Guardian {
     /// Starts one that lets everybody reach `origin` as `origin.test`.
     pub(crate) fn before(origin: &Recorder) -> Self {
         Self::start(&format!(
-            "proxy:\n  allow: [\"{}\"]\n  deny: [\"denied.test:8080\", \"denied.test\"]\n  hosts: {{origin.test: [{}]}}\n",
+            "proxy:\n  allow: [\"{}\"]\n  deny: [denied.test]\n  rate_limit: {{per_minute: 1000000, burst: 1000000}}\n  hosts: {{origin.test: [{}]}}\n",
             origin.authority(),
             origin.address.ip()
         ))

@@ -115,13 +115,13 @@ fn replace_ignoring_case(text: &str, from: &str, to: &str) -> String {
 /// Sends bytes on a connection of their own, and checks that the origin was asked what they say and nothing else.
 /// True when it was asked.
 fn compare(name: &str, bytes: &[u8], origin: &Recorder, cloister: &Cloister) -> bool {
-    let before = origin.so_far().len();
+    let before = origin.count();
     let mut wire = cloister.connect();
     let _ = wire.try_send(bytes);
     wire.end();
     let heard = String::from_utf8_lossy(&wire.rest()).into_owned();
     let answered = heard.matches("HTTP/1.1 200 OK\r\n").count();
-    let came = origin.so_far()[before..].to_vec();
+    let came = origin.since(before);
     let shown = bytes.escape_ascii();
     assert_eq!(answered, came.len(), "{name}: {shown}: {heard}");
     let mut rest = bytes;
@@ -174,7 +174,7 @@ fn h1_h2_h3_h6_another_parser_reads_what_the_origin_gets() {
     for name in ["cl_te", "folded", "h2_preface", "curl_ipv6"] {
         assert!(!passed.contains(&name), "{name} is forwarded");
     }
-    let total = origin.so_far().len();
+    let total = origin.count();
     drop(guardian);
     assert_eq!(origin.requests().len(), total, "nothing came later");
 }
@@ -193,15 +193,12 @@ fn h1_h2_h7_one_byte_too_many_anywhere_never_makes_another_request() {
             continue;
         }
         for at in 0..bytes.len() {
-            // Each place gets two of them, each pair at another place.
-            for extra in [EXTRA[at % EXTRA.len()], EXTRA[(at * 7 + 3) % EXTRA.len()]] {
-                let mutated = [&bytes[..at], extra, &bytes[at..]].concat();
-                passed += usize::from(compare(&name, &mutated, &origin, &cloister));
-            }
+            let mutated = [&bytes[..at], EXTRA[at * 7 % EXTRA.len()], &bytes[at..]].concat();
+            passed += usize::from(compare(&name, &mutated, &origin, &cloister));
         }
     }
     assert!(passed > 0, "white space around a value, say, harms nobody");
-    let total = origin.so_far().len();
+    let total = origin.count();
     drop(guardian);
     assert_eq!(origin.requests().len(), total, "nothing came later");
 }

@@ -3,7 +3,7 @@
 use crate::harness::Host;
 
 /// A relay at 127.0.0.1:8888 that passes on whatever it hears.
-const RELAY: &str = r#"
+const RELAY: &str = r"
 use IO::Socket::INET; use IO::Select;
 my $listener = IO::Socket::INET->new(LocalAddr => '127.0.0.1:8888', Listen => 5, ReuseAddr => 1) or die;
 open(my $ready, '>', '/tmp/relay') or die; close $ready;
@@ -18,7 +18,7 @@ while (my $client = $listener->accept) {
   }
   close $client; close $proxy;
 }
-"#;
+";
 
 #[test]
 fn n17_a_relay_in_the_sandbox_gains_nothing() {
@@ -71,4 +71,17 @@ fn t9_socks_is_not_spoken_at_the_relay() {
     assert_eq!(lines[4..], ["HTTP/1.1 400"; 3], "{done:?}");
     // What curl makes of an answer that is no SOCKS; 28 would be its patience.
     assert!(lines[..4].iter().all(|code| ["5", "7", "97"].contains(code)), "{done:?}");
+}
+
+#[test]
+fn n9_t11_one_port_of_the_sandboxs_own_network_answers() {
+    let Some(host) = Host::with_bubblewrap() else { return };
+    let script = "perl -MSocket -e '\
+          for my $address (qw(127.0.0.1 127.0.0.2)) { for my $port (1 .. 65535) { \
+            socket(my $socket, PF_INET, SOCK_STREAM, 0) or die; \
+            print qq($address $port\\n) if connect($socket, sockaddr_in($port, inet_aton($address))) } }'; \
+        grep -c . /proc/net/route; cut -d' ' -f1 /proc/net/if_inet6 2>/dev/null | grep -vc ^00000000000000000000000000000001";
+    let done = host.inside(script);
+    // One line is the head of the table of routes.
+    assert_eq!(done.stdout, "127.0.0.1 3128\n1\n0\n", "{done:?}");
 }

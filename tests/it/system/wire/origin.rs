@@ -63,9 +63,9 @@ impl Recorder {
                 let stream = stream.unwrap();
                 let notes = Arc::clone(&shared);
                 {
-                    let mut noted = notes.0.lock().unwrap();
-                    noted.connections += 1;
-                    noted.open += 1;
+                    let mut counts = notes.0.lock().unwrap();
+                    counts.connections += 1;
+                    counts.open += 1;
                 }
                 std::thread::spawn(move || {
                     serve(&stream, answer, &notes.0);
@@ -86,9 +86,14 @@ impl Recorder {
         self.notes.0.lock().unwrap().connections
     }
 
-    /// What it was asked until now; who has its answer has been noted.
-    pub(crate) fn so_far(&self) -> Vec<Request> {
-        self.notes.0.lock().unwrap().requests.clone()
+    /// How many requests it has noted; who has its answer has been noted.
+    pub(crate) fn count(&self) -> usize {
+        self.notes.0.lock().unwrap().requests.len()
+    }
+
+    /// The requests behind the first `before` ones.
+    pub(crate) fn since(&self, before: usize) -> Vec<Request> {
+        self.notes.0.lock().unwrap().requests[before..].to_vec()
     }
 
     /// What it was asked, once all connections have ended: no byte is still on its way.
