@@ -7,6 +7,8 @@
 pub mod client;
 mod control;
 mod daemon;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod guards;
 mod registry;
 

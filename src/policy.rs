@@ -104,6 +104,9 @@ impl Policy {
         if let Some(denial) = self.local(request, allowing) {
             return Decision::Deny(denial);
         }
+        if let Some(denial) = allowing.and_then(|rule| resolver(request, rule)) {
+            return Decision::Deny(denial);
+        }
         match (allowing, self.unlisted) {
             (Some(rule), _) => {
                 Decision::Allow(NameAllowed::new(request, rule, &self.table, &self.addressing))
@@ -156,6 +159,18 @@ impl Policy {
             None => Some(denial.with_detail(unpinned(name))),
         }
     }
+}
+
+/// Refuses a public name server that only a wildcard covers: through one, everything can be told to everybody, and
+/// whoever wrote `*.example.com` did not mean that (D8).
+fn resolver(request: &Request<'_>, allowing: &Arc<Rule>) -> Option<Denial> {
+    let Host::Name(name) = request.authority.host() else {
+        return None;
+    };
+    (name.is_resolver() && allowing.pattern().is_wildcard()).then(|| {
+        let detail = format!("`{name}` is a public name server, which no wildcard covers");
+        Denial::new(Reason::NotAllowed).with_rule(allowing).with_detail(detail)
+    })
 }
 
 fn unpinned(name: &DomainName) -> String {

@@ -39,6 +39,8 @@ mod admission;
 mod connect;
 mod connection;
 mod dial;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod head;
 mod journal;
 mod pipeline;

@@ -11,7 +11,7 @@ use crate::audit::{self, Entry, Event, Filter, Reader};
 use crate::config::Config;
 use crate::name::{CloisterName, ProjectName};
 use crate::paths::Paths;
-use crate::policy::{Authority, ConnectionId, Decision, Destination, Policy, Request, Rule, Via};
+use crate::policy::{Authority, ConnectionId, Decision, Destination, Host, Policy, Request, Rule, Via};
 use crate::sandbox::Receipt;
 
 /// What is told about one destination.
@@ -109,7 +109,8 @@ fn judge(
             verdict.reason = Some(denial.reason().code());
             verdict.detail = denial.detail().map(str::to_owned);
             // A name of this machine alone says so in the detail: a rule does not help it, a pin does.
-            let add = if denial.detail().is_some() {
+            let is_local = matches!(authority.host(), Host::Name(name) if name.is_local());
+            let add = if is_local && denial.detail().is_some() {
                 format!(
                     "name it exactly in `proxy.allow`, pin it in `proxy.hosts` in {}, and reload",
                     file.display()

@@ -8,6 +8,8 @@ use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 
 use crate::name::text_form;
 
+mod resolvers;
+
 /// The longest text that is looked at: 253 characters of up to four bytes fit well.
 const MAX_INPUT_BYTES: usize = 1024;
 /// The longest name (RFC 1035, without the final dot).
@@ -106,6 +108,12 @@ impl DomainName {
     /// Such a name is never resolved: it has to be pinned.
     pub fn is_local(&self) -> bool {
         !self.0.contains('.') || self.0.ends_with(".localhost")
+    }
+
+    /// Tells whether the name is a public name server's that is asked inside of HTTPS (D8): only a rule that names it
+    /// exactly opens it.
+    pub fn is_resolver(&self) -> bool {
+        resolvers::contain(&self.0) || self.parents().any(resolvers::contain)
     }
 
     /// Tells whether the name belongs to a cloud's metadata service (K12), which no rule can open.

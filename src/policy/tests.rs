@@ -335,3 +335,26 @@ fn d7_local_names_are_allowed_only_when_named_exactly_and_pinned() {
         .connect("pinned:443", "allow pinned")
         .connect("unlisted:443", "ask");
 }
+
+#[test]
+fn d8_a_public_name_server_is_opened_by_its_own_name_alone() {
+    let wide = ["*.google.com", "*.cloudflare-dns.com", "*.one.one", "*.nextdns.io:8443"];
+    Case::new()
+        .allow(&wide)
+        .allow(&["dns.google", "dns.quad9.net"])
+        .connect("www.google.com:443", "allow *.google.com")
+        .connect("dns.google.com:443", "not_allowed *.google.com")
+        .connect("DNS.GOOGLE.COM.:443", "not_allowed *.google.com")
+        .connect("mozilla.cloudflare-dns.com:443", "not_allowed *.cloudflare-dns.com")
+        .connect("cloudflare-dns.com:443", "not_allowed")
+        .connect("dns.nextdns.io:8443", "not_allowed *.nextdns.io:8443")
+        .plain("dns.google.com:80", "not_allowed *.google.com")
+        .connect("dns.google:443", "allow dns.google")
+        .connect("dns.quad9.net:443", "allow dns.quad9.net");
+    Case::new().asking().allow(&wide).connect("dns.google.com:443", "not_allowed *.google.com");
+    Case::new().asking().connect("dns.google.com:443", "ask");
+    Case::new()
+        .allow(&wide)
+        .deny(&["dns.google.com"])
+        .connect("dns.google.com:443", "denied_by_rule dns.google.com");
+}

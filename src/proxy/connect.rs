@@ -24,6 +24,9 @@ pub(super) mod relay;
 mod retry;
 mod sni;
 
+#[cfg(fuzzing)]
+pub(super) use hello::fuzz as fuzz_hello;
+
 /// The port on which nothing but TLS may flow.
 const TLS_PORT: u16 = 443;
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";

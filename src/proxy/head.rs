@@ -321,5 +321,18 @@ fn check_host(host: Option<&[u8]>, target: &Authority, line: &RequestLine<'_>) -
     }
 }
 
+/// Takes a head apart that [`Parser`] has accepted, by the line breaks and colons alone.
+#[cfg(fuzzing)]
+pub(super) fn field_lines(head: &[u8]) -> (String, String, Vec<(String, Vec<u8>)>) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let mut lines = head.strip_suffix(END).unwrap_or(head).split(|byte| *byte == b'\n');
+    let mut words = lines.next().unwrap_or_default().split(|byte| *byte == b' ').map(text);
+    let fields = lines.map(|line| {
+        let at = line.iter().position(|byte| *byte == b':').unwrap_or(line.len() - 1);
+        (text(&line[..at]).to_ascii_lowercase(), line[at + 1..].trim_ascii().to_vec())
+    });
+    (words.next().unwrap_or_default(), words.next().unwrap_or_default(), fields.collect())
+}
+
 #[cfg(test)]
 mod tests;

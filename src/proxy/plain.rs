@@ -30,6 +30,9 @@ mod answer;
 mod body;
 pub(super) mod hang_up;
 
+#[cfg(fuzzing)]
+pub(super) use body::fuzz as fuzz_chunked;
+
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// The default port of `http://`, which a `Host` field leaves out.
 const HTTP_PORT: u16 = 80;

@@ -21,3 +21,4 @@ mod sessions;
 mod streams;
 mod terminals;
 mod way_out;
+mod wire;

@@ -61,6 +61,11 @@ where
 {
     let late = |_| HelloError::NotTls("no complete ClientHello came in time".to_owned());
     timeout(patience, read_hello(client, buffer)).await.map_err(late)??;
+    judge(buffer, host)
+}
+
+/// Checks the name in a hello that is complete, and gives its length.
+fn judge(buffer: &[u8], host: &Host) -> Result<usize, HelloError> {
     let (message, bytes) = record::message(buffer).ok_or_else(|| {
         HelloError::NotTls("the records of the ClientHello hold something else, too".to_owned())
     })?;
@@ -120,6 +125,27 @@ fn compare(named: Option<&str>, host: &Host) -> Result<(), HelloError> {
         (None, Host::Name(_)) => Err(HelloError::NoName),
         (Some(named), Host::Name(_)) if Host::parse(named).is_ok_and(|named| named == *host) => Ok(()),
         (Some(named), Host::Name(_) | Host::Ip(_)) => Err(HelloError::OtherName(named.to_owned())),
+    }
+}
+
+/// Judges `bytes` as the beginning of a tunnel to the host that rustls finds in them.
+#[cfg(fuzzing)]
+pub(in crate::proxy) fn fuzz(bytes: &[u8]) {
+    // Whatever the bytes are, reading them on their own must not panic either.
+    let _ = record::message(bytes).map(|(message, _)| sni::server_name(&message).is_ok());
+    let Ok(Some(accepted)) = feed(&mut Acceptor::default(), bytes) else { return };
+    let named = accepted.client_hello().server_name().map(str::to_owned);
+    let elsewhere = Host::parse("elsewhere.invalid").expect("it is a name");
+    let host = named.as_deref().and_then(|named| Host::parse(named).ok());
+    if host.as_ref() != Some(&elsewhere) {
+        assert!(judge(bytes, &elsewhere).is_err(), "only the host that the hello names is let through");
+    }
+    if let Ok(taken) = judge(bytes, host.as_ref().unwrap_or(&elsewhere)) {
+        assert!(named.is_some() && taken <= bytes.len());
+    }
+    // An address is reached without a name, or not at all.
+    if judge(bytes, &Host::Ip([192, 0, 2, 1].into())).is_ok() {
+        assert!(named.is_none());
     }
 }
 

@@ -267,5 +267,30 @@ impl Body for Upload {
     }
 }
 
+/// Undoes the chunked coding in pieces and at once, and compares.
+#[cfg(fuzzing)]
+pub(in crate::proxy) fn fuzz(bytes: &[u8]) {
+    let Some((step, bytes)) = bytes.split_first() else { return };
+    let run = |step: usize| {
+        let (mut chunked, mut buffer, mut body) = (Chunked::default(), BytesMut::new(), Vec::new());
+        for piece in bytes.chunks(step) {
+            buffer.extend_from_slice(piece);
+            loop {
+                match chunked.decode(&mut buffer)? {
+                    Step::Data(data) => body.extend_from_slice(&data),
+                    Step::More | Step::End => break,
+                }
+            }
+        }
+        Ok::<_, BodyError>((body, buffer, chunked.state))
+    };
+    let (whole, pieces) = (run(bytes.len().max(1)).ok(), run(usize::from(*step).max(1)).ok());
+    assert_eq!(whole, pieces, "the pieces do not matter");
+    if let Some((body, rest, state)) = whole {
+        assert!(body.len() + rest.len() <= bytes.len() && bytes.ends_with(&rest));
+        assert!(state == State::Done || rest.len() <= MAX_TRAILER_BYTES + 1, "a line is limited");
+    }
+}
+
 #[cfg(test)]
 mod tests;
