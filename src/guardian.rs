@@ -8,6 +8,9 @@ pub mod client;
 mod control;
 mod daemon;
 mod guards;
+mod handover;
+mod ledger;
 mod registry;
 
-pub use daemon::{DaemonError, run};
+pub use daemon::{DaemonError, Role, run};
+pub use handover::TakeError;

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tracing::Instrument as _;
 
@@ -152,13 +152,14 @@ pub struct Client {
     services: Services,
     settings: RwLock<Arc<Settings>>,
     tunnels: Arc<Tunnels>,
+    is_draining: watch::Sender<bool>,
 }
 
 impl Client {
     /// Makes the client whose listener can then be given to [`serve`].
     pub fn new(identity: Identity, services: Services, settings: Settings) -> Self {
         let settings = RwLock::new(Arc::new(settings));
-        Self { identity, services, settings, tunnels: Arc::default() }
+        Self { identity, services, settings, tunnels: Arc::default(), is_draining: watch::Sender::new(false) }
     }
 
     /// What holds now for a new request.
@@ -174,6 +175,16 @@ impl Client {
     /// Judges again all that is open, after the rules have changed, and says how many it stopped (T10).
     pub fn revalidate(&self) -> usize {
         self.tunnels.revalidate(&self.identity.cloister, self.services.policies.current().as_deref())
+    }
+
+    /// Accepts no more connections, and makes [`serve`] return when those that are open have ended by themselves; a
+    /// connection that could go on with another request ends after its present one.
+    pub fn drain(&self) {
+        self.is_draining.send_replace(true);
+    }
+
+    fn is_draining(&self) -> bool {
+        *self.is_draining.borrow()
     }
 
     /// Stops all that is open, lets nothing in from now on, and makes [`serve`] return.
@@ -249,7 +260,8 @@ impl Stream for TcpStream {
     }
 }
 
-/// Serves the clients of one sandbox, until [`Client::end`] is called and all connections have ended.
+/// Serves the clients of one sandbox, until [`Client::end`] or [`Client::drain`] is called and all connections have
+/// ended.
 ///
 /// Spawn it on a worker: a runtime's root future would have to wake a worker for every connection.
 pub async fn serve<L: Listener>(listener: L, client: Arc<Client>) {
@@ -259,9 +271,14 @@ pub async fn serve<L: Listener>(listener: L, client: Arc<Client>) {
     tokio::select! {
         () = accept_all(&listener, &client, &slots).instrument(span) => {}
         () = wait_for_end(&client) => {}
+        () = wait_for_drain(&client) => {}
     }
     drop(listener);
     let all = u32::try_from(max_connections).unwrap_or(u32::MAX);
+    tokio::select! {
+        _ = slots.acquire_many(all) => return,
+        () = wait_for_end(&client) => {}
+    }
     if timeout(END_TIMEOUT, slots.acquire_many(all)).await.is_err() {
         tracing::warn!("connections are still open after the end");
     }
@@ -270,6 +287,11 @@ pub async fn serve<L: Listener>(listener: L, client: Arc<Client>) {
 async fn wait_for_end(client: &Client) {
     // The sender lives in the client.
     let _ = client.tunnels.ending().wait_for(Option::is_some).await;
+}
+
+async fn wait_for_drain(client: &Client) {
+    // The sender is the client's.
+    let _ = client.is_draining.subscribe().wait_for(|is_draining| *is_draining).await;
 }
 
 async fn accept_all<L: Listener>(listener: &L, client: &Arc<Client>, slots: &Arc<Semaphore>) {
