@@ -120,7 +120,9 @@ async fn dispatch(command: Command, paths: &Paths, output: &Output) -> Result<Ex
         Command::List => sandbox::list(paths, output),
         Command::Gc { dry_run } => gc::run(dry_run, paths, output).await,
         Command::Path { name } => sandbox::path(&name, paths),
-        Command::Guardian(GuardianCommand::Start { upgrade }) => guardian::start(upgrade, paths, output).await,
+        Command::Guardian(GuardianCommand::Start { upgrade }) => {
+            guardian::start(upgrade, paths, output).await
+        }
         Command::Guardian(GuardianCommand::Stop { yes, drain }) => {
             guardian::stop(yes, drain.unwrap_or_default(), paths, output).await
         }

@@ -311,9 +311,8 @@ fn client_hint(error: &ClientError) -> Option<String> {
         ClientError::DoesNotStart(_) => {
             Some("run `cloister guardian run` to see it in the foreground".into())
         }
-        ClientError::NotReplaced(_) => {
-            Some("run `cloister guardian stop --yes` (open connections end), then try again".into())
-        }
+        // What it said ends with its own hint.
+        ClientError::NotReplaced(_) => None,
         ClientError::OtherVersion { api, .. } if *api < API_VERSION => {
             Some("run `cloister guardian start`, which replaces it".into())
         }

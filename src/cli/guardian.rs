@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::error::CommandError;
 use super::output::{Output, human_duration, json, line};
-use crate::guardian::client::{ClientError, Guardian, READY};
 use crate::guardian::Role;
+use crate::guardian::client::{ClientError, Guardian, READY};
 use crate::paths::Paths;
 
 /// Runs the daemon in the foreground.
@@ -23,12 +23,11 @@ pub(super) fn run_daemon(replace: bool, paths: &Paths) -> Result<ExitCode, Comma
 
 pub(super) async fn start(upgrade: bool, paths: &Paths, output: &Output) -> Result<ExitCode, CommandError> {
     let replaced = if upgrade { Guardian::replace(paths).await? } else { None };
-    match replaced {
-        Some(version) => output.note(&format!("replaced the guardian of version {version}")),
-        None => {
-            Guardian::ensure(paths).await?;
-            output.note("the guardian is running");
-        }
+    if let Some(version) = replaced {
+        output.note(&format!("replaced the guardian of version {version}"));
+    } else {
+        Guardian::ensure(paths).await?;
+        output.note("the guardian is running");
     }
     Ok(ExitCode::SUCCESS)
 }

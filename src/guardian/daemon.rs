@@ -207,8 +207,9 @@ async fn serve(paths: &Paths, begun: Begun, ready: impl FnOnce(&Path)) -> Result
     tokio::spawn(sync_regularly(Arc::clone(&ledger)));
     tokio::spawn(obey_signals(Arc::clone(&control))?);
     if let Some(link) = link {
-        let predecessor = link.complete(ledger)?;
-        predecessor.into_iter().for_each(|predecessor| registry.follow(predecessor));
+        if let Some(predecessor) = link.complete(ledger)? {
+            registry.follow(predecessor);
+        }
     }
     ready(&paths.control_socket());
     let served = control::serve(listener, Arc::clone(&control)).await;

@@ -36,11 +36,11 @@ mod take;
 mod wire;
 
 pub(super) use give::give;
+pub(super) use messages::Order;
 pub(super) use predecessor::Predecessor;
 pub(super) use successor::Successor;
-pub(super) use messages::Order;
-pub(super) use take::{Link, Offer, Sockets, check_head};
 pub use take::TakeError;
+pub(super) use take::{Link, Offer, Sockets, check_head};
 
 use std::time::Duration;
 

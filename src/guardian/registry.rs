@@ -1,6 +1,7 @@
 //! The sandboxes that this guardian serves: registered, restored after a crash, reloaded, revoked.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
@@ -353,7 +354,11 @@ fn link(paths: &Paths, kept: &Kept) -> Result<(), RegistryError> {
     if let Some(directory) = link.parent() {
         paths::ensure_private_dir(directory)?;
     }
-    paths::remove_if_present(&link)?;
     let target = Path::new("../s").join(kept.id().as_str());
+    if fs::read_link(&link).is_ok_and(|found| found == target) {
+        // A guardian that is killed in the place of another must not leave that one without it.
+        return Ok(());
+    }
+    paths::remove_if_present(&link)?;
     Ok(symlink(target, &link).map_err(PathsError::io("make the link", &link))?)
 }

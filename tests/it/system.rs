@@ -6,6 +6,7 @@ mod crashes;
 mod files;
 mod gc;
 mod guards;
+mod handover;
 mod lifecycle;
 mod limits;
 mod names;

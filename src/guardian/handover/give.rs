@@ -159,7 +159,10 @@ fn perform(order: Order, registry: &Registry) {
         Order::Revoke { cloister } => registry.end_cloister(&cloister),
         Order::Reload => {
             if let Err(error) = registry.reload() {
-                tracing::error!(error = &error as &dyn std::error::Error, "nothing is judged any more: all ends");
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "nothing is judged any more: all ends"
+                );
                 registry.end_all();
             }
         }

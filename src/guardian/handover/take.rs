@@ -146,7 +146,11 @@ impl Link {
 /// Compares the head of the log with what the other said.
 pub(in crate::guardian) fn check_head(expected: &str, found: Head) -> Result<(), TakeError> {
     let found = found.to_string();
-    if found == expected { Ok(()) } else { Err(TakeError::OtherHead { expected: expected.to_owned(), found }) }
+    if found == expected {
+        Ok(())
+    } else {
+        Err(TakeError::OtherHead { expected: expected.to_owned(), found })
+    }
 }
 
 /// Tells whether an error says that there is nobody at the other end.

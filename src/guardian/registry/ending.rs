@@ -86,7 +86,9 @@ impl Registry {
         self.log.pass(successor);
         self.drain();
         let served: Vec<CloisterName> = self.served().keys().cloned().collect();
-        served.iter().for_each(|cloister| self.guards.remove(cloister));
+        for cloister in &served {
+            self.guards.remove(cloister);
+        }
     }
 
     /// Accepts nothing any more; what is open goes on.
