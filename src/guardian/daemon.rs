@@ -206,10 +206,10 @@ async fn serve(paths: &Paths, begun: Begun, ready: impl FnOnce(&Path)) -> Result
     let (listener, control) = open_control(paths, Arc::clone(&registry), lock, given)?;
     tokio::spawn(sync_regularly(Arc::clone(&ledger)));
     tokio::spawn(obey_signals(Arc::clone(&control))?);
-    if let Some(link) = link {
-        if let Some(predecessor) = link.complete(ledger)? {
-            registry.follow(predecessor);
-        }
+    if let Some(link) = link
+        && let Some(predecessor) = link.complete(ledger)?
+    {
+        registry.follow(predecessor);
     }
     ready(&paths.control_socket());
     let served = control::serve(listener, Arc::clone(&control)).await;

@@ -321,11 +321,13 @@ fn t10_a_revocation_and_a_withdrawn_rule_reach_tunnels_of_every_guardian_before(
     ends(&first);
     ends(&second);
     stage.has_guardians(1);
-    let reasons: Vec<_> =
-        stage.records().into_iter().filter(|record| record["event"] == "proxy.close").collect();
-    let mut reasons: Vec<_> = reasons.iter().map(|record| record["reason"].as_str().unwrap()).collect();
-    reasons.sort_unstable();
-    assert_eq!(reasons, ["rule_withdrawn", "rule_withdrawn", "token_revoked"]);
+    // What the last of them said may still be on its way into the log.
+    until("not all ends are recorded", || {
+        let closed = stage.records().into_iter().filter(|record| record["event"] == "proxy.close");
+        let mut reasons: Vec<String> = closed.map(|record| record["reason"].to_string()).collect();
+        reasons.sort_unstable();
+        (reasons == ["\"rule_withdrawn\"", "\"rule_withdrawn\"", "\"token_revoked\""], reasons)
+    });
     stage.host.ok(&["guardian", "stop", "--yes"]);
     stage.is_closed();
 }
@@ -564,13 +566,11 @@ fn a_guardian_killed_within_a_registration_leaves_nothing_that_nobody_owns() {
     let host = &stage.host;
     let by_name = host.runtime().join("by-name/demo");
     let sockets = host.runtime().join("s").join(fs::read_link(&by_name).unwrap().file_name().unwrap());
-    let token = host.path("home/.config/cloister/tokens/demo.json");
     // In the order in which a registration takes them: the token is kept, and told to nobody.
     let steps = [
-        ("rename,renameat,renameat2", token),
         ("mkdir,mkdirat", sockets.clone()),
         ("symlink,symlinkat", by_name),
-        ("bind", sockets.join("proxy.sock")),
+        ("unlink,unlinkat", sockets.join("proxy.sock")),
     ];
     for (calls, path) in steps {
         assert_eq!(control(host, "DELETE /tokens/demo", "").unwrap().0, 200);
@@ -637,7 +637,9 @@ fn steps(stage: &Stage) -> Vec<Step> {
         *number += 1;
         // What only reads a file changes nothing, and reading an answer byte by byte is one step.
         let is_reading = call == "openat" && !rest.contains("O_CREAT") || call == "recvfrom" && *number > 1;
-        if !is_reading {
+        // After the first record, threads may be woken by a write, or not.
+        let is_certain = call != "write" || *number == 1;
+        if !is_reading && is_certain {
             steps.push(Step { call: call.to_owned(), number: *number, line: line.to_owned() });
         }
     }
