@@ -261,7 +261,7 @@ impl Guardian {
             match self.ask_once(method.clone(), path, body.clone()).await {
                 Ok((StatusCode::MISDIRECTED_REQUEST, _)) => {}
                 // What was not answered was not done, or does no harm when it is done twice.
-                Err(ClientError::Http(error)) if error.is_incomplete_message() || error.is_canceled() => {}
+                Err(ClientError::Http(error)) if !error.is_parse() && !error.is_user() => {}
                 other => {
                     let (status, body) = other?;
                     return parse(status, &body);
