@@ -109,8 +109,8 @@ fn told(result: std::io::Result<()>, output: &Output) -> ExitCode {
 fn run(arguments: Arguments, output: &Output) -> Result<ExitCode, CommandError> {
     let paths = Paths::from_environment(process::environment)?;
     trace::begin(&arguments.global, &paths)?;
-    if let Command::Guardian(GuardianCommand::Run) = &arguments.command {
-        return guardian::run_daemon(&paths);
+    if let Command::Guardian(GuardianCommand::Run { replace }) = &arguments.command {
+        return guardian::run_daemon(*replace, &paths);
     }
     crate::session::sweep(&paths);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -132,11 +132,15 @@ async fn dispatch(command: Command, paths: &Paths, output: &Output) -> Result<Ex
         Command::List => sandbox::list(paths, output),
         Command::Gc { dry_run } => gc::run(dry_run, paths, output).await,
         Command::Path { name } => sandbox::path(&name, paths),
-        Command::Guardian(GuardianCommand::Start) => guardian::start(paths, output).await,
-        Command::Guardian(GuardianCommand::Stop { yes }) => guardian::stop(yes, paths, output).await,
+        Command::Guardian(GuardianCommand::Start { upgrade }) => {
+            guardian::start(upgrade, paths, output).await
+        }
+        Command::Guardian(GuardianCommand::Stop { yes, drain }) => {
+            guardian::stop(yes, drain.unwrap_or_default(), paths, output).await
+        }
         Command::Guardian(GuardianCommand::Status) => guardian::status(paths, output).await,
         Command::Guardian(GuardianCommand::Reload) => guardian::reload(paths, output).await,
-        Command::Guardian(GuardianCommand::Run) => guardian::run_daemon(paths),
+        Command::Guardian(GuardianCommand::Run { replace }) => guardian::run_daemon(replace, paths),
         Command::Audit(arguments) => audit::run(arguments, paths, output).await,
         Command::Why { target, cloister } => why::run(&target, cloister.as_ref(), paths, output),
         Command::Doctor { probe: false } => doctor::diagnose(paths, output),

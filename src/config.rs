@@ -19,6 +19,7 @@ mod yaml;
 
 pub use environment::{EnvName, EnvValue, Environment, RefusedVariable};
 pub use problem::{ConfigError, Problem};
+pub use proxy::duration::{InvalidDuration, parse as parse_duration};
 pub use proxy::{Audit, Proxy, RateLimit, UpstreamCredentials, UpstreamProxy, UpstreamScheme};
 pub use sandbox::{Files, Limits, Mount, MountMode, Network};
 

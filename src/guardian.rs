@@ -10,6 +10,9 @@ mod daemon;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod guards;
+mod handover;
+mod ledger;
 mod registry;
 
-pub use daemon::{DaemonError, run};
+pub use daemon::{DaemonError, Role, run};
+pub use handover::TakeError;

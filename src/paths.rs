@@ -10,6 +10,7 @@ pub use private::{Reach, Survey, Unseen, survey};
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -354,7 +355,21 @@ pub fn remove_directory(path: &Path) -> Result<(), PathsError> {
 /// An exclusive lock between processes; it ends with the value or with the process, whatever ends it.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
+}
+
+/// The lock belongs to the open file: whoever is given the descriptor holds it too.
+impl AsFd for Lock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Takes over a lock from another process.
+impl From<OwnedFd> for Lock {
+    fn from(descriptor: OwnedFd) -> Self {
+        Self { file: descriptor.into() }
+    }
 }
 
 impl Lock {
@@ -363,7 +378,7 @@ impl Lock {
         let file = Self::open(path)?;
         loop {
             match flock(&file, FlockOperation::LockExclusive) {
-                Ok(()) => return Ok(Self { _file: file }),
+                Ok(()) => return Ok(Self { file }),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(PathsError::io("lock", path)(error.into())),
             }
@@ -374,7 +389,7 @@ impl Lock {
     pub fn try_acquire(path: &Path) -> Result<Option<Self>, PathsError> {
         let file = Self::open(path)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Self { _file: file })),
+            Ok(()) => Ok(Some(Self { file })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(PathsError::io("lock", path)(error.into())),
         }

@@ -14,7 +14,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tracing::Instrument as _;
 
@@ -153,6 +153,7 @@ pub struct Client {
     tunnels: Arc<Tunnels>,
     admission: Arc<Admission>,
     lookups: Semaphore,
+    is_draining: watch::Sender<bool>,
 }
 
 impl Client {
@@ -161,7 +162,8 @@ impl Client {
         let settings = RwLock::new(Arc::new(settings));
         let admission = Arc::new(Admission::new(Arc::clone(&services.descriptors)));
         let lookups = Semaphore::new(MAX_LOOKUPS);
-        Self { identity, services, settings, tunnels: Arc::default(), admission, lookups }
+        let is_draining = watch::Sender::new(false);
+        Self { identity, services, settings, tunnels: Arc::default(), admission, lookups, is_draining }
     }
 
     /// What holds now for a new request.
@@ -190,6 +192,16 @@ impl Client {
     /// Judges again all that is open, after the rules have changed, and says how many it stopped (T10).
     pub fn revalidate(&self) -> usize {
         self.tunnels.revalidate(&self.identity.cloister, self.services.policies.current().as_deref())
+    }
+
+    /// Accepts no more connections, and makes [`serve`] return when those that are open have ended by themselves; a
+    /// connection that could go on with another request ends after its present one.
+    pub fn drain(&self) {
+        self.is_draining.send_replace(true);
+    }
+
+    fn is_draining(&self) -> bool {
+        *self.is_draining.borrow()
     }
 
     /// Stops all that is open, lets nothing in from now on, and makes [`serve`] return.
@@ -244,7 +256,8 @@ impl Stream for TcpStream {
     }
 }
 
-/// Serves the clients of one sandbox, until [`Client::end`] is called and all connections have ended.
+/// Serves the clients of one sandbox, until [`Client::end`] or [`Client::drain`] is called and all connections have
+/// ended.
 ///
 /// Spawn it on a worker: a runtime's root future would have to wake a worker for every connection.
 pub async fn serve<L: Listener>(listener: L, client: Arc<Client>) {
@@ -253,8 +266,13 @@ pub async fn serve<L: Listener>(listener: L, client: Arc<Client>) {
     tokio::select! {
         () = admission::accept_all(&listener, &client).instrument(span) => {}
         () = wait_for_end(&client) => {}
+        () = wait_for_drain(&client) => {}
     }
     drop(listener);
+    tokio::select! {
+        () = client.admission.emptied() => return,
+        () = wait_for_end(&client) => {}
+    }
     if timeout(END_TIMEOUT, client.admission.emptied()).await.is_err() {
         tracing::warn!("connections are still open after the end");
     }
@@ -263,4 +281,9 @@ pub async fn serve<L: Listener>(listener: L, client: Arc<Client>) {
 async fn wait_for_end(client: &Client) {
     // The sender lives in the client.
     let _ = client.tunnels.ending().wait_for(Option::is_some).await;
+}
+
+async fn wait_for_drain(client: &Client) {
+    // The sender is the client's.
+    let _ = client.is_draining.subscribe().wait_for(|is_draining| *is_draining).await;
 }

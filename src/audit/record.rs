@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::{Entry, Event, Head, LineHash};
 use crate::name::{BranchName, CloisterName, ProjectName};
@@ -16,7 +17,8 @@ const MAX_ARGUMENTS: usize = 64;
 const MAX_ARGV_BYTES: usize = 16 * 1024;
 
 /// Describes an event that is to be written; every text is cut at 4 KiB.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Record {
     entry: Entry,
 }

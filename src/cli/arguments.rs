@@ -2,11 +2,12 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::audit::Head;
-use crate::config::Network;
+use crate::config::{Network, parse_duration};
 use crate::name::{CloisterName, ProjectName};
 
 /// Runs an AI coding agent in a sandbox where it may do anything and harm nothing.
@@ -165,19 +166,32 @@ impl From<Tier> for Network {
 #[derive(Debug, Subcommand)]
 pub(super) enum GuardianCommand {
     /// Start it in the background
-    Start,
-    /// Stop it; running sandboxes then have no way out
+    Start {
+        /// Put this binary in the place of a guardian that runs: no connection breaks, new ones come to the new guardian,
+        /// and the old one ends with its last tunnel. An older version is replaced like this by every command that needs
+        /// the guardian
+        #[arg(long)]
+        upgrade: bool,
+    },
+    /// Stop it: open connections end at once, and running sandboxes then have no way out
     Stop {
         /// Stop it although sandboxes are running
         #[arg(long)]
         yes: bool,
+        /// First let open connections go on for so long, such as 30s; new ones are refused. A second `stop` ends the wait
+        #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+        drain: Option<Duration>,
     },
     /// Say how it is
     Status,
     /// Read the settings again
     Reload,
     /// Run it in the foreground
-    Run,
+    Run {
+        /// Take over from a guardian that runs, as `start --upgrade` does
+        #[arg(long)]
+        replace: bool,
+    },
 }
 
 #[derive(Debug, Args)]

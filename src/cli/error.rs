@@ -9,7 +9,7 @@ use crate::config::ConfigError;
 use crate::files::FilesError;
 use crate::git::GitError;
 use crate::guardian::DaemonError;
-use crate::guardian::client::ClientError;
+use crate::guardian::client::{API_VERSION, ClientError};
 use crate::init::ConnectError;
 use crate::paths::PathsError;
 use crate::project::{ProjectError, Refusal, SharesError};
@@ -320,8 +320,14 @@ fn client_hint(error: &ClientError) -> Option<String> {
         ClientError::DoesNotStart(_) => {
             Some("run `cloister guardian run` to see it in the foreground".into())
         }
+        // What it said ends with its own hint.
+        ClientError::NotReplaced(_) => None,
+        ClientError::OtherVersion { api, .. } if *api < API_VERSION => {
+            Some("run `cloister guardian start`, which replaces it".into())
+        }
         ClientError::OtherVersion { .. } => {
-            Some("run `cloister guardian stop --yes` with the other version, then try again".into())
+            let hint = "use the version that the guardian has, or run `cloister guardian stop --yes` (open connections end) and try again";
+            Some(hint.into())
         }
         ClientError::Refused(_) | ClientError::Http(_) | ClientError::Answer(_) => {
             Some("see `cloister guardian status`".into())
@@ -336,6 +342,9 @@ fn daemon_hint(error: &DaemonError) -> Option<String> {
         DaemonError::Running => Some("see `cloister guardian status`".into()),
         DaemonError::Paths(error) => paths_hint(error),
         DaemonError::Io { source, .. } => io_hint(source),
+        DaemonError::Take(_) => {
+            Some("run `cloister guardian stop --yes` (open connections end), then try again".into())
+        }
         DaemonError::Config(_) | DaemonError::Audit(_) | DaemonError::Restore(_) => None,
     }
 }

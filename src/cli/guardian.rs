@@ -6,22 +6,29 @@ use std::time::Duration;
 
 use super::error::CommandError;
 use super::output::{Output, human_duration, json, line};
+use crate::guardian::Role;
 use crate::guardian::client::{ClientError, Guardian, READY};
 use crate::paths::Paths;
 
 /// Runs the daemon in the foreground.
-pub(super) fn run_daemon(paths: &Paths) -> Result<ExitCode, CommandError> {
+pub(super) fn run_daemon(replace: bool, paths: &Paths) -> Result<ExitCode, CommandError> {
     let ready = |socket: &Path| {
         // Whoever started it may not wait for the word.
         let _ = line(&format!("{READY}: serving on {}", socket.display()));
     };
-    crate::guardian::run(paths, ready)?;
+    let role = if replace { Role::Successor } else { Role::Only };
+    crate::guardian::run(paths, role, ready)?;
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) async fn start(paths: &Paths, output: &Output) -> Result<ExitCode, CommandError> {
-    Guardian::ensure(paths).await?;
-    output.note("the guardian is running");
+pub(super) async fn start(upgrade: bool, paths: &Paths, output: &Output) -> Result<ExitCode, CommandError> {
+    let replaced = if upgrade { Guardian::replace(paths).await? } else { None };
+    if let Some(version) = replaced {
+        output.note(&format!("replaced the guardian of version {version}"));
+    } else {
+        Guardian::ensure(paths).await?;
+        output.note("the guardian is running");
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -40,8 +47,13 @@ fn count(number: usize, thing: &str) -> String {
 }
 
 /// Stops the guardian; `yes` says that running sandboxes may lose their way out.
-pub(super) async fn stop(yes: bool, paths: &Paths, output: &Output) -> Result<ExitCode, CommandError> {
-    let guardian = match Guardian::connect(paths).await {
+pub(super) async fn stop(
+    yes: bool,
+    drain: Duration,
+    paths: &Paths,
+    output: &Output,
+) -> Result<ExitCode, CommandError> {
+    let guardian = match Guardian::connect_any(paths).await {
         Err(ClientError::NotRunning) => {
             output.note("the guardian is not running");
             return Ok(ExitCode::SUCCESS);
@@ -55,7 +67,7 @@ pub(super) async fn stop(yes: bool, paths: &Paths, output: &Output) -> Result<Ex
         return Err(CommandError::user(message)
             .hint("run `cloister guardian stop --yes`, or `cloister shutdown` to stop them too"));
     }
-    let head = guardian.shut_down(paths).await?;
+    let head = guardian.shut_down(paths, drain).await?;
     output.note(&format!("stopped the guardian; the audit log ends at {head}"));
     Ok(ExitCode::SUCCESS)
 }
@@ -73,6 +85,9 @@ pub(super) async fn status(paths: &Paths, output: &Output) -> Result<ExitCode, C
         Some(problem) => line(&format!("audit log   {problem}; nothing passes"))?,
     }
     line("unlisted    refused (asking a human comes in a later version)")?;
+    if status.draining > 0 {
+        line(&format!("draining    {} of the guardian before this one", count(status.draining, "tunnel")))?;
+    }
     line(&format!("cloisters   {}", status.cloisters.len()))?;
     for cloister in &status.cloisters {
         line(&format!("  {}  {}", cloister.cloister, count(cloister.tunnels, "tunnel")))?;

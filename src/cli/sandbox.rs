@@ -4,6 +4,7 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -242,10 +243,10 @@ pub(super) fn show_changes(rows: &[ChangeRow]) -> Result<(), CommandError> {
 
 pub(super) async fn shutdown(paths: &Paths, output: &Output) -> Result<ExitCode, CommandError> {
     let code = report(session::stop_all(paths).await?, output)?;
-    match Guardian::connect(paths).await {
+    match Guardian::connect_any(paths).await {
         Err(ClientError::NotRunning) => output.note("the guardian is not running"),
         guardian => {
-            let head = guardian?.shut_down(paths).await?;
+            let head = guardian?.shut_down(paths, Duration::ZERO).await?;
             output.note(&format!("stopped the guardian; the audit log ends at {head}"));
         }
     }

@@ -1,7 +1,8 @@
 //! The command line's side of the control socket, and starting a guardian when none runs.
 
+use std::cmp::Ordering;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::process::{ChildStdout, Stdio};
 use std::time::Duration;
@@ -20,7 +21,7 @@ pub use super::registry::tokens::{
     TokenError, TokenFile, files as token_files, forget as forget_token, kept_for as token_kept_for,
 };
 
-use super::control::api::{Failure, Registered, Revoked, StopReceipt, Version};
+use super::control::api::{Failure, Registered, Revoked, Stop, StopReceipt, Version};
 use crate::name::CloisterName;
 use crate::paths::{Lock, Paths, PathsError};
 use crate::process;
@@ -32,6 +33,12 @@ const ENVIRONMENT: [&str; 6] =
 const END_PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is looked whether it has.
 const LOOK: Duration = Duration::from_millis(5);
+/// How often a request is repeated that met a guardian in the moment in which it was replaced.
+const RETRIES: usize = 5;
+/// How long the guardian's own complaints may grow before they begin anew.
+const MAX_LOG_BYTES: u64 = 1024 * 1024;
+/// How a guardian is started that takes over from the running one.
+const SUCCESSOR: [&str; 3] = ["guardian", "run", "--replace"];
 /// The first word that a guardian says when it serves.
 pub const READY: &str = "ready";
 
@@ -44,6 +51,9 @@ pub enum ClientError {
     /// It ended before it served.
     #[error("the guardian does not start: {0}")]
     DoesNotStart(String),
+    /// Another one could not take its place, and so it runs as before.
+    #[error("the running guardian can't be replaced: {0}")]
+    NotReplaced(String),
     /// It speaks another language.
     #[error("the running guardian is version {version} with control interface {api}; this is {}, {API_VERSION}", env!("CARGO_PKG_VERSION"))]
     OtherVersion {
@@ -79,47 +89,116 @@ fn io_error(action: &'static str) -> impl FnOnce(io::Error) -> ClientError {
     move |source| ClientError::Io { action, source }
 }
 
-/// A guardian that answers, of this version.
+/// A guardian that answers.
 #[derive(Debug, Clone)]
 pub struct Guardian {
     socket: PathBuf,
     key: String,
+    version: Version,
+}
+
+/// What to do with the guardian that runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fit {
+    /// It understands this binary, and is not older.
+    Fits,
+    /// It is older: this binary takes its place.
+    Older,
+    /// It is newer, and speaks another language: this binary must not take its place.
+    Newer,
+}
+
+impl Fit {
+    /// Judges a guardian by what it says of itself.
+    fn of(found: &Version) -> Self {
+        match found.api.cmp(&API_VERSION) {
+            Ordering::Less => Self::Older,
+            Ordering::Greater => Self::Newer,
+            Ordering::Equal if parts(&found.version) < parts(env!("CARGO_PKG_VERSION")) => Self::Older,
+            Ordering::Equal => Self::Fits,
+        }
+    }
+}
+
+/// The numbers of a version, to be compared.
+fn parts(version: &str) -> Vec<u64> {
+    version.split(['.', '-', '+']).map_while(|part| part.parse().ok()).collect()
 }
 
 impl Guardian {
     /// Finds the running guardian.
     ///
     /// # Errors
-    /// [`ClientError::NotRunning`] when there is none, [`ClientError::OtherVersion`] when it is another version's.
+    /// [`ClientError::NotRunning`] when there is none, [`ClientError::OtherVersion`] when it speaks another language.
     pub async fn connect(paths: &Paths) -> Result<Self, ClientError> {
+        let guardian = Self::connect_any(paths).await?;
+        let Version { version, api } = guardian.version.clone();
+        if api == API_VERSION { Ok(guardian) } else { Err(ClientError::OtherVersion { version, api }) }
+    }
+
+    /// Finds the running guardian of whatever version, to stop it.
+    ///
+    /// # Errors
+    /// [`ClientError::NotRunning`] when there is none.
+    pub async fn connect_any(paths: &Paths) -> Result<Self, ClientError> {
         let key = match fs::read_to_string(paths.control_key()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(ClientError::NotRunning),
             other => other.map_err(io_error("read the control key"))?,
         };
-        let guardian = Self { socket: paths.control_socket(), key };
-        let Version { version, api } = guardian.ask(Method::GET, "/version", Vec::new()).await?;
-        if api != API_VERSION {
-            return Err(ClientError::OtherVersion { version, api });
-        }
+        let version = Version { version: String::new(), api: 0 };
+        let mut guardian = Self { socket: paths.control_socket(), key, version };
+        guardian.version = guardian.ask(Method::GET, "/version", Vec::new()).await?;
         Ok(guardian)
     }
 
-    /// Finds the running guardian or starts one.
+    /// Finds the running guardian, replaces it if it is older than this binary, or starts one.
     pub async fn ensure(paths: &Paths) -> Result<Self, ClientError> {
-        if let Some(found) = Self::find(paths).await {
-            return found;
+        if let Some(fitting) = Self::find_fitting(paths).await? {
+            return Ok(fitting);
         }
         let _lock = Lock::acquire(&paths.guardian_start_lock())?;
-        if let Some(found) = Self::find(paths).await {
-            return found;
+        if let Some(fitting) = Self::find_fitting(paths).await? {
+            return Ok(fitting);
         }
-        spawn(paths)?;
+        match Self::find(paths).await.transpose()? {
+            None => spawn(paths, &["guardian", "run"]).map_err(ClientError::DoesNotStart)?,
+            Some(_) => spawn(paths, &SUCCESSOR).map_err(ClientError::NotReplaced)?,
+        }
         Self::connect(paths).await
+    }
+
+    /// Puts this binary in the place of the running guardian, or starts it if there is none; says whose place it took.
+    pub async fn replace(paths: &Paths) -> Result<Option<String>, ClientError> {
+        let _lock = Lock::acquire(&paths.guardian_start_lock())?;
+        let found = Self::find(paths).await.transpose()?;
+        match &found {
+            None => spawn(paths, &["guardian", "run"]).map_err(ClientError::DoesNotStart)?,
+            Some(found) if Fit::of(&found.version) == Fit::Newer => {
+                let Version { version, api } = found.version.clone();
+                return Err(ClientError::OtherVersion { version, api });
+            }
+            Some(_) => spawn(paths, &SUCCESSOR).map_err(ClientError::NotReplaced)?,
+        }
+        Self::connect(paths).await?;
+        Ok(found.map(|found| found.version.version))
+    }
+
+    /// The running guardian if it fits; `None` when one has to be started.
+    async fn find_fitting(paths: &Paths) -> Result<Option<Self>, ClientError> {
+        let Some(found) = Self::find(paths).await.transpose()? else { return Ok(None) };
+        match Fit::of(&found.version) {
+            Fit::Fits => Ok(Some(found)),
+            Fit::Older => Ok(None),
+            Fit::Newer => {
+                let Version { version, api } = found.version;
+                Err(ClientError::OtherVersion { version, api })
+            }
+        }
     }
 
     /// What connecting came to, unless there is none or one that breaks off because it is about to end.
     async fn find(paths: &Paths) -> Option<Result<Self, ClientError>> {
-        match Self::connect(paths).await {
+        match Self::connect_any(paths).await {
             Err(ClientError::NotRunning | ClientError::Http(_)) => None,
             other => Some(other),
         }
@@ -154,9 +233,15 @@ impl Guardian {
         self.ask(Method::GET, "/status", Vec::new()).await
     }
 
-    /// Stops it and waits until it is gone; the answer is the head of the audit log.
-    pub async fn shut_down(&self, paths: &Paths) -> Result<String, ClientError> {
-        let StopReceipt { audit_head } = self.ask(Method::POST, "/shutdown", Vec::new()).await?;
+    /// Stops it and waits until it is gone; the answer is the head of the audit log. Open tunnels may go on for `drain`.
+    pub async fn shut_down(&self, paths: &Paths, drain: Duration) -> Result<String, ClientError> {
+        let drain_ms = u64::try_from(drain.as_millis()).unwrap_or(u64::MAX);
+        let body = match drain_ms {
+            // Every version understands it.
+            0 => Vec::new(),
+            _ => serde_json::to_vec(&Stop { drain_ms }).map_err(ClientError::Answer)?,
+        };
+        let StopReceipt { audit_head } = self.ask(Method::POST, "/shutdown", body).await?;
         let end = Instant::now() + END_PATIENCE;
         // Its lock is free as soon as its process has ended.
         while Lock::try_acquire(&paths.guardian_lock())?.is_none() && Instant::now() < end {
@@ -165,12 +250,34 @@ impl Guardian {
         Ok(audit_head)
     }
 
+    /// Asks, and asks again when another guardian has taken over meanwhile.
     async fn ask<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         body: Vec<u8>,
     ) -> Result<T, ClientError> {
+        for _ in 0..RETRIES {
+            match self.ask_once(method.clone(), path, body.clone()).await {
+                Ok((StatusCode::MISDIRECTED_REQUEST, _)) => {}
+                // What was not answered was not done, or does no harm when it is done twice.
+                Err(ClientError::Http(error)) if !error.is_parse() && !error.is_user() => {}
+                other => {
+                    let (status, body) = other?;
+                    return parse(status, &body);
+                }
+            }
+        }
+        let (status, body) = self.ask_once(method, path, body).await?;
+        parse(status, &body)
+    }
+
+    async fn ask_once(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning,
             _ => io_error("connect to the control socket")(error),
@@ -193,8 +300,7 @@ impl Guardian {
             Ok::<_, hyper::Error>((status, body))
         };
         let (answer, _) = tokio::join!(exchange, connection);
-        let (status, body) = answer.map_err(ClientError::Http)?;
-        parse(status, &body)
+        answer.map_err(ClientError::Http)
     }
 }
 
@@ -208,33 +314,69 @@ fn parse<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Result<T, Clie
     })
 }
 
-/// Starts a guardian and waits until it serves or has given up.
-fn spawn(paths: &Paths) -> Result<(), ClientError> {
+/// Starts a guardian and waits until it serves or has given up: then the error is what it said.
+fn spawn(paths: &Paths, arguments: &[&str]) -> Result<(), String> {
+    start(paths, arguments).map_err(|error| super::control::chain(&error))?.map_or(Ok(()), Err)
+}
+
+/// Starts a guardian; gives what it said when it did not come so far as to serve.
+fn start(paths: &Paths, arguments: &[&str]) -> Result<Option<String>, ClientError> {
     let binary = process::own_binary().map_err(io_error("find the binary of Cloister"))?;
     let mut command = process::command(binary);
-    command.args(["guardian", "run"]).current_dir("/");
+    command.args(arguments).current_dir("/");
     command.envs(ENVIRONMENT.iter().filter_map(|name| Some((name, process::environment(name)?))));
     let complaints = paths.state_dir().join("guardian.log");
     crate::paths::ensure_private_dir(paths.state_dir())?;
-    let log = fs::File::create(&complaints).map_err(io_error("write the log of the guardian"))?;
+    // The guardian that is replaced goes on writing there, too.
+    let log = fs::File::options().append(true).create(true).open(&complaints);
+    let log = log.map_err(io_error("write the log of the guardian"))?;
+    let length = log.metadata().map_or(0, |metadata| metadata.len());
+    let begin = if length > MAX_LOG_BYTES { log.set_len(0).map_or(length, |()| 0) } else { length };
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
     let mut child = command.spawn().map_err(io_error("start the guardian"))?;
     let heard = child.stdout.take().is_some_and(says_ready);
     if heard {
-        return Ok(());
+        return Ok(None);
     }
     // It has closed its output, so it has ended or will at once.
     let _ = child.wait();
     let mut text = String::new();
-    if let Ok(file) = fs::File::open(&complaints) {
+    if let Ok(mut file) = fs::File::open(&complaints) {
         // What can't be read can't be reported.
-        let _ = file.take(8192).read_to_string(&mut text);
+        let _ = file.seek(SeekFrom::Start(begin)).and_then(|_| file.take(8192).read_to_string(&mut text));
     }
     let text = text.trim().trim_start_matches("error: ").to_owned();
-    Err(ClientError::DoesNotStart(if text.is_empty() { "it said nothing".to_owned() } else { text }))
+    Ok(Some(if text.is_empty() { "it said nothing".to_owned() } else { text }))
 }
 
 fn says_ready(output: ChildStdout) -> bool {
     let mut line = String::new();
     BufReader::new(output).read_line(&mut line).is_ok() && line.starts_with(READY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guardian_is_replaced_by_a_newer_binary_only() {
+        let fit = |version: &str, api| Fit::of(&Version { version: version.to_owned(), api });
+        let own = env!("CARGO_PKG_VERSION");
+        assert_eq!(fit(own, API_VERSION), Fit::Fits);
+        assert_eq!(fit("0.0.9", API_VERSION), Fit::Older);
+        assert_eq!(fit("0.0.10", API_VERSION), Fit::Older);
+        assert_eq!(fit("9999.0.0", API_VERSION), Fit::Fits);
+        assert_eq!(fit(own, API_VERSION - 1), Fit::Older);
+        assert_eq!(fit("9999.0.0", API_VERSION - 1), Fit::Older);
+        assert_eq!(fit(own, API_VERSION + 1), Fit::Newer);
+        assert_eq!(fit("0.0.1", API_VERSION + 1), Fit::Newer);
+    }
+
+    #[test]
+    fn versions_are_compared_by_their_numbers() {
+        assert!(parts("0.9.0") < parts("0.10.0"));
+        assert!(parts("0.1.0") < parts("0.1.1"));
+        assert_eq!(parts("1.2.3-rc"), [1, 2, 3]);
+        assert_eq!(parts("nonsense"), [] as [u64; 0]);
+    }
 }

@@ -4,9 +4,14 @@
 //! the key from a file that no mount contains. A sandbox's process passes the first check on some hosts, and so
 //! the second one is what counts.
 
-use std::sync::Arc;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener as Bound, UnixStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use axum::body::Bytes;
 use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, Path, Request, State};
 use axum::http::{StatusCode, header};
@@ -16,33 +21,89 @@ use axum::routing::{delete, get, post};
 use axum::serve::IncomingStream;
 use axum::{Json, Router};
 use tokio::net::UnixListener;
-use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::runtime::Handle;
+use tokio::sync::{RwLock, watch};
+use tokio::time::{sleep, timeout};
 
+use super::handover::{self, PROTOCOL};
 use super::registry::{Registry, RegistryError};
 use crate::name::CloisterName;
+use crate::paths::Lock;
+use crate::process::Identity;
 use crate::token::ControlKey;
-use api::{API_VERSION, Failure, Registration, StopReceipt, Version};
+use api::{API_VERSION, Failure, Registration, Stop, StopReceipt, Version};
 
 pub(super) mod api;
 
 /// How long open answers may take once the guardian was told to stop.
 const END_PATIENCE: Duration = Duration::from_secs(3);
 
+/// How long a new guardian waits for the requests before its own.
+const TURN_PATIENCE: Duration = Duration::from_secs(5);
+
 /// What the routes share.
 pub(super) struct Control {
     pub(super) registry: Arc<Registry>,
     pub(super) key: ControlKey,
     pub(super) shutdown: watch::Sender<bool>,
+    /// Held by every request, and by a handover alone.
+    changes: Arc<RwLock<()>>,
+    /// Whether another guardian has taken over.
+    pub(super) is_replaced: AtomicBool,
+    held: Mutex<Option<Held>>,
 }
 
-/// The user that a connection belongs to; `None` when the kernel does not say.
-#[derive(Debug, Clone, Copy)]
-struct Peer(Option<u32>);
+/// What makes a process the guardian; given up when another has taken over.
+pub(super) struct Held {
+    pub(super) lock: Lock,
+    pub(super) listener: Bound,
+}
+
+impl Control {
+    pub(super) fn new(registry: Arc<Registry>, key: ControlKey, held: Held) -> Self {
+        Self {
+            registry,
+            key,
+            shutdown: watch::Sender::new(false),
+            changes: Arc::default(),
+            is_replaced: AtomicBool::new(false),
+            held: Mutex::new(Some(held)),
+        }
+    }
+
+    /// Shows what makes this process the guardian.
+    pub(super) fn lend<T>(&self, show: impl FnOnce(&Held) -> io::Result<T>) -> io::Result<T> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into()).and_then(show)
+    }
+
+    /// Takes what makes this process the guardian.
+    pub(super) fn held(&self) -> Option<Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn is_replaced(&self) -> bool {
+        self.is_replaced.load(Ordering::SeqCst)
+    }
+}
+
+/// Whom a connection belongs to; `None` when the kernel does not say.
+#[derive(Debug, Clone)]
+struct Peer {
+    uid: Option<u32>,
+    pid: Option<i32>,
+    /// The connection itself, for a handover.
+    stream: Option<Arc<OwnedFd>>,
+}
 
 impl Connected<IncomingStream<'_, UnixListener>> for Peer {
     fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        Self(stream.io().peer_cred().ok().map(|credentials| credentials.uid()))
+        let credentials = stream.io().peer_cred().ok();
+        Self {
+            uid: credentials.map(|credentials| credentials.uid()),
+            pid: credentials.and_then(|credentials| credentials.pid()),
+            stream: stream.io().as_fd().try_clone_to_owned().ok().map(Arc::new),
+        }
     }
 }
 
@@ -56,6 +117,8 @@ pub(super) async fn serve(listener: UnixListener, control: Arc<Control>) -> std:
         .route("/tokens", post(register))
         .route("/tokens/{cloister}", delete(revoke))
         .route("/tokens/{cloister}/started", post(confirm))
+        .layer(middleware::from_fn_with_state(Arc::clone(&control), wait_for_turn))
+        .route("/handover", post(hand_over))
         .fallback(|| async { (StatusCode::NOT_FOUND, failure("there is no such request")) })
         .layer(middleware::from_fn_with_state(Arc::clone(&control), authorise))
         .with_state(Arc::clone(&control));
@@ -82,12 +145,21 @@ async fn authorise(
     let own = rustix::process::geteuid().as_raw();
     let presented = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let key = presented.and_then(|value| value.strip_prefix("Bearer "));
-    let is_known = peer.0.is_some_and(|uid| uid == own || uid == 0);
+    let is_known = peer.uid.is_some_and(|uid| uid == own || uid == 0);
     if is_known && key.is_some_and(|key| control.key.matches(key)) {
         next.run(request).await
     } else {
         (StatusCode::FORBIDDEN, failure("the control key is missing or wrong")).into_response()
     }
+}
+
+/// Has a request wait while the guardian is being replaced; afterwards it is the other's to answer.
+async fn wait_for_turn(State(control): State<Arc<Control>>, request: Request, next: Next) -> Response {
+    let _turn = control.changes.read().await;
+    if control.is_replaced() {
+        return (StatusCode::MISDIRECTED_REQUEST, failure("another guardian has taken over")).into_response();
+    }
+    next.run(request).await
 }
 
 fn failure(error: impl Into<String>) -> Json<Failure> {
@@ -140,9 +212,58 @@ async fn revoke(
     Ok(Json(control.registry.revoke(&cloister)?).into_response())
 }
 
-async fn shutdown(State(control): State<Arc<Control>>) -> Result<Response, RegistryError> {
-    let closed = control.registry.close();
+async fn shutdown(State(control): State<Arc<Control>>, body: Bytes) -> Response {
+    let stop = if body.is_empty() { Ok(Stop { drain_ms: 0 }) } else { serde_json::from_slice(&body) };
+    let grace = match stop {
+        Ok(Stop { drain_ms }) => Duration::from_millis(drain_ms),
+        Err(error) => return (StatusCode::BAD_REQUEST, failure(error.to_string())).into_response(),
+    };
+    let closed = control.registry.close(grace).await;
     // It ends also when its last record can't be written: nothing passes any more.
     control.shutdown.send_replace(true);
-    Ok(Json(StopReceipt { audit_head: closed? }).into_response())
+    match closed {
+        Ok(audit_head) => Json(StopReceipt { audit_head }).into_response(),
+        Err(error) => error.into_response(),
+    }
+}
+
+/// Gives the connection to a new guardian that asks to take over.
+async fn hand_over(
+    State(control): State<Arc<Control>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    request: Request,
+) -> Response {
+    let asked = request.headers().get(header::UPGRADE).and_then(|protocol| protocol.to_str().ok());
+    if asked != Some(PROTOCOL) {
+        return (StatusCode::UPGRADE_REQUIRED, failure(format!("this guardian speaks {PROTOCOL}")))
+            .into_response();
+    }
+    let refuse = |why: &str| (StatusCode::CONFLICT, failure(why)).into_response();
+    let Some(taker) = peer.pid.and_then(Identity::of) else { return refuse("it can't see who asks") };
+    let Some(stream) = peer.stream.and_then(|stream| stream.try_clone().ok()) else {
+        return refuse("it can't use the connection");
+    };
+    let Ok(changes) = timeout(TURN_PATIENCE, Arc::clone(&control.changes).write_owned()).await else {
+        return refuse("it is busy");
+    };
+    if control.registry.is_closed() {
+        return refuse("it is stopping, or another has taken over");
+    }
+    let runtime = Handle::current();
+    tokio::spawn(async move {
+        // The answer is on its way then, and what follows belongs to the two guardians.
+        let Ok(upgraded) = hyper::upgrade::on(request).await else { return };
+        drop(upgraded);
+        let stream = UnixStream::from(stream);
+        let given = std::thread::Builder::new().name("handover".to_owned()).spawn(move || {
+            if stream.set_nonblocking(false).is_ok() {
+                handover::give(stream, &taker, &control, changes, &runtime);
+            }
+        });
+        if let Err(error) = given {
+            tracing::error!(%error, "the guardian can't be replaced");
+        }
+    });
+    (StatusCode::SWITCHING_PROTOCOLS, [(header::CONNECTION, "upgrade"), (header::UPGRADE, PROTOCOL)])
+        .into_response()
 }

@@ -1,16 +1,22 @@
 //! The guardian's process: from its lock to its last record.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::os::unix::net::UnixListener as Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
 
-use super::control::{self, Control};
+use super::control::{self, Control, Held};
+use super::handover::{Link, Offer, Sockets, TakeError, check_head};
+use super::ledger::Ledger;
 use super::registry::{Registry, RegistryError};
 use crate::audit::{AuditError, AuditLog, Event, Record};
 use crate::config::{Config, ConfigError};
@@ -25,6 +31,18 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(3);
 /// How often it looks whether it has.
 const LOOK: Duration = Duration::from_millis(5);
+
+/// How long a guardian that was replaced may carry its tunnels.
+const MAX_DRAIN: Duration = Duration::from_hours(24);
+
+/// How a guardian comes to be one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// There must be no other.
+    Only,
+    /// It takes over from the one that runs, if one does.
+    Successor,
+}
 
 /// Why the guardian did not start or ended in disorder.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +62,9 @@ pub enum DaemonError {
     /// The sandboxes of an earlier guardian could not be taken over.
     #[error("cannot serve the running cloisters: {0}")]
     Restore(String),
+    /// The running guardian could not be replaced.
+    #[error(transparent)]
+    Take(#[from] TakeError),
     /// Something else of the system.
     #[error("cannot {action}")]
     Io {
@@ -70,22 +91,60 @@ impl From<RegistryError> for DaemonError {
     }
 }
 
-/// Runs a guardian until it is told to stop; `ready` is called as soon as it serves.
-pub fn run(paths: &Paths, ready: impl FnOnce(&Path)) -> Result<(), DaemonError> {
+/// Runs a guardian until it is told to stop, or another one has taken over and its last tunnel has ended; `ready` is
+/// called as soon as it serves.
+pub fn run(paths: &Paths, role: Role, ready: impl FnOnce(&Path)) -> Result<(), DaemonError> {
     // In the foreground it heads its session already, and stays in it.
     let _ = rustix::process::setsid();
     rustix::process::umask(Mode::from_raw_mode(0o077));
     raise_descriptor_limit();
-    let Some(_lock) = lock(paths)? else { return Err(DaemonError::Running) };
-    Config::load_for(paths, None)?;
-    let log = Arc::new(open_log(paths)?);
+    let begun = match role {
+        Role::Only => None,
+        Role::Successor => take_over(paths)?,
+    };
+    let begun = match begun {
+        Some(begun) => begun,
+        None => begin(paths)?,
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(io_error("start the event loop"))?;
-    let result = runtime.block_on(serve(paths, log, ready));
+    let result = runtime.block_on(serve(paths, begun, ready));
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
+}
+
+/// What a guardian has before it serves.
+struct Begun {
+    lock: Lock,
+    ledger: Arc<Ledger>,
+    taken: Option<Taken>,
+}
+
+/// What it has from another one.
+struct Taken {
+    link: Link,
+    pid: u32,
+    sockets: Sockets,
+}
+
+/// Begins as the only guardian.
+fn begin(paths: &Paths) -> Result<Begun, DaemonError> {
+    let Some(lock) = lock(paths)? else { return Err(DaemonError::Running) };
+    Config::load_for(paths, None)?;
+    Ok(Begun { lock, ledger: open_ledger(paths)?, taken: None })
+}
+
+/// Begins in the place of the guardian that runs; `None` when there is none, or none any more.
+fn take_over(paths: &Paths) -> Result<Option<Begun>, DaemonError> {
+    let Some(Offer { link, pid, lock, sockets }) = Offer::ask(paths)? else { return Ok(None) };
+    Config::load_for(paths, None)?;
+    Registry::check(paths)?;
+    let Some(head) = link.accept()? else { return Ok(None) };
+    let ledger = open_ledger(paths)?;
+    check_head(&head, ledger.head()?)?;
+    Ok(Some(Begun { lock, ledger, taken: Some(Taken { link, pid, sockets }) }))
 }
 
 /// Takes as many descriptors as the system gives: with the usual soft limit, one sandbox could use up all.
@@ -107,51 +166,109 @@ fn lock(paths: &Paths) -> Result<Option<Lock>, PathsError> {
     }
 }
 
+/// Opens the audit log, and knows how to do it again.
+fn open_ledger(paths: &Paths) -> Result<Arc<Ledger>, AuditError> {
+    let directory = paths.audit_dir();
+    Ok(Arc::new(Ledger::open(paths, move || open_log(&directory))?))
+}
+
 /// Opens the audit log. The guardian's lock is held: who still holds the log is a predecessor that was killed, whose
 /// descriptors the kernel is about to close.
-fn open_log(paths: &Paths) -> Result<AuditLog, AuditError> {
+fn open_log(directory: &Path) -> Result<AuditLog, AuditError> {
     let end = Instant::now() + PREDECESSOR_PATIENCE;
     loop {
-        match AuditLog::open(&paths.audit_dir(), true) {
+        match AuditLog::open(directory, true) {
             Err(AuditError::Busy { .. }) if Instant::now() < end => std::thread::sleep(LOOK),
             other => return other,
         }
     }
 }
 
-async fn serve(paths: &Paths, log: Arc<AuditLog>, ready: impl FnOnce(&Path)) -> Result<(), DaemonError> {
+async fn serve(paths: &Paths, begun: Begun, ready: impl FnOnce(&Path)) -> Result<(), DaemonError> {
+    let Begun { lock, ledger, taken } = begun;
     let resolver: Arc<dyn Resolve> = Arc::new(SystemResolver::default());
     let registry = Arc::new(
-        Registry::new(paths.clone(), Arc::clone(&log), resolver).map_err(io_error("watch over files"))?,
+        Registry::new(paths.clone(), Arc::clone(&ledger), resolver).map_err(io_error("watch over files"))?,
     );
-    log.append(Record::new(Event::GuardianStart).detail(env!("CARGO_PKG_VERSION")))?;
-    registry.restore()?;
-    let (listener, control) = open_control(paths, Arc::clone(&registry))?;
-    tokio::spawn(sync_regularly(Arc::clone(&log)));
+    let version = env!("CARGO_PKG_VERSION");
+    let detail = taken.as_ref().map_or_else(
+        || version.to_owned(),
+        |taken| format!("{version}, in the place of process {}", taken.pid),
+    );
+    ledger.append(Record::new(Event::GuardianStart).detail(detail))?;
+    let (link, given, sockets) = match taken {
+        Some(Taken { link, sockets: Sockets { key, control, listeners }, .. }) => {
+            (Some(link), Some((key, Bound::from(control))), listeners)
+        }
+        None => (None, None, BTreeMap::new()),
+    };
+    registry.restore(sockets)?;
+    let (listener, control) = open_control(paths, Arc::clone(&registry), lock, given)?;
+    tokio::spawn(sync_regularly(Arc::clone(&ledger)));
     tokio::spawn(obey_signals(Arc::clone(&control))?);
+    if let Some(link) = link
+        && let Some(predecessor) = link.complete(ledger)?
+    {
+        registry.follow(predecessor);
+    }
     ready(&paths.control_socket());
-    let served = control::serve(listener, control).await;
+    let served = control::serve(listener, Arc::clone(&control)).await;
+    if control.is_replaced.load(Ordering::SeqCst) {
+        carry_to_the_end(&registry).await;
+        return Ok(());
+    }
     let removed = [paths.control_socket(), paths.control_key()].map(|path| paths::remove_if_present(&path));
     served.map_err(io_error("serve the control socket"))?;
     removed.into_iter().collect::<Result<(), _>>()?;
     Ok(())
 }
 
-/// Makes the control socket and the key that it asks for; both are new with every guardian.
-fn open_control(paths: &Paths, registry: Arc<Registry>) -> Result<(UnixListener, Arc<Control>), DaemonError> {
+/// Carries the tunnels that are left after another guardian has taken over: it owns all paths.
+async fn carry_to_the_end(registry: &Registry) {
+    if timeout(MAX_DRAIN, registry.finished()).await.is_err() {
+        registry.end_all();
+        registry.finished().await;
+    }
+}
+
+/// Makes the control socket and the key that it asks for, both new, unless they were given by another guardian.
+fn open_control(
+    paths: &Paths,
+    registry: Arc<Registry>,
+    lock: Lock,
+    given: Option<(ControlKey, Bound)>,
+) -> Result<(UnixListener, Arc<Control>), DaemonError> {
+    let path: PathBuf = paths.control_socket();
+    let given = given.filter(|_| path.exists() && paths.control_key().exists());
+    let (key, bound) = match given {
+        Some(given) => given,
+        None => (make_key(paths)?, bind(&path)?),
+    };
+    let listen = || {
+        bound.set_nonblocking(true)?;
+        UnixListener::from_std(bound.try_clone()?)
+    };
+    let listener = listen().map_err(io_error("listen on the control socket"))?;
+    let held = Held { lock, listener: bound };
+    Ok((listener, Arc::new(Control::new(registry, key, held))))
+}
+
+fn make_key(paths: &Paths) -> Result<ControlKey, DaemonError> {
     let mut bytes = [0; 32];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
         .map_err(|error| io_error("make a random key")(error.into()))?;
     let key = ControlKey::from_bytes(bytes);
     paths::write_atomic(&paths.control_key(), key.expose().as_bytes())?;
-    let path: PathBuf = paths.control_socket();
-    // The guardian's lock is held: whatever lies here was left by one that is gone.
-    paths::remove_if_present(&path)?;
-    let listener = UnixListener::bind(&path).map_err(io_error("listen on the control socket"))?;
-    Ok((listener, Arc::new(Control { registry, key, shutdown: tokio::sync::watch::Sender::new(false) })))
+    Ok(key)
 }
 
-async fn sync_regularly(log: Arc<AuditLog>) {
+/// The guardian's lock is held: whatever lies at the path was left by one that is gone.
+fn bind(path: &Path) -> Result<Bound, DaemonError> {
+    paths::remove_if_present(path)?;
+    Bound::bind(path).map_err(io_error("listen on the control socket"))
+}
+
+async fn sync_regularly(log: Arc<Ledger>) {
     let mut tick = tokio::time::interval(SYNC_INTERVAL);
     loop {
         tick.tick().await;
@@ -178,7 +295,7 @@ fn obey_signals(control: Arc<Control>) -> Result<impl Future<Output = ()>, Daemo
                 },
             }
         }
-        if let Err(error) = control.registry.close() {
+        if let Err(error) = control.registry.close(Duration::ZERO).await {
             tracing::error!(error = &error as &dyn std::error::Error, "the end is not recorded");
         }
         control.shutdown.send_replace(true);

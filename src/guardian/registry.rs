@@ -1,18 +1,23 @@
 //! The sandboxes that this guardian serves: registered, restored after a crash, reloaded, revoked.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener as Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::net::UnixListener;
+use tokio::sync::{OnceCell, watch};
 
 use super::control::api::{API_VERSION, CloisterStatus, Registered, Registration, Reloaded, Revoked, Status};
 use super::guards::{Guards, Report};
-use crate::audit::{AuditError, AuditLog, Event, Record};
+use super::handover::{Order, Predecessor};
+use super::ledger::Ledger;
+use crate::audit::{AuditError, Event, Record};
 use crate::config::{Config, ConfigError, Network};
 use crate::name::{CloisterName, ProjectId, ProjectName};
 use crate::paths::{self, Paths, PathsError};
@@ -26,6 +31,7 @@ use journal::{SandboxJournal, Trouble};
 use policies::CurrentPolicy;
 use tokens::{Kept, TokenError};
 
+mod ending;
 mod journal;
 mod policies;
 pub(super) mod tokens;
@@ -33,7 +39,7 @@ pub(super) mod tokens;
 /// All sandboxes of one guardian.
 pub(super) struct Registry {
     paths: Paths,
-    log: Arc<AuditLog>,
+    log: Arc<Ledger>,
     resolver: Arc<dyn Resolve>,
     descriptors: Arc<Descriptors>,
     started: Instant,
@@ -41,6 +47,12 @@ pub(super) struct Registry {
     is_closed: AtomicBool,
     trouble: Arc<Trouble>,
     guards: Arc<Guards>,
+    /// How many sandboxes' connections are carried, those of revoked ones and of earlier tokens included.
+    carried: Arc<watch::Sender<usize>>,
+    /// The guardian before this one, as long as it carries tunnels of its own.
+    predecessor: OnceLock<Arc<Predecessor>>,
+    /// The head of the log at the end.
+    stopped: OnceCell<String>,
 }
 
 /// One sandbox that is served.
@@ -48,6 +60,8 @@ struct Served {
     kept: Kept,
     client: Arc<Client>,
     policy: Arc<CurrentPolicy>,
+    /// Where it connects, to be shared with another guardian.
+    listener: Option<Bound>,
 }
 
 /// Why a sandbox could not be registered, reloaded or revoked.
@@ -80,7 +94,7 @@ pub(super) enum RegistryError {
 }
 
 impl Registry {
-    pub(super) fn new(paths: Paths, log: Arc<AuditLog>, resolver: Arc<dyn Resolve>) -> io::Result<Self> {
+    pub(super) fn new(paths: Paths, log: Arc<Ledger>, resolver: Arc<dyn Resolve>) -> io::Result<Self> {
         let guards = Guards::new(report(Arc::clone(&log)))?;
         Ok(Self {
             guards,
@@ -92,6 +106,9 @@ impl Registry {
             served: Mutex::default(),
             is_closed: AtomicBool::new(false),
             trouble: Arc::default(),
+            carried: Arc::new(watch::Sender::new(0)),
+            predecessor: OnceLock::new(),
+            stopped: OnceCell::new(),
         })
     }
 
@@ -99,13 +116,22 @@ impl Registry {
         self.served.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Serves again what an earlier guardian served.
-    pub(super) fn restore(&self) -> Result<(), RegistryError> {
+    /// Makes sure that everything that an earlier guardian serves could be served by this one.
+    pub(super) fn check(paths: &Paths) -> Result<(), RegistryError> {
+        for kept in Kept::read_all(paths)? {
+            load(paths, &kept.registration.project)?;
+        }
+        Ok(())
+    }
+
+    /// Serves again what an earlier guardian served, on the sockets that it gave.
+    pub(super) fn restore(&self, mut given: BTreeMap<CloisterName, OwnedFd>) -> Result<(), RegistryError> {
         let mut served = self.served();
         for kept in Kept::read_all(&self.paths)? {
             let name = kept.registration.cloister.clone();
             self.guard(&name);
-            served.insert(name, self.serve(kept)?);
+            let listener = given.remove(&name).map(Bound::from);
+            served.insert(name, self.serve(kept, listener)?);
         }
         Ok(())
     }
@@ -134,8 +160,9 @@ impl Registry {
         kept.write(&self.paths)?;
         if let Some(earlier) = served.remove(&name) {
             earlier.client.end(Ending::Revoked);
+            self.order(Order::Revoke { cloister: name.clone() });
         }
-        match self.serve(kept) {
+        match self.serve(kept, None) {
             Ok(new) => drop(served.insert(name, new)),
             Err(error) => {
                 // The token was told to nobody; a file that can't be removed now is replaced by the next start.
@@ -146,8 +173,8 @@ impl Registry {
         Ok(Registered { token: token.expose().to_owned() })
     }
 
-    /// Opens the sandbox's socket and serves it.
-    fn serve(&self, kept: Kept) -> Result<Served, RegistryError> {
+    /// Opens the sandbox's socket, unless it was given, and serves it.
+    fn serve(&self, kept: Kept, given: Option<Bound>) -> Result<Served, RegistryError> {
         let Registration { cloister, project, branch, .. } = &kept.registration;
         let (policy, settings) = load(&self.paths, project)?;
         let policy = Arc::new(CurrentPolicy::new(policy));
@@ -170,15 +197,17 @@ impl Registry {
         // The first process's binary is mounted here; the directory itself is read-only inside.
         paths::ensure_private_dir(&directory.join("bin"))?;
         link(&self.paths, &kept)?;
-        match kept.registration.network {
+        let listener = match kept.registration.network {
             // No way out, and so nothing that listens.
-            Network::None => {}
+            Network::None => None,
             Network::Guarded | Network::Inet | Network::Full => {
-                let listener = listen(&directory.join("proxy.sock"))?;
-                tokio::spawn(proxy::serve(listener, Arc::clone(&client)));
+                let path = directory.join("proxy.sock");
+                let bound = given.filter(|_| path.exists()).map_or_else(|| listen(&path), Ok)?;
+                self.spawn(&bound, &client).map_err(|source| RegistryError::Listen { path, source })?;
+                Some(bound)
             }
-        }
-        Ok(Served { kept, client, policy })
+        };
+        Ok(Served { kept, client, policy, listener })
     }
 
     /// Watches over a registered sandbox that runs, and records it; one that is watched over already is left alone.
@@ -219,6 +248,7 @@ impl Registry {
         if let Some(served) = &removed {
             served.client.end(Ending::Revoked);
         }
+        self.order(Order::Revoke { cloister: cloister.clone() });
         let forgotten = tokens::forget(&self.paths, cloister);
         if let Some(Served { kept, .. }) = &removed {
             let link = self.paths.by_name_link(cloister);
@@ -246,6 +276,7 @@ impl Registry {
             served.policy.replace(policy);
             closed_tunnels += served.client.revalidate();
         }
+        self.order(Order::Reload);
         Ok(Reloaded { cloisters: served.len(), closed_tunnels })
     }
 
@@ -263,21 +294,9 @@ impl Registry {
             uptime_s: self.started.elapsed().as_secs(),
             audit_head,
             audit_problem,
+            draining: self.predecessor.get().map_or(0, |predecessor| predecessor.carried()),
             cloisters,
         }
-    }
-
-    /// Lets nothing through any more and closes the audit log; gives its head.
-    pub(super) fn close(&self) -> Result<String, RegistryError> {
-        let mut served = self.served();
-        self.is_closed.store(true, Ordering::SeqCst);
-        for (_, served) in std::mem::take(&mut *served) {
-            served.client.end(Ending::ShuttingDown);
-        }
-        drop(served);
-        self.log.append(Record::new(Event::GuardianStop))?;
-        self.log.sync()?;
-        Ok(self.log.head()?.to_string())
     }
 }
 
@@ -308,7 +327,7 @@ fn load(paths: &Paths, project: &ProjectName) -> Result<(Policy, Settings), Regi
 }
 
 /// Writes down what became of the guards of a sandbox.
-fn report(log: Arc<AuditLog>) -> Box<Report> {
+fn report(log: Arc<Ledger>) -> Box<Report> {
     Box::new(move |cloister, event, what| {
         let record = Record::new(event).cloister(cloister).detail(what);
         if let Err(error) = log.append(record) {
@@ -329,9 +348,9 @@ fn random() -> Result<[u8; 32], RegistryError> {
     Ok(bytes)
 }
 
-fn listen(path: &Path) -> Result<UnixListener, RegistryError> {
+fn listen(path: &Path) -> Result<Bound, RegistryError> {
     paths::remove_if_present(path)?;
-    UnixListener::bind(path).map_err(|source| RegistryError::Listen { path: path.to_owned(), source })
+    Bound::bind(path).map_err(|source| RegistryError::Listen { path: path.to_owned(), source })
 }
 
 /// Names a sandbox's socket directory for people.
@@ -340,7 +359,11 @@ fn link(paths: &Paths, kept: &Kept) -> Result<(), RegistryError> {
     if let Some(directory) = link.parent() {
         paths::ensure_private_dir(directory)?;
     }
-    paths::remove_if_present(&link)?;
     let target = Path::new("../s").join(kept.id().as_str());
+    if fs::read_link(&link).is_ok_and(|found| found == target) {
+        // A guardian that is killed in the place of another must not leave that one without it.
+        return Ok(());
+    }
+    paths::remove_if_present(&link)?;
     Ok(symlink(target, &link).map_err(PathsError::io("make the link", &link))?)
 }

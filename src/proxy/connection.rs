@@ -76,7 +76,10 @@ async fn serve_request<S: Stream>(wire: &mut Wire<S>, client: &Client, id: Conne
         head = wire.read_head(client) => head,
     };
     let head = match head {
-        Ok(Some(head)) => head,
+        Ok(Some(mut head)) => {
+            head.keep_alive &= !client.is_draining();
+            head
+        }
         Ok(None) => return Next::End,
         Err(refusal) => {
             let refusal = client.refuse_stranger(refusal);

@@ -9,6 +9,7 @@ mod files;
 mod floods;
 mod gc;
 mod guards;
+mod handover;
 mod lifecycle;
 mod limits;
 mod names;

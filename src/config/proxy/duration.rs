@@ -4,19 +4,22 @@ use std::time::Duration;
 
 /// Says why a text is no duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(in crate::config) enum InvalidDuration {
+pub enum InvalidDuration {
+    /// It is not a number with a unit.
     #[error(
         "is no duration; write a whole number with the unit `s`, `m` or `h`, such as `90s`, `10m` or `1h`"
     )]
     Form,
+    /// It is a bare number.
     #[error("has no unit; write `s`, `m` or `h` behind the number, such as `90s`, `10m` or `1h`")]
     NoUnit,
+    /// It is too short or too long.
     #[error("is out of range; it must lie between `1s` and `24h`")]
     OutOfRange,
 }
 
 /// Parses `90s`, `10m` or `1h`, between one second and a day.
-pub(in crate::config) fn parse(text: &str) -> Result<Duration, InvalidDuration> {
+pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
     let digits = text.trim_end_matches(|character: char| !character.is_ascii_digit());
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(InvalidDuration::Form);

@@ -8,11 +8,10 @@ use crate::config::Network;
 use crate::name::{BranchName, CloisterName, ProjectName};
 
 /// The version of the control interface; both sides must speak the same.
-pub const API_VERSION: u32 = 2;
+pub const API_VERSION: u32 = 3;
 
-/// What a guardian is.
+/// What a guardian is. Every version must understand every other's, and so more than this may stand there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(in crate::guardian) struct Version {
     pub(in crate::guardian) version: String,
     pub(in crate::guardian) api: u32,
@@ -60,9 +59,16 @@ pub struct Reloaded {
     pub closed_tunnels: usize,
 }
 
-/// The answer to a shutdown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// How a guardian is to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(in crate::guardian) struct Stop {
+    /// For how many milliseconds open tunnels may go on.
+    pub(in crate::guardian) drain_ms: u64,
+}
+
+/// The answer to a shutdown. Every version understands every other's: a guardian can always be stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::guardian) struct StopReceipt {
     /// The head of the audit log at the end.
     pub(in crate::guardian) audit_head: String,
@@ -84,6 +90,8 @@ pub struct Status {
     pub audit_head: String,
     /// What keeps the audit log from being written, if anything does.
     pub audit_problem: Option<String>,
+    /// The tunnels that the guardian before it still carries.
+    pub draining: usize,
     /// The cloisters that it serves.
     pub cloisters: Vec<CloisterStatus>,
 }

@@ -2,8 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::audit::{AuditError, AuditLog, Event, Record};
+use crate::audit::{AuditError, Event, Record};
 use crate::guardian::control::chain;
+use crate::guardian::ledger::Ledger;
 use crate::name::{BranchName, ProjectName};
 use crate::policy::Rule;
 use crate::proxy;
@@ -27,7 +28,7 @@ impl Trouble {
 
 /// The journal of one sandbox.
 pub(super) struct SandboxJournal {
-    log: Arc<AuditLog>,
+    log: Arc<Ledger>,
     trouble: Arc<Trouble>,
     project: ProjectName,
     branch: Option<BranchName>,
@@ -35,7 +36,7 @@ pub(super) struct SandboxJournal {
 
 impl SandboxJournal {
     pub(super) fn new(
-        log: Arc<AuditLog>,
+        log: Arc<Ledger>,
         trouble: Arc<Trouble>,
         project: ProjectName,
         branch: Option<BranchName>,

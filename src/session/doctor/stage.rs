@@ -313,7 +313,7 @@ impl<'a> Stage<'a> {
             Err(ClientError::NotRunning) => Ok(()),
             Err(error) => Err(error.into()),
             Ok(guardian) if guardian.status().await?.cloisters.is_empty() => {
-                guardian.shut_down(self.paths).await?;
+                guardian.shut_down(self.paths, Duration::ZERO).await?;
                 Ok(())
             }
             Ok(_) => Ok(()),

@@ -198,6 +198,7 @@ fn i1_i2_the_control_socket_wants_its_key_and_a_token_is_none() {
         "GET /status",
         "POST /reload",
         "POST /shutdown",
+        "POST /handover",
         "POST /tokens",
         "DELETE /tokens/demo",
     ] {

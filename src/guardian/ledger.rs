@@ -1,0 +1,161 @@
+//! Where the guardian's records go: into the audit log that it owns, or to the guardian that took over from it.
+//!
+//! One process writes the log. While it changes hands, who has something to record waits: nothing flows unrecorded, and
+//! nothing is refused because of a handover.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockWriteGuard};
+use std::time::Duration;
+
+use tokio::runtime::{Handle, RuntimeFlavor};
+
+use super::handover::Successor;
+use crate::audit::{AuditError, AuditLog, Event, Head, Record, unified_file};
+use crate::paths::Paths;
+
+/// How long a record waits for a log that changes hands; longer than a handover may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Opens the log of this user.
+type Open = dyn Fn() -> Result<AuditLog, AuditError> + Send + Sync;
+
+/// Takes every record of this process.
+pub(super) struct Ledger {
+    file: PathBuf,
+    open: Box<Open>,
+    state: RwLock<State>,
+    /// Whether the log changes hands; those who wait are told when it has.
+    is_moving: Mutex<bool>,
+    moved: Condvar,
+}
+
+enum State {
+    /// This process writes the log.
+    Own(AuditLog),
+    /// The log is closed, and belongs to whoever opens it.
+    Closed,
+    /// Another guardian writes it, and takes this one's records.
+    Passed(Arc<Successor>),
+}
+
+impl Ledger {
+    /// Opens the log.
+    pub(super) fn open(
+        paths: &Paths,
+        open: impl Fn() -> Result<AuditLog, AuditError> + Send + Sync + 'static,
+    ) -> Result<Self, AuditError> {
+        let state = RwLock::new(State::Own(open()?));
+        let file = unified_file(&paths.audit_dir());
+        Ok(Self { file, open: Box::new(open), state, is_moving: Mutex::new(false), moved: Condvar::new() })
+    }
+
+    /// Appends a record; after an error nothing may flow.
+    pub(super) fn append(&self, record: Record) -> Result<(), AuditError> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        match &*state {
+            State::Own(log) => return log.append(record),
+            State::Passed(successor) => {
+                let successor = Arc::clone(successor);
+                drop(state);
+                return blocking(|| successor.append(record)).map_err(|source| self.failed(source));
+            }
+            State::Closed => drop(state),
+        }
+        blocking(|| self.wait());
+        self.reopen()?;
+        match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
+            State::Own(log) => log.append(record),
+            State::Passed(successor) => successor.append(record).map_err(|source| self.failed(source)),
+            State::Closed => Err(self.failed(std::io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    /// Returns the number and hash of the last record.
+    pub(super) fn head(&self) -> Result<Head, AuditError> {
+        match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
+            State::Own(log) => log.head(),
+            State::Closed | State::Passed(_) => Err(self.failed(std::io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    /// Brings to disk what was written; what another guardian writes is its own concern.
+    pub(super) fn sync(&self) -> Result<(), AuditError> {
+        match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
+            State::Own(log) => log.sync(),
+            State::Closed | State::Passed(_) => Ok(()),
+        }
+    }
+
+    /// Tells whether this process writes the log.
+    pub(super) fn is_own(&self) -> bool {
+        matches!(&*self.state.read().unwrap_or_else(PoisonError::into_inner), State::Own(_))
+    }
+
+    /// Closes the log for another guardian, and gives its head. Records wait until it [`passes`](Self::pass), or is
+    /// [`taken back`](Self::take_back).
+    pub(super) fn close(&self) -> Result<Head, AuditError> {
+        let mut state = self.write();
+        let State::Own(log) = &*state else {
+            return Err(self.failed(std::io::ErrorKind::NotConnected.into()));
+        };
+        log.sync()?;
+        let head = log.head()?;
+        *self.is_moving.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *state = State::Closed;
+        Ok(head)
+    }
+
+    /// Opens the log again, because nobody took it. When that fails, every later record tries it again.
+    pub(super) fn take_back(&self) {
+        if let Err(error) = self.reopen() {
+            tracing::error!(error = &error as &dyn std::error::Error, "the audit log can't be taken back");
+        }
+        self.end_move();
+    }
+
+    /// Sends all records to another guardian from now on.
+    pub(super) fn pass(&self, successor: Arc<Successor>) {
+        *self.write() = State::Passed(successor);
+        self.end_move();
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reopen(&self) -> Result<(), AuditError> {
+        let mut state = self.write();
+        if matches!(&*state, State::Closed) {
+            *state = State::Own((self.open)()?);
+        }
+        Ok(())
+    }
+
+    fn wait(&self) {
+        let is_moving = self.is_moving.lock().unwrap_or_else(PoisonError::into_inner);
+        // Who waited for too long finds the log locked.
+        drop(self.moved.wait_timeout_while(is_moving, PATIENCE, |is_moving| *is_moving));
+    }
+
+    fn end_move(&self) {
+        *self.is_moving.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.moved.notify_all();
+    }
+
+    fn failed(&self, source: std::io::Error) -> AuditError {
+        AuditError::Write { path: self.file.clone(), source }
+    }
+}
+
+/// Waits for something while other tasks of this thread go on.
+fn blocking<T>(wait: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(wait),
+        _ => wait(),
+    }
+}
+
+/// Tells whether somebody waits until a record is written: for the end of a tunnel nobody does.
+pub(super) fn is_awaited(event: Event) -> bool {
+    event != Event::ProxyClose
+}
