@@ -12,14 +12,11 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::control::{self, Control};
 use super::registry::{Registry, RegistryError};
-use crate::audit::{AuditError, AuditLog, Event, Record};
-use crate::config::{Config, ConfigError};
+use crate::audit::{AuditError, AuditLog, Event, Record, Storage};
+use crate::config::{Audit, Config, ConfigError};
 use crate::paths::{self, Lock, Paths, PathsError};
 use crate::proxy::{Resolve, SystemResolver};
 use crate::token::ControlKey;
-
-/// How often written records are brought to the disk.
-const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long a guardian waits for an earlier one to end.
 const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(3);
@@ -77,8 +74,8 @@ pub fn run(paths: &Paths, ready: impl FnOnce(&Path)) -> Result<(), DaemonError> 
     rustix::process::umask(Mode::from_raw_mode(0o077));
     raise_descriptor_limit();
     let Some(_lock) = lock(paths)? else { return Err(DaemonError::Running) };
-    Config::load_for(paths, None)?;
-    let log = Arc::new(open_log(paths)?);
+    let config = Config::load_for(paths, None)?;
+    let log = Arc::new(open_log(paths, &config.audit)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -109,10 +106,11 @@ fn lock(paths: &Paths) -> Result<Option<Lock>, PathsError> {
 
 /// Opens the audit log. The guardian's lock is held: who still holds the log is a predecessor that was killed, whose
 /// descriptors the kernel is about to close.
-fn open_log(paths: &Paths) -> Result<AuditLog, AuditError> {
+fn open_log(paths: &Paths, audit: &Audit) -> Result<AuditLog, AuditError> {
+    let &Audit { per_cloister, max_bytes, max_files } = audit;
     let end = Instant::now() + PREDECESSOR_PATIENCE;
     loop {
-        match AuditLog::open(&paths.audit_dir(), true) {
+        match AuditLog::open(&paths.audit_dir(), Storage { per_cloister, max_bytes, max_files }) {
             Err(AuditError::Busy { .. }) if Instant::now() < end => std::thread::sleep(LOOK),
             other => return other,
         }
@@ -127,7 +125,6 @@ async fn serve(paths: &Paths, log: Arc<AuditLog>, ready: impl FnOnce(&Path)) -> 
     log.append(Record::new(Event::GuardianStart).detail(env!("CARGO_PKG_VERSION")))?;
     registry.restore()?;
     let (listener, control) = open_control(paths, Arc::clone(&registry))?;
-    tokio::spawn(sync_regularly(Arc::clone(&log)));
     tokio::spawn(obey_signals(Arc::clone(&control))?);
     ready(&paths.control_socket());
     let served = control::serve(listener, control).await;
@@ -149,18 +146,6 @@ fn open_control(paths: &Paths, registry: Arc<Registry>) -> Result<(UnixListener,
     paths::remove_if_present(&path)?;
     let listener = UnixListener::bind(&path).map_err(io_error("listen on the control socket"))?;
     Ok((listener, Arc::new(Control { registry, key, shutdown: tokio::sync::watch::Sender::new(false) })))
-}
-
-async fn sync_regularly(log: Arc<AuditLog>) {
-    let mut tick = tokio::time::interval(SYNC_INTERVAL);
-    loop {
-        tick.tick().await;
-        let log = Arc::clone(&log);
-        let synced = tokio::task::spawn_blocking(move || log.sync()).await;
-        if let Ok(Err(error)) = synced {
-            tracing::error!(error = &error as &dyn std::error::Error, "the audit log is not on disk");
-        }
-    }
 }
 
 /// Stops in order on INT and TERM, reads the settings again on HUP.
