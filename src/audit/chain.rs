@@ -95,7 +95,7 @@ impl Chain {
         let (head, unified) = match (tail.last, newest.filter(|newest| newest.path.exists())) {
             (Some(last), _) => (last.head, last.unified),
             (None, Some(newest)) => last_of(newest)?,
-            (None, None) => (Head::START, None),
+            (None, None) => (Head::START, cloister.as_ref().map(|_| 0)),
         };
         let front = first_link(current).map_err(failed)?;
         let mut chain = Self {

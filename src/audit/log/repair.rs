@@ -53,8 +53,7 @@ impl State {
         let CloisterChain { chain, is_over } = own_chain(&mut self.cloisters, &self.dir, self.storage, name)?;
         *is_over = *is_over || !is_known;
         // A file of a version that did not name the unified file's records is left as it is.
-        let is_comparable = chain.unified().is_some() || chain.head().seq == 0;
-        if is_comparable && chain.unified() < Some(link.seq) {
+        if chain.unified().is_some_and(|last| last < link.seq) {
             chain.append_own(line, link.seq)?;
         }
         Ok(())

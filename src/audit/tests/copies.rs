@@ -113,8 +113,15 @@ fn a_flood_is_one_record_and_a_summary_at_the_end() {
     let log = place.open();
     let demo = cloister("demo");
     let deny = |host: &str| {
-        let what = Repeatable { cloister: &demo, event: Event::ProxyDeny, reason: "not_allowed", subject: Some(&host) };
-        log.append_repeatable(what, || Record::new(Event::ProxyDeny).cloister(&demo).host(host).reason("not_allowed"))
+        let what = Repeatable {
+            cloister: &demo,
+            event: Event::ProxyDeny,
+            reason: "not_allowed",
+            subject: Some(&host),
+        };
+        log.append_repeatable(what, || {
+            Record::new(Event::ProxyDeny).cloister(&demo).host(host).reason("not_allowed")
+        })
     };
     for _ in 0..1000 {
         deny("a.test").unwrap();

@@ -136,6 +136,7 @@ impl Own {
             let Some(link) = Link::parse(line.bytes) else { continue };
             match link.unified {
                 Some(_) if link.seq == 1 => return Some(0),
+                Some(unified) if link.is_about_its_chain() => return Some(unified + 1),
                 Some(unified) => return Some(unified),
                 // Records of a version that did not name the unified file's can't be compared.
                 None => {}

@@ -69,7 +69,10 @@ fn records_are_chosen_by_event_host_reason_decision_and_number() {
     );
     assert_eq!(hosts(&["--host", "*.below.test"]), ["a.below.test", "b.below.test"]);
     assert_eq!(hosts(&["--host", "other.test"]), ["other.test"]);
-    assert_eq!(hosts(&["--decision", "deny", "--reason", "not_allowed", "-n", "2"]), ["b.below.test", "other.test"]);
+    assert_eq!(
+        hosts(&["--decision", "deny", "--reason", "not_allowed", "-n", "2"]),
+        ["b.below.test", "other.test"]
+    );
     assert_eq!(hosts(&["--reason", "unauthenticated"]).len(), 1);
     assert_eq!(hosts(&["--until", "1h"]), Vec::<String>::new());
     assert_eq!(hosts(&["--since", "1h", "--event", "guardian.start", "--event", "sandbox.start"]).len(), 2);
@@ -139,7 +142,7 @@ fn a17_a_guardian_killed_while_it_writes_leaves_a_good_log() {
         assert_eq!(verified.code, 0, "{verified:?}");
     }
     host.ok(&["stop"]);
-    traffic.map(collect);
+    traffic.into_iter().map(collect).for_each(drop);
     host.ok(&["shutdown"]);
     host.ok(&["audit", "verify"]);
 }
