@@ -46,6 +46,7 @@ pub(super) enum Urgency {
 
 /// Is one chain of the log, open at its end.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a step that may still have to be done")]
 pub(super) struct Chain {
     files: ChainFiles,
     rotation: Rotation,

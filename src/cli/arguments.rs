@@ -205,7 +205,7 @@ pub(super) struct AuditArguments {
     /// Only records about this host, or about all below it: *.example.com
     #[arg(long, value_name = "HOST")]
     pub(super) host: Option<HostFilter>,
-    /// Only records with this reason, such as not_allowed
+    /// Only records with this reason, such as `not_allowed`
     #[arg(long, value_name = "REASON")]
     pub(super) reason: Option<String>,
     /// Only the last ones, so many

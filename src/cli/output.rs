@@ -11,6 +11,7 @@ use crate::text::{JsonText, Untrusted};
 
 /// The way to the user's terminal or pipe.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a wish of the user")]
 pub(super) struct Output {
     is_silent: bool,
     is_json: bool,

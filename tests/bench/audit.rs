@@ -16,7 +16,7 @@ const MEASURED: u64 = 200_000;
 const STORAGE: Storage = Storage { per_cloister: true, max_bytes: 64 << 20, max_files: 8 };
 
 fn main() {
-    let decisions = std::env::args().filter_map(|text| text.parse().ok()).next().unwrap_or(DECISIONS);
+    let decisions = std::env::args().find_map(|text| text.parse().ok()).unwrap_or(DECISIONS);
     measure();
     soak(decisions);
 }

@@ -47,14 +47,14 @@ impl State {
 
     /// Appends this line of the unified file to the own file that lacks it.
     fn repair_one(&mut self, line: &[u8]) -> Result<(), AuditError> {
-        let Some(link) = line.strip_suffix(b"\n").and_then(Link::parse) else { return Ok(()) };
-        let Some(name) = link.cloister.filter(|_| link.own_file != Some(false)) else { return Ok(()) };
+        let Some(record) = line.strip_suffix(b"\n").and_then(Link::parse) else { return Ok(()) };
+        let Some(name) = record.cloister.filter(|_| record.own_file != Some(false)) else { return Ok(()) };
         let is_known = self.cloisters.contains_key(&name);
         let CloisterChain { chain, is_over } = own_chain(&mut self.cloisters, &self.dir, self.storage, name)?;
         *is_over = *is_over || !is_known;
         // A file of a version that did not name the unified file's records is left as it is.
-        if chain.unified().is_some_and(|last| last < link.seq) {
-            chain.append_own(line, link.seq)?;
+        if chain.unified().is_some_and(|last| last < record.seq) {
+            chain.append_own(line, record.seq)?;
         }
         Ok(())
     }

@@ -39,7 +39,7 @@ fn a_full_file_gets_its_name_and_the_chain_goes_on() {
     assert_eq!((verified.records, verified.oldest, verified.head), (100, 1, head));
     let _ = check_good(&place);
     let numbers: Vec<u64> = place.entries(Filter::default()).iter().map(|entry| entry.seq).collect();
-    assert_eq!(numbers, Vec::from_iter(1..=100));
+    assert_eq!(numbers, (1..=100).collect::<Vec<u64>>());
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn a_reader_follows_over_rotations_and_starts() {
         }
     }
     seen.extend(reader.map(|entry| entry.unwrap().seq));
-    assert_eq!(seen, Vec::from_iter(1..=log.head().unwrap().seq));
+    assert_eq!(seen, (1..=log.head().unwrap().seq).collect::<Vec<_>>());
 }
 
 #[test]

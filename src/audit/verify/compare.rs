@@ -15,11 +15,11 @@ use crate::name::CloisterName;
 const MAX_OPEN: usize = 128;
 
 /// Enters every difference in the report of the own file, unless that one is bad already.
-pub(super) fn compare(dir: &Path, unified: Lines, ending: Ending, reports: &mut Vec<FileReport>) {
+pub(super) fn compare(dir: &Path, unified: &Lines, ending: Ending, reports: &mut Vec<FileReport>) {
     let mut done: Option<CloisterName> = None;
     let mut compared = BTreeSet::new();
     let (oldest, newest) = loop {
-        let Ok(mut lines) = unified.again() else { return };
+        let mut lines = unified.again();
         let mut run = Run { dir, after: done.as_ref(), owns: BTreeMap::new(), oldest: None, newest: 0 };
         // What can't be read stands in the unified file's own report.
         while let Ok(Some(line)) = lines.next() {
@@ -70,13 +70,13 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn step(&mut self, line: &[u8]) {
-        let Some(link) = Link::parse(line) else { return };
-        let oldest = *self.oldest.get_or_insert(link.seq);
-        self.newest = link.seq;
-        if link.own_file == Some(false) || link.is_about_its_chain() {
+        let Some(record) = Link::parse(line) else { return };
+        let oldest = *self.oldest.get_or_insert(record.seq);
+        self.newest = record.seq;
+        if record.own_file == Some(false) || record.is_about_its_chain() {
             return;
         }
-        let Some(name) = link.cloister.filter(|name| self.after.is_none_or(|after| name > after)) else {
+        let Some(name) = record.cloister.filter(|name| self.after.is_none_or(|after| name > after)) else {
             return;
         };
         let (dir, has_room) = (self.dir, self.owns.len() < MAX_OPEN);
@@ -97,7 +97,7 @@ impl Run<'_> {
                 self.owns.entry(name).or_insert(own)
             }
         };
-        own.step(link.seq, line, oldest);
+        own.step(record.seq, line, oldest);
     }
 }
 
@@ -124,7 +124,7 @@ impl Own {
         let lines = Lines::of(&ChainFiles::of(path)).ok();
         let mut own = Self { path: path.to_owned(), lines, next: None, begin: 0, difference: None };
         own.begin = own.find_begin().unwrap_or(0);
-        own.lines = own.lines.take().and_then(|lines| lines.again().ok());
+        own.lines = own.lines.map(|lines| lines.again());
         own.next = own.read();
         own
     }
@@ -149,11 +149,11 @@ impl Own {
         let lines = self.lines.as_mut()?;
         loop {
             let line = lines.next().ok()??;
-            let Some(link) = Link::parse(line.bytes).filter(|link| !link.is_about_its_chain()) else {
+            let Some(record) = Link::parse(line.bytes).filter(|record| !record.is_about_its_chain()) else {
                 continue;
             };
-            if let Some(unified) = link.unified {
-                return Some(Copy { own: link.seq, unified, line: line.bytes.to_owned() });
+            if let Some(unified) = record.unified {
+                return Some(Copy { own: record.seq, unified, line: line.bytes.to_owned() });
             }
         }
     }
