@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::handover::Successor;
-use crate::audit::{AuditError, AuditLog, Event, Head, Record, unified_file};
+use crate::audit::{AuditError, AuditLog, Event, Head, Noted, Record, Repeatable, unified_file};
 use crate::paths::Paths;
 
 /// How long a record waits for a log that changes hands; longer than a handover may take.
@@ -70,6 +70,18 @@ impl Ledger {
         }
     }
 
+    /// Appends a record that may come in floods; see [`AuditLog::append_repeatable`].
+    pub(super) fn append_repeatable(
+        &self,
+        what: Repeatable<'_>,
+        record: impl Fn() -> Record,
+    ) -> Result<Noted, AuditError> {
+        if let State::Own(log) = &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
+            return log.append_repeatable(what, record);
+        }
+        self.append(record()).map(|()| Noted::Written)
+    }
+
     /// Returns the number and hash of the last record.
     pub(super) fn head(&self) -> Result<Head, AuditError> {
         match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
@@ -95,14 +107,17 @@ impl Ledger {
     /// [`taken back`](Self::take_back).
     pub(super) fn close(&self) -> Result<Head, AuditError> {
         let mut state = self.write();
-        let State::Own(log) = &*state else {
-            return Err(self.failed(std::io::ErrorKind::NotConnected.into()));
-        };
-        log.sync()?;
-        let head = log.head()?;
-        *self.is_moving.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        *state = State::Closed;
-        Ok(head)
+        match std::mem::replace(&mut *state, State::Closed) {
+            State::Own(log) => {
+                let head = log.close()?;
+                *self.is_moving.lock().unwrap_or_else(PoisonError::into_inner) = true;
+                Ok(head)
+            }
+            other => {
+                *state = other;
+                Err(self.failed(std::io::ErrorKind::NotConnected.into()))
+            }
+        }
     }
 
     /// Opens the log again, because nobody took it. When that fails, every later record tries it again.
