@@ -32,6 +32,7 @@ pub use journal::{Event, EventKind, Journal, JournalError};
 pub use refusal::Reason;
 pub use tunnels::Ending;
 
+use plain::Pool;
 use refusal::{After, Audit, Refusal, Show};
 use tunnels::Tunnels;
 
@@ -154,13 +155,14 @@ pub struct Client {
     services: Services,
     settings: RwLock<Arc<Settings>>,
     tunnels: Arc<Tunnels>,
+    pool: Arc<Pool>,
 }
 
 impl Client {
     /// Makes the client whose listener can then be given to [`serve`].
     pub fn new(identity: Identity, services: Services, settings: Settings) -> Self {
         let settings = RwLock::new(Arc::new(settings));
-        Self { identity, services, settings, tunnels: Arc::default() }
+        Self { identity, services, settings, tunnels: Arc::default(), pool: Arc::default() }
     }
 
     /// What holds now for a new request.
@@ -171,16 +173,20 @@ impl Client {
     /// Applies other settings; what is open keeps those that it was opened with.
     pub fn apply(&self, settings: Settings) {
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+        // The way out may be another one.
+        self.pool.clear();
     }
 
     /// Judges again all that is open, after the rules have changed, and says how many it stopped (T10).
     pub fn revalidate(&self) -> usize {
+        self.pool.clear();
         self.tunnels.revalidate(&self.identity.cloister, self.services.policies.current().as_deref())
     }
 
     /// Stops all that is open, lets nothing in from now on, and makes [`serve`] return.
     pub fn end(&self, ending: Ending) {
         self.tunnels.end(ending);
+        self.pool.close();
     }
 
     /// Counts the tunnels and requests that are open.

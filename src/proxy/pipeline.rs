@@ -1,8 +1,9 @@
 //! The way of one request, as steps that consume each other:
-//! [`Accepted`] → [`Authenticated`] → [`Allowed`] → [`Permitted`] → [`Recorded`] → [`Dialled`].
+//! [`Accepted`] → [`Authenticated`] → [`Allowed`] → [`Permitted`] → [`Recorded`] → [`Dialled`] or [`Reached`].
 //!
 //! CONNECT and absolute-form take the same way (H11). No step can be left out: each is made only by the one
-//! before it, and only the last holds a socket to the upstream.
+//! before it, and only the last holds a socket to the upstream. For absolute-form that may be a kept one, which
+//! costs the permit as dialling does.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -12,9 +13,10 @@ use tokio::net::TcpStream;
 use crate::policy::{ConnectionId, Decision, Destination, NameAllowed, Permit, Policy, Request, Rule, Via};
 
 use super::Client;
-use super::dial::{Patience, dial};
+use super::dial::{DialError, Patience, dial};
 use super::head::Head;
 use super::journal::OpenRecord;
+use super::plain::{Origin, Taken};
 use super::refusal::{Reason, Refusal};
 use super::tunnels::{Refused, Registration};
 
@@ -146,10 +148,7 @@ impl Recorded<'_> {
     /// Connects to a permitted address.
     pub(super) async fn dial(self) -> Result<Dialled, Refusal> {
         let Self { client, permit, record, mut registration } = self;
-        let settings = client.settings();
-        let limits = &settings.limits;
         let rule = Arc::clone(permit.rule());
-        let patience = Patience { attempt: limits.dial_attempt_timeout, whole: limits.dial_timeout };
         tokio::select! {
             biased;
             reason = registration.stopped() => {
@@ -157,7 +156,7 @@ impl Recorded<'_> {
                 record.close(Some(reason));
                 Err(refusal)
             }
-            dialled = dial(permit, patience) => match dialled {
+            dialled = connect(client, permit) => match dialled {
                 Ok(upstream) => Ok(Dialled { upstream, rule, record, registration }),
                 Err(error) => {
                     tracing::debug!(error = &error as &dyn Error, "dialling failed");
@@ -168,6 +167,39 @@ impl Recorded<'_> {
             },
         }
     }
+
+    /// Takes a kept connection that the permit covers, where the request may, or connects to a permitted address.
+    pub(super) async fn reach(self, reuse: Reuse) -> Result<Reached, Refusal> {
+        let Self { client, permit, record, registration } = self;
+        let origin = client.pool.origin(&permit);
+        let taken = match reuse {
+            Reuse::Allowed => client.pool.take(permit),
+            Reuse::Never => Err(permit),
+        };
+        match taken {
+            Ok(taken) => Ok(Reached { upstream: Line::Kept(taken), origin, record, registration }),
+            Err(permit) => {
+                let dialled = Self { client, permit, record, registration }.dial().await?;
+                let Dialled { upstream, record, registration, .. } = dialled;
+                Ok(Reached { upstream: Line::Fresh(upstream), origin, record, registration })
+            }
+        }
+    }
+}
+
+/// Whether a request may go over a connection that has served another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reuse {
+    Allowed,
+    /// It could not be sent again if the connection turned out to be closed.
+    Never,
+}
+
+/// Dials for a permit, with the patience that holds now.
+pub(super) async fn connect(client: &Client, permit: Permit) -> Result<TcpStream, DialError> {
+    let settings = client.settings();
+    let limits = &settings.limits;
+    dial(permit, Patience { attempt: limits.dial_attempt_timeout, whole: limits.dial_timeout }).await
 }
 
 /// A request with a connection to its upstream.
@@ -176,4 +208,19 @@ pub(super) struct Dialled {
     pub(super) rule: Arc<Rule>,
     pub(super) record: OpenRecord,
     pub(super) registration: Registration,
+}
+
+/// A request in absolute-form with a connection to its upstream.
+pub(super) struct Reached {
+    pub(super) upstream: Line,
+    /// What the connection is permitted for.
+    pub(super) origin: Origin,
+    pub(super) record: OpenRecord,
+    pub(super) registration: Registration,
+}
+
+/// A connection to an upstream that speaks HTTP.
+pub(super) enum Line {
+    Fresh(TcpStream),
+    Kept(Taken),
 }

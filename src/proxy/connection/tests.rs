@@ -2,7 +2,10 @@
 
 mod decisions;
 mod harness;
+mod kept;
 mod limits;
 mod plain;
+mod streaming;
 mod tls;
 mod tunnel;
+mod websocket;
