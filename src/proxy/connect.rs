@@ -140,6 +140,11 @@ async fn check_hellos<S: Stream>(
 }
 
 impl Tunnel {
+    /// The tunnel that a request has become whose upstream agreed to change the protocol (T6).
+    pub(super) fn upgraded(upstream: Upstream, record: OpenRecord, registration: Registration) -> Box<Self> {
+        Box::new(Self { upstream, record, registration })
+    }
+
     /// Carries bytes until the tunnel ends, and writes how it ended.
     pub(super) async fn run<S: Stream>(self: Box<Self>, wire: Wire<S>, limits: &Limits) {
         let Self { mut upstream, record, mut registration } = *self;

@@ -103,6 +103,11 @@ impl Meter {
         self.touch();
     }
 
+    /// How many bytes came from the upstream.
+    pub(super) fn bytes_down(&self) -> u64 {
+        self.down.load(Ordering::Relaxed)
+    }
+
     /// Notes that something moved, whatever its direction.
     pub(super) fn touch(&self) {
         self.last_millis.store(self.elapsed_millis(), Ordering::Relaxed);

@@ -67,7 +67,7 @@ impl<'a> Idle<'a> {
     }
 
     /// How long nothing has to happen, or the limit that was reached.
-    fn left(&self) -> Result<Duration, Reason> {
+    pub(in crate::proxy) fn left(&self) -> Result<Duration, Reason> {
         let left = |limit: Duration, spent, reason| {
             limit.checked_sub(spent).filter(|left| !left.is_zero()).ok_or(reason)
         };

@@ -1,6 +1,7 @@
 //! The connection to an upstream: plain, or inside of TLS to the company's proxy.
 
 use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -29,6 +30,12 @@ impl Upstream {
         Self { link, early, unsent: 0 }
     }
 
+    /// A connection of a test's own.
+    #[cfg(test)]
+    pub(in crate::proxy) fn plain(stream: TcpStream) -> Self {
+        Self::new(Link::Tcp(stream), Bytes::new())
+    }
+
     #[allow(dead_code, reason = "the relay moves bytes inside of the kernel and comes in another change")]
     /// Takes what is to be read before anything that [`Self::as_tcp`] says.
     pub(in crate::proxy) fn take_early(&mut self) -> Bytes {
@@ -52,12 +59,21 @@ impl Upstream {
 
     /// Closes so that the upstream does not take what it received for the whole.
     pub(in crate::proxy) fn abort(self) {
-        let stream = match &self.link {
+        // Without it the peer sees an orderly end: worse, but no reason to keep the connection.
+        let _ = self.bare().set_zero_linger();
+    }
+
+    fn bare(&self) -> &TcpStream {
+        match &self.link {
             Link::Tcp(stream) => stream,
             Link::Tls(stream) => stream.get_ref().0,
-        };
-        // Without it the peer sees an orderly end: worse, but no reason to keep the connection.
-        let _ = stream.set_zero_linger();
+        }
+    }
+}
+
+impl AsFd for Upstream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bare().as_fd()
     }
 }
 
