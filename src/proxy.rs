@@ -26,6 +26,7 @@ use crate::name::{CloisterName, ProjectName};
 use crate::policy::{ConnectionId, Policy};
 use crate::token::HashedToken;
 
+pub use connect::splice::{Socket, Spliceable};
 pub use connection::Stream;
 pub use dial::resolve::{Resolve, ResolveError, Resolving, SystemResolver};
 pub use journal::{Event, EventKind, Journal, JournalError};

@@ -23,6 +23,7 @@ mod record;
 pub(super) mod relay;
 mod retry;
 mod sni;
+pub(super) mod splice;
 
 /// The port on which nothing but TLS may flow.
 const TLS_PORT: u16 = 443;

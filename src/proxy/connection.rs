@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::policy::{Authority, ConnectionId};
 
 use super::Client;
+use super::connect::splice::Spliceable;
 use super::connect::{self, Inside, Tunnel};
 use super::head::{Framing, Head, Parser, Target};
 use super::pipeline::{Accepted, Dialled};
@@ -26,7 +27,7 @@ const LINGER_BYTES: usize = 256 << 10;
 const READ_BYTES: usize = 4 << 10;
 
 /// A connection to a client, by whatever socket.
-pub trait Stream: AsyncRead + AsyncWrite + AsFd + Unpin + Send + Sync + 'static {
+pub trait Stream: AsyncRead + AsyncWrite + AsFd + Spliceable + Unpin + Send + Sync + 'static {
     /// Closes so that the peer does not take what it received for the whole, where the kind of socket can say so.
     fn abort(self);
 }

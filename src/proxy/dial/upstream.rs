@@ -9,6 +9,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use crate::proxy::{Socket, Spliceable};
+
 /// A dialled connection, with what it has said already.
 pub(in crate::proxy) struct Upstream {
     link: Link,
@@ -30,22 +32,6 @@ impl Upstream {
         Self { link, early, unsent: 0 }
     }
 
-    #[allow(dead_code, reason = "the relay moves bytes inside of the kernel and comes in another change")]
-    /// Takes what is to be read before anything that [`Self::as_tcp`] says.
-    pub(in crate::proxy) fn take_early(&mut self) -> Bytes {
-        std::mem::take(&mut self.early)
-    }
-
-    #[allow(dead_code, reason = "the relay moves bytes inside of the kernel and comes in another change")]
-    /// The bare socket, for who moves bytes inside of the kernel; `None` inside of TLS, and as long as there are
-    /// early bytes.
-    pub(in crate::proxy) fn as_tcp(&mut self) -> Option<&mut TcpStream> {
-        match &mut self.link {
-            Link::Tcp(stream) if self.early.is_empty() => Some(stream),
-            Link::Tcp(_) | Link::Tls(_) => None,
-        }
-    }
-
     /// Closes so that the upstream does not take what it received for the whole.
     pub(in crate::proxy) fn abort(self) {
         let stream = match &self.link {
@@ -54,6 +40,15 @@ impl Upstream {
         };
         // Without it the peer sees an orderly end: worse, but no reason to keep the connection.
         let _ = stream.set_zero_linger();
+    }
+}
+
+impl Spliceable for Upstream {
+    fn socket(&self) -> Option<Socket<'_>> {
+        match &self.link {
+            Link::Tcp(stream) if self.early.is_empty() => Some(Socket::Tcp(stream)),
+            Link::Tcp(_) | Link::Tls(_) => None,
+        }
     }
 }
 
