@@ -214,7 +214,13 @@ fn print_at_the_socket(results: &Results) {
     let row = |what, work, peers, field, goal| print_row(what, results.ratios(work, peers, field), goal);
     row("CONNECT a second, over the bare relay", "CONNECT", [CLOISTER, RELAY], RATE, Goal::AtLeast(0.95));
     row("CPU for a tunnel, over the bare relay", "CONNECT", [CLOISTER, RELAY], CPU, Goal::AtMost(1.15));
-    row("CONNECT :443 with its hello, over the bare relay", "CONNECT :443", [CLOISTER, RELAY], RATE, Goal::None);
+    row(
+        "CONNECT :443 with its hello, over the bare relay",
+        "CONNECT :443",
+        [CLOISTER, RELAY],
+        RATE,
+        Goal::None,
+    );
     row("403 a second, over bare hyper", "403", [CLOISTER, HYPER], RATE, Goal::AtLeast(0.95));
     row("GET on a kept connection, over bare hyper", "GET", [CLOISTER, HYPER], RATE, Goal::None);
     row("download, over direct", "download", [CLOISTER, DIRECT], RATE, Goal::AtLeast(0.55));

@@ -147,7 +147,10 @@ impl Direction {
             let sockets = from.socket().zip(to.socket());
             let step = match self.state {
                 State::Open if !self.rest.is_empty() => self.poll_rest(cx, to, &count),
-                State::Open if self.is_spliced() && let Some((from, to)) = sockets => {
+                State::Open
+                    if self.is_spliced()
+                        && let Some((from, to)) = sockets =>
+                {
                     self.poll_splice(cx, from, to, &count)
                 }
                 State::Open => self.poll_through(cx, from, to, &count),
@@ -269,3 +272,6 @@ fn poll_write<T: AsyncWrite + Unpin>(
         written => Poll::Ready(Ok(written)),
     }
 }
+
+#[cfg(test)]
+mod tests;

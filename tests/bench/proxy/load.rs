@@ -53,8 +53,14 @@ pub(crate) enum Work {
     /// 64 bytes there and back, through one tunnel.
     PingPong,
     /// Bytes through so many tunnels at once, this many each.
-    Download { tunnels: usize, bytes: usize },
-    Upload { tunnels: usize, bytes: usize },
+    Download {
+        tunnels: usize,
+        bytes: usize,
+    },
+    Upload {
+        tunnels: usize,
+        bytes: usize,
+    },
 }
 
 /// What it took.
