@@ -56,7 +56,7 @@ async fn converse(stream: TcpStream) -> io::Result<()> {
         let mut line = Vec::new();
         stream.read_until(b'\n', &mut line).await?;
         if line == ECHO_LINE {
-            return echo(stream.into_inner()).await;
+            return echo(stream).await;
         }
         let length = skip_fields(&mut stream).await?;
         let line = String::from_utf8_lossy(&line);
@@ -92,12 +92,12 @@ async fn skip_fields(stream: &mut BufReader<TcpStream>) -> io::Result<u64> {
     }
 }
 
-async fn echo(mut stream: TcpStream) -> io::Result<()> {
+async fn echo(mut stream: BufReader<TcpStream>) -> io::Result<()> {
     let mut buffer = [0; 512];
     loop {
         match stream.read(&mut buffer).await? {
-            0 => return stream.shutdown().await,
-            read => stream.write_all(&buffer[..read]).await?,
+            0 => return stream.get_mut().shutdown().await,
+            read => stream.get_mut().write_all(&buffer[..read]).await?,
         }
     }
 }
