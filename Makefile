@@ -8,10 +8,12 @@ FUZZ_SECONDS ?= 30
 START_NEEDS = bwrap:bubblewrap cc:gcc libc.a:libc6-dev git:git curl:curl /etc/ssl/certs/*:ca-certificates
 LINT_NEEDS = $(START_NEEDS) shellcheck:shellcheck
 TEST_NEEDS = $(LINT_NEEDS) nix:nix-bin node:nodejs npm:npm openssl:openssl perl:perl python3:python3 \
-             strace:strace tmux:tmux fish:fish vim:vim gpg:gnupg
+             strace:strace tmux:tmux fish:fish vim:vim gpg:gnupg \
+             wget:wget go:golang-go /usr/bin/pip3:python3-pip /usr/lib/python3/dist-packages/requests:python3-requests \
+             /usr/lib/python3/dist-packages/httpx:python3-httpx ssh:openssh-client /usr/sbin/sshd:openssh-server
 
 # A missing one of these fails its tests instead of skipping them.
-export CLOISTER_TEST_REQUIRE ?= bubblewrap,nix,npm,strace,terminals
+export CLOISTER_TEST_REQUIRE ?= bubblewrap,clients,nix,npm,strace,terminals
 
 # Where rustup and `cargo install` put programs.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -50,13 +52,14 @@ install: build ## install the binary to PREFIX/bin (PREFIX is ~/.local)
 test: needs-test lint ## run the lints and all tests, skipping none
 	cargo test --locked --release --doc
 	cargo nextest run --locked --release
+	@.ci/threats "$${CARGO_TARGET_DIR:-target}/nextest/$${NEXTEST_PROFILE:-default}/junit.xml"
 
 lint: needs-lint doc ## check formatting, lints, dependencies and scripts
 	cargo fmt --check
 	cargo clippy --locked --release --all-targets -- -D warnings
 	cargo fetch --locked --quiet
 	cargo deny --offline check --hide-inclusion-graph bans licenses sources
-	shellcheck .ci/*
+	shellcheck $$(grep -l '^#!.*bash' .ci/*)
 
 fmt: ## format the code
 	cargo fmt

@@ -17,6 +17,7 @@ use clap::Parser;
 
 use crate::paths::Paths;
 use crate::process;
+use crate::sandbox::SOCKETS;
 
 use arguments::{Arguments, Command, GuardianCommand, InitCommand};
 use error::CommandError;
@@ -77,6 +78,17 @@ fn inside(command: &InitCommand, output: &Output) -> ExitCode {
             let (code, reason) = crate::init::become_command(*terminal, argv);
             complain(&reason);
             ExitCode::from(code)
+        }
+        InitCommand::Connect { host, port } => {
+            let token = process::environment("CLOISTER_TOKEN").and_then(|token| token.into_string().ok());
+            match crate::init::connect(host, *port, &format!("{SOCKETS}/proxy.sock"), token.as_deref()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    let error = CommandError::from(error);
+                    output.error(&error);
+                    error.code()
+                }
+            }
         }
         InitCommand::Probe => told(crate::init::probe::run(), output),
         InitCommand::Canary { .. } => told(crate::init::probe::serve_as_canary(), output),

@@ -7,6 +7,7 @@
 
 mod boot;
 mod child;
+mod connect;
 mod mounts;
 pub mod probe;
 mod relay;
@@ -16,6 +17,7 @@ mod stream;
 pub mod wire;
 
 pub use boot::{Anchor, Boot, Relay};
+pub use connect::{ConnectError, connect};
 pub use mounts::{Adjusted, Adjustment, adjust};
 
 use std::io;

@@ -9,23 +9,20 @@
 //! written before a byte flows, and followed by exactly one `Closed`.
 
 use std::error::Error;
-use std::future::Future;
-use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
 use tracing::Instrument as _;
 
 use crate::config::{RateLimit, UpstreamProxy};
 use crate::name::{CloisterName, ProjectName};
-use crate::policy::{ConnectionId, Policy};
+use crate::policy::Policy;
 use crate::token::HashedToken;
 
+pub use admission::Listener;
+pub use admission::descriptors::Descriptors;
 pub use connect::splice::{Socket, Spliceable};
 pub use connection::Stream;
 pub use dial::resolve::{Resolve, ResolveError, Resolving, SystemResolver};
@@ -33,9 +30,11 @@ pub use journal::{Event, EventKind, Journal, JournalError};
 pub use refusal::Reason;
 pub use tunnels::Ending;
 
-use refusal::{After, Audit, Refusal, Show};
+use admission::Admission;
+use refusal::{Audit, Refusal};
 use tunnels::Tunnels;
 
+mod admission;
 mod connect;
 mod connection;
 mod dial;
@@ -46,15 +45,8 @@ mod plain;
 mod refusal;
 mod tunnels;
 
-/// How long the accept loop rests when the system has no descriptor left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How long a client that is one too many may take to hear it.
-const TURN_AWAY_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long connections may take to end once all has to.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Counts the connections of all sandboxes: an id is never used twice.
-static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
 
 /// Gives the rules that hold now.
 pub trait Policies: Send + Sync + 'static {
@@ -84,6 +76,8 @@ pub struct Services {
     pub journal: Arc<dyn Journal>,
     /// The DNS.
     pub resolver: Arc<dyn Resolve>,
+    /// The descriptors that all sandboxes share.
+    pub descriptors: Arc<Descriptors>,
 }
 
 /// How much, and how long, a sandbox may.
@@ -101,8 +95,6 @@ pub struct Limits {
     pub dial_timeout: Duration,
     /// Silence in both directions of a tunnel or request; default 10 min (`proxy.idle_timeout`).
     pub idle: Duration,
-    /// Connections at the same time; default 1024.
-    pub max_connections: usize,
     /// Tunnels and requests at the same time; default 512 (`proxy.max_tunnels`).
     pub max_tunnels: usize,
     /// How long a tunnel or request may last, whatever flows; default 24 h (`proxy.max_duration`).
@@ -120,7 +112,6 @@ impl Default for Limits {
             dial_attempt_timeout: Duration::from_secs(10),
             dial_timeout: Duration::from_secs(30),
             idle: Duration::from_mins(10),
-            max_connections: 1024,
             max_tunnels: 512,
             max_duration: Duration::from_hours(24),
             rate: RateLimit::default(),
@@ -153,13 +144,15 @@ pub struct Client {
     services: Services,
     settings: RwLock<Arc<Settings>>,
     tunnels: Arc<Tunnels>,
+    admission: Arc<Admission>,
 }
 
 impl Client {
     /// Makes the client whose listener can then be given to [`serve`].
     pub fn new(identity: Identity, services: Services, settings: Settings) -> Self {
         let settings = RwLock::new(Arc::new(settings));
-        Self { identity, services, settings, tunnels: Arc::default() }
+        let admission = Arc::new(Admission::new(Arc::clone(&services.descriptors)));
+        Self { identity, services, settings, tunnels: Arc::default(), admission }
     }
 
     /// What holds now for a new request.
@@ -169,7 +162,13 @@ impl Client {
 
     /// Applies other settings; what is open keeps those that it was opened with.
     pub fn apply(&self, settings: Settings) {
-        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+        let mut current = self.settings.write().unwrap_or_else(PoisonError::into_inner);
+        let has_other_rate = current.limits.rate != settings.limits.rate;
+        *current = Arc::new(settings);
+        drop(current);
+        if has_other_rate {
+            self.admission.fill_buckets();
+        }
     }
 
     /// Judges again all that is open, after the rules have changed, and says how many it stopped (T10).
@@ -187,13 +186,22 @@ impl Client {
         self.tunnels.count()
     }
 
+    /// The answer to a client that did not prove who it is, unless there are too many of them.
+    fn refuse_stranger(&self, refusal: Refusal) -> Refusal {
+        let rate = self.settings().limits.rate;
+        match self.admission.stranger(rate) {
+            Ok(()) => refusal,
+            Err(too_often) => Refusal::rate_limited(None, rate, too_often),
+        }
+    }
+
     fn write_denial(&self, refusal: &Refusal) {
         let Audit::Deny { rule, detail } = refusal.audit() else {
             return;
         };
         let event = Event {
             cloister: &self.identity.cloister,
-            authority: refusal.authority(),
+            authority: refusal.recorded_authority(),
             kind: EventKind::Denied {
                 reason: refusal.reason(),
                 rule: rule.as_deref(),
@@ -204,36 +212,6 @@ impl Client {
         if let Err(error) = self.services.journal.write(&event) {
             tracing::error!(error = &error as &dyn Error, "a denial is not recorded");
         }
-    }
-}
-
-/// Where clients connect.
-pub trait Listener: Send + 'static {
-    /// A connection to a client.
-    type Stream: Stream;
-
-    /// Waits for the next client.
-    ///
-    /// # Errors
-    /// Whatever the system says; it does not end the listener.
-    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
-}
-
-impl Listener for UnixListener {
-    type Stream = UnixStream;
-
-    async fn accept(&self) -> io::Result<UnixStream> {
-        Self::accept(self).await.map(|(stream, _)| stream)
-    }
-}
-
-impl Listener for TcpListener {
-    type Stream = TcpStream;
-
-    async fn accept(&self) -> io::Result<TcpStream> {
-        let (stream, _) = Self::accept(self).await?;
-        stream.set_nodelay(true)?;
-        Ok(stream)
     }
 }
 
@@ -255,15 +233,13 @@ impl Stream for TcpStream {
 /// Spawn it on a worker: a runtime's root future would have to wake a worker for every connection.
 pub async fn serve<L: Listener>(listener: L, client: Arc<Client>) {
     let span = tracing::info_span!("sandbox", name = %client.identity.cloister);
-    let max_connections = client.settings().limits.max_connections;
-    let slots = Arc::new(Semaphore::new(max_connections));
+    let _share = client.admission.join();
     tokio::select! {
-        () = accept_all(&listener, &client, &slots).instrument(span) => {}
+        () = admission::accept_all(&listener, &client).instrument(span) => {}
         () = wait_for_end(&client) => {}
     }
     drop(listener);
-    let all = u32::try_from(max_connections).unwrap_or(u32::MAX);
-    if timeout(END_TIMEOUT, slots.acquire_many(all)).await.is_err() {
+    if timeout(END_TIMEOUT, client.admission.emptied()).await.is_err() {
         tracing::warn!("connections are still open after the end");
     }
 }
@@ -271,37 +247,4 @@ pub async fn serve<L: Listener>(listener: L, client: Arc<Client>) {
 async fn wait_for_end(client: &Client) {
     // The sender lives in the client.
     let _ = client.tunnels.ending().wait_for(Option::is_some).await;
-}
-
-async fn accept_all<L: Listener>(listener: &L, client: &Arc<Client>, slots: &Arc<Semaphore>) {
-    loop {
-        let stream = match listener.accept().await {
-            Ok(stream) => stream,
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn Error, "cannot accept a connection");
-                sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        let Ok(slot) = Arc::clone(slots).try_acquire_owned() else {
-            tokio::spawn(turn_away(stream, client.settings().limits.max_connections));
-            continue;
-        };
-        let id = ConnectionId::new(CONNECTIONS.fetch_add(1, Ordering::Relaxed));
-        let client = Arc::clone(client);
-        tokio::spawn(
-            async move {
-                let _slot = slot;
-                connection::serve(stream, client, id).await;
-            }
-            .instrument(tracing::info_span!("conn", client = %id)),
-        );
-    }
-}
-
-/// Says that there are too many connections; a client that does not listen is not waited for.
-async fn turn_away<S: Stream>(mut stream: S, limit: usize) {
-    let answer = Refusal::overloaded(limit).render(After::Close, Show::Whole);
-    // The connection ends either way.
-    let _ = timeout(TURN_AWAY_TIMEOUT, stream.write_all(&answer)).await;
 }

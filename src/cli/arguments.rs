@@ -228,6 +228,13 @@ pub(super) enum InitCommand {
         #[arg(last = true)]
         argv: Vec<OsString>,
     },
+    /// Carries standard input and output through the guardian, as `ssh` wants it from its `ProxyCommand`
+    Connect {
+        /// The host
+        host: String,
+        /// The port
+        port: u16,
+    },
     /// Tries what a sandbox must not be able to do
     Probe,
     /// What such attempts are aimed at

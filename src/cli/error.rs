@@ -10,6 +10,7 @@ use crate::files::FilesError;
 use crate::git::GitError;
 use crate::guardian::DaemonError;
 use crate::guardian::client::ClientError;
+use crate::init::ConnectError;
 use crate::paths::PathsError;
 use crate::project::{ProjectError, Refusal, SharesError};
 use crate::sandbox::{ClosureError, LaunchError, ReceiptError};
@@ -135,6 +136,7 @@ conversions! {
     ReadError: no_hint;
     VerifyError: no_hint;
     InvalidSince: no_hint;
+    ConnectError: connect_hint;
 }
 
 impl From<SessionError> for CommandError {
@@ -154,6 +156,13 @@ impl From<SessionError> for CommandError {
             }
             error @ (SessionError::Garbage(_) | SessionError::Io { .. }) => Self::internal(error),
         }
+    }
+}
+
+fn connect_hint(error: &ConnectError) -> Option<String> {
+    match error {
+        ConnectError::Refused { hint, .. } => Some(hint.clone()),
+        ConnectError::NoToken | ConnectError::NoHost(_) | ConnectError::Io { .. } => None,
     }
 }
 

@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn h8_a_rebase_that_runs_commands_is_told_from_one_that_does_not() {
+    fn f2_a_rebase_that_runs_commands_is_told_from_one_that_does_not() {
         for todo in ["pick 1 x\n", "# exec\n\np 1\nbreak\n", "  fixup -C 1\n", "update-ref refs/heads/x\n"] {
             assert!(!runs_commands(todo), "{todo:?}");
         }

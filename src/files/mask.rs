@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn h1_h7_what_was_hidden_once_stays_hidden_unless_the_user_shows_it() {
+    fn f15_what_was_hidden_once_stays_hidden_unless_the_user_shows_it() {
         let project = Project::new(&[".env", "node_modules/x/.env", "deep/token"]);
         let file = project.root().join("kept/masks.json");
         let (_, kept) = project.masks_after(&Kept::default(), &["deep/*", "node_modules/x/.env"], &[]);
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn h2_directories_that_cannot_be_listed_are_hidden_whole() {
+    fn f15_directories_that_cannot_be_listed_are_hidden_whole() {
         if rustix::process::geteuid().is_root() {
             return;
         }
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn h6_names_that_are_no_text_are_hidden() {
+    fn f15_names_that_are_no_text_are_hidden() {
         let project = Project::new(&[]);
         let name = |bytes: &[u8]| project.root().join(std::ffi::OsStr::from_bytes(bytes));
         fs::write(name(b".env.\xff"), "").unwrap();

@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn h1_a_directory_full_of_names_hides_nothing_beside_it() {
+    fn f15_a_directory_full_of_names_hides_nothing_beside_it() {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path();
         fs::create_dir_all(root.join("aaa")).unwrap();

@@ -17,7 +17,9 @@ use crate::config::{Config, ConfigError, Network};
 use crate::name::{CloisterName, ProjectId, ProjectName};
 use crate::paths::{self, Paths, PathsError};
 use crate::policy::Policy;
-use crate::proxy::{self, Client, Ending, Identity, Limits, Outbound, Resolve, Services, Settings};
+use crate::proxy::{
+    self, Client, Descriptors, Ending, Identity, Limits, Outbound, Resolve, Services, Settings,
+};
 use crate::sandbox::Receipt;
 use crate::token::{HashedToken, PlainToken};
 use journal::{SandboxJournal, Trouble};
@@ -33,6 +35,7 @@ pub(super) struct Registry {
     paths: Paths,
     log: Arc<AuditLog>,
     resolver: Arc<dyn Resolve>,
+    descriptors: Arc<Descriptors>,
     started: Instant,
     served: Mutex<BTreeMap<CloisterName, Served>>,
     is_closed: AtomicBool,
@@ -84,6 +87,7 @@ impl Registry {
             paths,
             log,
             resolver,
+            descriptors: Arc::new(Descriptors::of_this_process()),
             started: Instant::now(),
             served: Mutex::default(),
             is_closed: AtomicBool::new(false),
@@ -159,6 +163,7 @@ impl Registry {
             policies: Arc::clone(&policy) as Arc<dyn proxy::Policies>,
             journal: Arc::new(journal),
             resolver: Arc::clone(&self.resolver),
+            descriptors: Arc::clone(&self.descriptors),
         };
         let client = Arc::new(Client::new(identity, services, settings));
         let directory = self.paths.sockets_dir(&kept.id());

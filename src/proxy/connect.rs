@@ -7,13 +7,13 @@ use tokio::time::timeout;
 
 use crate::policy::{Authority, Host};
 
-use super::Client;
 use super::connection::{Next, Stream, Wire};
 use super::dial::upstream::Upstream;
 use super::journal::{Meter, OpenRecord};
 use super::pipeline::Dialled;
 use super::refusal::Reason;
 use super::tunnels::Registration;
+use super::{Client, Limits};
 use hello::HelloError;
 use relay::{End, Idle, relay};
 use retry::{Ends, Unsettled};
@@ -107,7 +107,7 @@ async fn prepare<S: Stream>(
         Ok(Err(_)) | Err(_) => return Err(Stopped::Ended(Reason::ClientReset)),
     }
     let Inside::Tls(host) = inside else { return Ok(()) };
-    let idle = Idle { meter, limit: client.settings().limits.idle };
+    let idle = Idle::new(meter, &client.settings().limits);
     let checked = check_hellos(wire, host, upstream, idle, patience).await;
     if matches!(checked, Err(Stopped::Hello(HelloError::OtherName(_) | HelloError::NoName))) {
         // The tunnel is refused whether or not the client still hears why.
@@ -129,7 +129,7 @@ async fn check_hellos<S: Stream>(
     let mut ends = Ends { client: stream, upstream, buffer, meter: idle.meter };
     tokio::select! {
         biased;
-        () = idle.wait() => Err(Stopped::Ended(Reason::IdleTimeout)),
+        reason = idle.wait() => Err(Stopped::Ended(reason)),
         settled = ends.settle(first, host, patience) => settled.map_err(|error| match error {
             Unsettled::Hello(error) => Stopped::Hello(error),
             Unsettled::Broken(reason) => Stopped::Ended(reason),
@@ -139,12 +139,12 @@ async fn check_hellos<S: Stream>(
 
 impl Tunnel {
     /// Carries bytes until the tunnel ends, and writes how it ended.
-    pub(super) async fn run<S: Stream>(self: Box<Self>, wire: Wire<S>, limit: Duration) {
+    pub(super) async fn run<S: Stream>(self: Box<Self>, wire: Wire<S>, limits: &Limits) {
         let Self { mut upstream, record, mut registration } = *self;
         let Wire { mut stream, buffer } = wire;
         let early = if buffer.is_empty() { Vec::new() } else { buffer.to_vec() };
         drop(buffer);
-        let idle = Idle { meter: record.meter(), limit };
+        let idle = Idle::new(record.meter(), limits);
         let end: End = tokio::select! {
             biased;
             reason = registration.stopped() => Err(reason),

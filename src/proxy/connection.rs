@@ -7,17 +7,18 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::policy::{Authority, ConnectionId};
 
 use super::Client;
+use super::admission::REFUSAL_PAUSE;
 use super::connect::splice::Spliceable;
 use super::connect::{self, Inside, Tunnel};
 use super::head::{Framing, Head, Parser, Target};
 use super::pipeline::{Accepted, Dialled};
 use super::plain::{self, Exchange};
-use super::refusal::{After, Refusal, Show};
+use super::refusal::{After, Reason, Refusal, Show};
 
 /// How long, and for how many bytes, a client is listened to after the last answer, so that a close with bytes
 /// unread does not destroy the answer on its way.
@@ -62,7 +63,7 @@ pub(super) async fn serve<S: Stream>(stream: S, client: Arc<Client>, id: Connect
             Next::Close => return wire.close().await,
             Next::End => return,
             Next::Abort => return wire.stream.abort(),
-            Next::Tunnel(tunnel) => return tunnel.run(wire, client.settings().limits.idle).await,
+            Next::Tunnel(tunnel) => return tunnel.run(wire, &client.settings().limits).await,
         }
     }
 }
@@ -77,7 +78,10 @@ async fn serve_request<S: Stream>(wire: &mut Wire<S>, client: &Client, id: Conne
     let head = match head {
         Ok(Some(head)) => head,
         Ok(None) => return Next::End,
-        Err(refusal) => return wire.refuse(client, &refusal, After::Close, Show::Whole).await,
+        Err(refusal) => {
+            let refusal = client.refuse_stranger(refusal);
+            return wire.refuse(client, &refusal, After::Close, Show::Whole).await;
+        }
     };
     let started = Instant::now();
     let opened = open(client, id, &head).await;
@@ -132,8 +136,11 @@ impl<S: Stream> Wire<S> {
     async fn read_head(&mut self, client: &Client) -> Result<Option<Head>, Refusal> {
         let settings = client.settings();
         let limits = &settings.limits;
-        if self.buffer.is_empty() && !matches!(timeout(limits.keep_alive, self.read()).await, Ok(Ok(1..))) {
-            return Ok(None);
+        if self.buffer.is_empty() {
+            let first = client.admission.idle(timeout(limits.keep_alive, self.read())).await;
+            if !matches!(first, Some(Ok(Ok(1..)))) {
+                return Ok(None);
+            }
         }
         let deadline = Instant::now() + limits.head_timeout;
         let mut parser = Parser::default();
@@ -163,6 +170,9 @@ impl<S: Stream> Wire<S> {
         show: Show,
     ) -> Next {
         client.write_denial(refusal);
+        if refusal.reason() == Reason::RateLimited {
+            sleep(REFUSAL_PAUSE).await;
+        }
         let answer = refusal.render(after, show);
         match (timeout(client.settings().limits.head_timeout, self.stream.write_all(&answer)).await, after) {
             (Ok(Ok(())), After::KeepAlive) => Next::Request,

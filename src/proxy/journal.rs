@@ -114,6 +114,11 @@ impl Meter {
         Duration::from_millis(self.elapsed_millis().saturating_sub(self.last_millis.load(Ordering::Relaxed)))
     }
 
+    /// How long it has been open.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
     fn elapsed_millis(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }

@@ -10,11 +10,13 @@ use std::sync::Arc;
 use crate::policy::{ConnectionId, Decision, Destination, NameAllowed, Permit, Policy, Request, Rule, Via};
 
 use super::Client;
+use super::admission::Held;
+use super::admission::descriptors::ran_out;
 use super::dial::upstream::Upstream;
 use super::dial::{Patience, dial};
 use super::head::Head;
 use super::journal::OpenRecord;
-use super::refusal::{Reason, Refusal};
+use super::refusal::Refusal;
 use super::tunnels::{Refused, Registration};
 
 /// A request whose head is parsed.
@@ -27,14 +29,19 @@ pub(super) struct Accepted<'a> {
 impl<'a> Accepted<'a> {
     /// Checks the token: before any answer of the policy, so that nobody else learns what is on the list.
     pub(super) fn authenticate(self) -> Result<Authenticated<'a>, Refusal> {
-        let credentials = &self.head.credentials;
-        if credentials.are_missing() {
-            return Err(Refusal::challenge());
-        }
-        if !credentials.match_token(&self.client.identity.token) {
-            return Err(Refusal::wrong_credentials());
-        }
-        Ok(Authenticated(self))
+        let Self { client, head, .. } = self;
+        let rate = client.settings().limits.rate;
+        let refusal = match &head.credentials {
+            credentials if credentials.are_missing() => Refusal::challenge(),
+            credentials if !credentials.match_token(&client.identity.token) => Refusal::wrong_credentials(),
+            _ => {
+                let authority = Some(head.target.authority());
+                let counted = client.admission.request(rate);
+                counted.map_err(|too_often| Refusal::rate_limited(authority, rate, too_often))?;
+                return Ok(Authenticated(self));
+            }
+        };
+        Err(client.refuse_stranger(refusal))
     }
 }
 
@@ -89,6 +96,7 @@ impl<'a> Allowed<'a> {
     pub(super) async fn resolve(self) -> Result<Permitted<'a>, Refusal> {
         let Self { client, via, name: allowed, policy, mut registration } = self;
         let authority = allowed.authority().clone();
+        let passage = client.admission.passage().ok_or_else(|| Refusal::exhausted(Some(&authority)))?;
         let answers = match allowed.destination() {
             Destination::Known(_) => Vec::new(),
             Destination::Resolve(name) => tokio::select! {
@@ -107,7 +115,7 @@ impl<'a> Allowed<'a> {
         if !client.services.policies.current().is_some_and(|current| Arc::ptr_eq(&current, &policy)) {
             client.revalidate();
         }
-        Ok(Permitted { client, permit, registration })
+        Ok(Permitted { client, permit, registration, passage })
     }
 }
 
@@ -116,15 +124,16 @@ pub(super) struct Permitted<'a> {
     client: &'a Client,
     permit: Permit,
     registration: Registration,
+    passage: Held,
 }
 
 impl<'a> Permitted<'a> {
     /// Writes the record, before the first byte flows; without a record nothing flows (invariant 7).
     pub(super) fn record(self) -> Result<Recorded<'a>, Refusal> {
-        let Self { client, permit, registration } = self;
+        let Self { client, permit, registration, passage } = self;
         let journal = Arc::clone(&client.services.journal);
         match OpenRecord::open(journal, &permit) {
-            Ok(record) => Ok(Recorded { client, permit, record, registration }),
+            Ok(record) => Ok(Recorded { client, permit, record, registration, passage }),
             Err(error) => {
                 tracing::error!(error = &error as &dyn Error, "nothing passes without a record");
                 Err(Refusal::unavailable(permit.authority()))
@@ -139,12 +148,13 @@ pub(super) struct Recorded<'a> {
     permit: Permit,
     record: OpenRecord,
     registration: Registration,
+    passage: Held,
 }
 
 impl Recorded<'_> {
     /// Connects to a permitted address.
     pub(super) async fn dial(self) -> Result<Dialled, Refusal> {
-        let Self { client, permit, record, mut registration } = self;
+        let Self { client, permit, record, mut registration, passage } = self;
         let settings = client.settings();
         let limits = &settings.limits;
         let rule = Arc::clone(permit.rule());
@@ -157,11 +167,15 @@ impl Recorded<'_> {
                 Err(refusal)
             }
             dialled = dial(permit, patience) => match dialled {
-                Ok(upstream) => Ok(Dialled { upstream, rule, record, registration }),
+                Ok(upstream) => Ok(Dialled { upstream, rule, record, registration, _passage: passage }),
                 Err(error) => {
                     tracing::debug!(error = &error as &dyn Error, "dialling failed");
-                    let refusal = Refusal::connect_failed(record.authority(), "no connection to it can be made");
-                    record.close(Some(Reason::ConnectFailed));
+                    let refusal = if ran_out(&error) {
+                        Refusal::exhausted(Some(record.authority()))
+                    } else {
+                        Refusal::connect_failed(record.authority(), "no connection to it can be made")
+                    };
+                    record.close(Some(refusal.reason()));
                     Err(refusal)
                 }
             },
@@ -175,4 +189,6 @@ pub(super) struct Dialled {
     pub(super) rule: Arc<Rule>,
     pub(super) record: OpenRecord,
     pub(super) registration: Registration,
+    /// Accounts for what the first bytes may need, until the connection is a tunnel or the answer is sent.
+    _passage: Held,
 }

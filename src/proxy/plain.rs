@@ -54,12 +54,12 @@ pub(super) async fn exchange<S: Stream>(
     let meter = Arc::clone(record.meter());
     let show = if exchange.target.method == Method::HEAD { Show::HeadOnly } else { Show::Whole };
     let mut progress = Progress { answer_begun: false, decoder: Decoder::new(exchange.framing) };
-    let idle = Idle { meter: &meter, limit: client.settings().limits.idle };
+    let idle = Idle::new(&meter, &client.settings().limits);
     let watch = Watch::new(&wire.stream);
     let ran = tokio::select! {
         biased;
         reason = registration.stopped() => Err(Failure::Ended(reason)),
-        () = idle.wait() => Err(Failure::Ended(Reason::IdleTimeout)),
+        reason = idle.wait() => Err(Failure::Ended(reason)),
         ran = run(wire, exchange, Metered { upstream, meter: Arc::clone(&meter) }, &mut progress) => ran,
         () = watch.gone() => Err(Failure::Client),
     };
@@ -108,7 +108,7 @@ impl Failure {
     fn refusal(&self, authority: &Authority) -> Option<Refusal> {
         match self {
             Self::Upstream(what) => Some(Refusal::connect_failed(authority, what)),
-            Self::Ended(Reason::IdleTimeout) => {
+            Self::Ended(Reason::IdleTimeout | Reason::MaxDuration) => {
                 Some(Refusal::connect_failed(authority, "it did not answer in time"))
             }
             Self::Ended(reason) => Some(Refusal::ended(*reason, authority)),

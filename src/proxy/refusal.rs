@@ -5,9 +5,11 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde::Serialize;
 
+use crate::config::RateLimit;
 use crate::name::ProjectName;
 use crate::policy::{self, Authority, Denial, Rule, Via};
 
+use super::admission::TooOften;
 use super::dial::resolve::ResolveError;
 use super::head::HeadError;
 
@@ -22,6 +24,8 @@ pub enum Reason {
     HeadTimeout,
     /// The request head is too large.
     HeadTooLarge,
+    /// The sandbox asks too often.
+    RateLimited,
     /// The sandbox has too many tunnels open.
     TooManyTunnels,
     /// No rule allows the authority.
@@ -42,7 +46,7 @@ pub enum Reason {
     ConnectFailed,
     /// The policy or the audit log can't be used.
     PolicyUnavailable,
-    /// The sandbox has too many connections open.
+    /// The sandbox has too many connections open, or the guardian no descriptor left for one more.
     Overloaded,
     /// The guardian is shutting down.
     ShuttingDown,
@@ -52,6 +56,8 @@ pub enum Reason {
     NotTls,
     /// Nothing moved for too long.
     IdleTimeout,
+    /// It was open for as long as anything may be.
+    MaxDuration,
     /// The rule that allowed it is gone.
     RuleWithdrawn,
     /// The token of the sandbox was revoked.
@@ -72,6 +78,7 @@ impl Reason {
             Self::Unauthenticated => "unauthenticated",
             Self::HeadTimeout => "head_timeout",
             Self::HeadTooLarge => "head_too_large",
+            Self::RateLimited => "rate_limited",
             Self::TooManyTunnels => "too_many_tunnels",
             Self::NotAllowed => "not_allowed",
             Self::DeniedByRule => "denied_by_rule",
@@ -87,6 +94,7 @@ impl Reason {
             Self::SniMismatch => "sni_mismatch",
             Self::NotTls => "not_tls",
             Self::IdleTimeout => "idle_timeout",
+            Self::MaxDuration => "max_duration",
             Self::RuleWithdrawn => "rule_withdrawn",
             Self::TokenRevoked => "token_revoked",
             Self::UpstreamReset => "upstream_reset",
@@ -116,6 +124,8 @@ pub(super) struct Refusal {
     authority: Option<Authority>,
     hint: String,
     audit: Audit,
+    /// When to ask again, in seconds.
+    retry_after: Option<u64>,
 }
 
 /// What of a refusal goes into the audit log.
@@ -217,9 +227,24 @@ impl Refusal {
         Self::new(Reason::NotAllowed, StatusCode::FORBIDDEN, authority, hint).audited(None, None)
     }
 
+    /// The sandbox asks more often than it may; `authority` is known when it proved who it is.
+    pub(super) fn rate_limited(authority: Option<&Authority>, rate: RateLimit, too_often: TooOften) -> Self {
+        let TooOften(wait) = too_often;
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        let hint = format!(
+            "more than {} requests a minute, after {} at once; ask less often, or raise `proxy.rate_limit` on the host",
+            rate.per_minute, rate.burst
+        );
+        let refusal = Self::silent(Reason::RateLimited, StatusCode::TOO_MANY_REQUESTS, hint);
+        let authority = authority.cloned();
+        Self { authority, retry_after: Some(seconds.max(1)), ..refusal }.audited(None, None)
+    }
+
     /// The sandbox has as many tunnels as it may have.
     pub(super) fn too_many_tunnels(authority: &Authority, limit: usize) -> Self {
-        let hint = format!("{limit} tunnels are open already; close some and try again");
+        let hint = format!(
+            "{limit} tunnels are open already; close some and try again, or raise `proxy.max_tunnels` on the host"
+        );
         Self::new(Reason::TooManyTunnels, StatusCode::TOO_MANY_REQUESTS, authority, hint).audited(None, None)
     }
 
@@ -258,8 +283,18 @@ impl Refusal {
 
     /// The sandbox has as many connections as it may have.
     pub(super) fn overloaded(limit: usize) -> Self {
-        let hint = format!("{limit} connections are open already; close some and try again");
+        let hint = format!(
+            "{limit} connections are open already; close some and try again, or raise `proxy.max_tunnels` on the host"
+        );
         Self::silent(Reason::Overloaded, StatusCode::SERVICE_UNAVAILABLE, hint)
+    }
+
+    /// The guardian has no descriptor left for it.
+    pub(super) fn exhausted(authority: Option<&Authority>) -> Self {
+        let hint = "the guardian has too many files and connections open; close some and try again, or raise \
+                    `ulimit -n` on the host and restart the guardian";
+        let refusal = Self::silent(Reason::Overloaded, StatusCode::SERVICE_UNAVAILABLE, hint.to_owned());
+        Self { authority: authority.cloned(), ..refusal }
     }
 
     /// What was asked for ended before it stood: the guardian shuts down, or a rule was withdrawn meanwhile.
@@ -273,11 +308,18 @@ impl Refusal {
     }
 
     fn new(reason: Reason, status: StatusCode, authority: &Authority, hint: String) -> Self {
-        Self { reason, status, authority: Some(authority.clone()), hint, audit: Audit::Silent }
+        Self {
+            reason,
+            status,
+            authority: Some(authority.clone()),
+            hint,
+            audit: Audit::Silent,
+            retry_after: None,
+        }
     }
 
     fn silent(reason: Reason, status: StatusCode, hint: String) -> Self {
-        Self { reason, status, authority: None, hint, audit: Audit::Silent }
+        Self { reason, status, authority: None, hint, audit: Audit::Silent, retry_after: None }
     }
 
     fn audited(self, rule: Option<Arc<Rule>>, detail: Option<String>) -> Self {
@@ -288,8 +330,9 @@ impl Refusal {
         self.reason
     }
 
-    pub(super) fn authority(&self) -> Option<&Authority> {
-        self.authority.as_ref()
+    /// What the record names: a flood of requests is one thing, wherever they wanted to go.
+    pub(super) fn recorded_authority(&self) -> Option<&Authority> {
+        self.authority.as_ref().filter(|_| self.reason != Reason::RateLimited)
     }
 
     pub(super) fn rule(&self) -> Option<&Arc<Rule>> {
@@ -313,12 +356,15 @@ impl Refusal {
             hint: &self.hint,
         };
         let body = serde_json::to_string(&body).expect("a struct of strings and numbers is always JSON");
-        let extra = match self.status {
-            StatusCode::PROXY_AUTHENTICATION_REQUIRED => "Proxy-Authenticate: Basic realm=\"cloister\"\r\n",
-            StatusCode::METHOD_NOT_ALLOWED => {
-                "Allow: CONNECT, GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
+        let extra = match (self.status, self.retry_after) {
+            (_, Some(seconds)) => format!("Retry-After: {seconds}\r\n"),
+            (StatusCode::PROXY_AUTHENTICATION_REQUIRED, None) => {
+                "Proxy-Authenticate: Basic realm=\"cloister\"\r\n".to_owned()
             }
-            _ => "",
+            (StatusCode::METHOD_NOT_ALLOWED, None) => {
+                "Allow: CONNECT, GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n".to_owned()
+            }
+            _ => String::new(),
         };
         let connection = match after {
             After::KeepAlive => "keep-alive",

@@ -313,6 +313,10 @@ fn etc(facts: &Facts, user: &User, name: &CloisterName) -> Vec<Mount> {
             "# This sandbox has no resolver: the guardian resolves the names that it allows.\n".into(),
         ),
         file("/etc/shells", "/bin/sh\n/bin/bash\n".into()),
+        file(
+            "/etc/ssh/ssh_config",
+            format!("Host * !localhost !127.0.0.1\n    ProxyCommand {BINARY} sandbox-init connect %h %p\n"),
+        ),
         file("/etc/profile", PROFILE.into()),
         file("/etc/machine-id", MACHINE_ID.into()),
         Mount::Link { points_to: "/proc/self/mounts".into(), target: "/etc/mtab".into() },

@@ -1,9 +1,11 @@
 //! The real binary on real input: sandboxes, the guardian, the proxy, bad input.
 
 mod bad_input;
+mod clients;
 mod containment;
 mod crashes;
 mod files;
+mod floods;
 mod gc;
 mod guards;
 mod lifecycle;

@@ -316,7 +316,7 @@ fn f3_a_repositorys_data_is_never_writable() {
 }
 
 #[test]
-fn h9_every_directory_around_a_sealed_repository_is_pinned() {
+fn f3_every_directory_around_a_sealed_repository_is_pinned() {
     let host = host();
     let git = host.make("srv/1/2/3/4/5/lib/.git");
     host.make("srv/.git");
@@ -333,7 +333,7 @@ fn h9_every_directory_around_a_sealed_repository_is_pinned() {
 }
 
 #[test]
-fn h9_what_was_not_looked_through_is_not_writable() {
+fn f3_what_was_not_looked_through_is_not_writable() {
     let host = host();
     let deep = host.make(&format!("srv/deep{}", "/d".repeat(62)));
     host.shown(&host.at("srv"), "/data", MountMode::ReadWrite);

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::splice::{Lent, Socket, Spliceable, is_unsupported};
+use crate::proxy::Limits;
 use crate::proxy::journal::Meter;
 use crate::proxy::refusal::Reason;
 
@@ -29,8 +30,8 @@ thread_local! {
 /// How a tunnel ended; `Err` carries why it did not end in order.
 pub(super) type End = Result<(), Reason>;
 
-/// Copies between `client` and `upstream` until both have ended their direction, one breaks off, or nothing has
-/// moved in either direction for `limit`. `early` was read from the client already and goes first.
+/// Copies between `client` and `upstream` until both have ended their direction, one breaks off, or a limit
+/// of time is reached. `early` was read from the client already and goes first.
 pub(super) async fn relay<C, U>(client: &mut C, upstream: &mut U, early: Vec<u8>, idle: Idle<'_>) -> End
 where
     C: AsyncRead + AsyncWrite + Spliceable + Unpin,
@@ -39,7 +40,7 @@ where
     let meter = idle.meter;
     let mut up = Direction { rest: early, ..Direction::default() };
     let mut down = Direction::default();
-    let mut timer = pin!(sleep(idle.limit));
+    let mut timer = pin!(idle.timer());
     poll_fn(|cx| {
         let poll_up = up.poll_copy(cx, client, upstream, |bytes| meter.add_up(bytes));
         let poll_down = down.poll_copy(cx, upstream, client, |bytes| meter.add_down(bytes));
@@ -52,37 +53,54 @@ where
                 Poll::Ready(Err(Reason::ClientReset))
             }
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
-            (_, Poll::Pending) | (Poll::Pending, _) => {
-                idle.poll(cx, timer.as_mut()).map(|()| Err(Reason::IdleTimeout))
-            }
+            (_, Poll::Pending) | (Poll::Pending, _) => idle.poll(cx, timer.as_mut()).map(Err),
         }
     })
     .await
 }
 
-/// The limit on the time in which nothing moves.
+/// The limits on the time in which nothing moves, and on the time whatever moves.
 #[derive(Clone, Copy)]
 pub(in crate::proxy) struct Idle<'a> {
     pub(in crate::proxy) meter: &'a Meter,
-    pub(in crate::proxy) limit: Duration,
+    limit: Duration,
+    max_duration: Duration,
 }
 
-impl Idle<'_> {
-    /// Ready when nothing has moved for the limit. The timer is set anew only when it fires, not for every byte.
-    pub(in crate::proxy) fn poll(&self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
+impl<'a> Idle<'a> {
+    pub(in crate::proxy) fn new(meter: &'a Meter, limits: &Limits) -> Self {
+        Self { meter, limit: limits.idle, max_duration: limits.max_duration }
+    }
+
+    /// How long nothing has to happen, or the limit that was reached.
+    fn left(&self) -> Result<Duration, Reason> {
+        let left = |limit: Duration, spent, reason| {
+            limit.checked_sub(spent).filter(|left| !left.is_zero()).ok_or(reason)
+        };
+        let whole = left(self.max_duration, self.meter.elapsed(), Reason::MaxDuration)?;
+        left(self.limit, self.meter.idle(), Reason::IdleTimeout).map(|silent| silent.min(whole))
+    }
+
+    /// The timer for `poll`.
+    fn timer(&self) -> Sleep {
+        sleep(self.left().unwrap_or_default())
+    }
+
+    /// Ready when a limit is reached. The timer is set anew only when it fires, not for every byte.
+    fn poll(&self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<Reason> {
         loop {
             ready!(timer.as_mut().poll(cx));
-            match self.limit.checked_sub(self.meter.idle()) {
-                Some(left) if !left.is_zero() => timer.as_mut().reset(Instant::now() + left),
-                _ => return Poll::Ready(()),
+            match self.left() {
+                Ok(left) => timer.as_mut().reset(Instant::now() + left),
+                Err(reason) => return Poll::Ready(reason),
             }
         }
     }
 
-    /// Waits until nothing has moved for the limit.
-    pub(in crate::proxy) async fn wait(self) {
-        let mut timer = pin!(sleep(self.limit));
-        poll_fn(|cx| self.poll(cx, timer.as_mut())).await;
+    /// Waits until a limit is reached, and says which.
+    pub(in crate::proxy) async fn wait(self) -> Reason {
+        let mut timer = pin!(self.timer());
+        poll_fn(|cx| self.poll(cx, timer.as_mut())).await
     }
 }
 

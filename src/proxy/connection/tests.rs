@@ -1,5 +1,6 @@
 //! The pipeline from a client's socket to an origin on loopback.
 
+mod admission;
 mod decisions;
 mod harness;
 mod limits;

@@ -176,7 +176,7 @@ fn f1_the_git_data_of_a_writable_mount_is_closed() {
 }
 
 #[test]
-fn h9_a_repository_below_a_writable_mount_stays_where_it_is_sealed() {
+fn f3_a_repository_below_a_writable_mount_stays_where_it_is_sealed() {
     let Some(ordinary) = Host::with_bubblewrap() else { return };
     let hosts = rustix::process::geteuid().is_root().then(|| Host::new(User::Same));
     for host in [ordinary].into_iter().chain(hosts) {
@@ -203,7 +203,7 @@ fn h9_a_repository_below_a_writable_mount_stays_where_it_is_sealed() {
 }
 
 #[test]
-fn h9_a_writable_mount_is_refused_where_a_repository_could_hide() {
+fn f3_a_writable_mount_is_refused_where_a_repository_could_hide() {
     let Some(host) = Host::with_bubblewrap() else { return };
     host.write(&host.path("home/data/file"), "");
     host.configure("mounts: [{source: ~/data, target: /data, mode: rw}]\n");

@@ -63,7 +63,7 @@ fn stop_guardian(host: &Host) {
 }
 
 #[test]
-fn h5_a_guardian_that_takes_a_sandbox_over_covers_what_lost_its_cover() {
+fn f1_a_guardian_that_takes_a_sandbox_over_covers_what_lost_its_cover() {
     for (host, end) in
         hosts().iter().flat_map(|host| [(host, kill_guardian as fn(&Host)), (host, stop_guardian)])
     {
@@ -90,7 +90,7 @@ fn h5_a_guardian_that_takes_a_sandbox_over_covers_what_lost_its_cover() {
 }
 
 #[test]
-fn h5_a_guardian_that_takes_over_what_stands_says_nothing() {
+fn f1_a_guardian_that_takes_over_what_stands_says_nothing() {
     let Some(host) = hosts().into_iter().next() else { return };
     host.write(&host.repository().join(".envrc"), "mine\n");
     host.ok(&["start", "-d"]);

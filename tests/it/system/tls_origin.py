@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
-"""A TLS origin that answers every GET with the file `page`, and /endless with bytes until the client leaves."""
+"""A TLS origin that answers every GET with the file `page`, and /endless with bytes until the client leaves.
+
+With --folder it serves the files of that folder instead."""
 import argparse
+import functools
 import ssl
 import sys
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Origin(BaseHTTPRequestHandler):
@@ -33,14 +36,25 @@ class Origin(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
+class Files(SimpleHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        pass
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bind")
     parser.add_argument("--port", type=int)
     parser.add_argument("--cert")
     parser.add_argument("--key")
+    parser.add_argument("--folder")
     args = parser.parse_args()
-    server = ThreadingHTTPServer((args.bind, args.port), Origin)
+    origin = Origin
+    if args.folder:
+        origin = functools.partial(Files, directory=args.folder)
+    server = ThreadingHTTPServer((args.bind, args.port), origin)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(args.cert, args.key)
     # The handshake belongs to the connection's own thread.

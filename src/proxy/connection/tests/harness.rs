@@ -21,8 +21,8 @@ use crate::proxy::connect::{Inside, establish};
 use crate::proxy::connection::Next;
 use crate::proxy::connection::{Wire, open, serve};
 use crate::proxy::{
-    Client, Event, EventKind, Identity, Journal, JournalError, Limits, Outbound, Policies, Resolve,
-    ResolveError, Resolving, Services, Settings,
+    Client, Descriptors, Event, EventKind, Identity, Journal, JournalError, Limits, Outbound, Policies,
+    Resolve, ResolveError, Resolving, Services, Settings,
 };
 use crate::token::{HashedToken, PlainToken};
 
@@ -43,6 +43,7 @@ pub(super) struct Script {
     pub(super) own: Vec<IpAddr>,
     pub(super) journal_fails: bool,
     pub(super) limits: Limits,
+    pub(super) descriptors: Arc<Descriptors>,
 }
 
 impl Default for Script {
@@ -57,6 +58,7 @@ impl Default for Script {
             own: Vec::new(),
             journal_fails: false,
             limits: Limits::default(),
+            descriptors: Arc::new(Descriptors::new(20_000)),
         }
     }
 }
@@ -96,6 +98,7 @@ impl Script {
             policies: policies.clone(),
             journal: Arc::new(Lines { lines, fails: self.journal_fails }),
             resolver: names.clone(),
+            descriptors: self.descriptors,
         };
         let token = PlainToken::from_bytes([7; 32]);
         let identity = Identity {
@@ -217,7 +220,7 @@ impl Proxy {
             let dialled = open(&client, id, &head).await.unwrap();
             let inside = Inside::Tls(head.target.authority().host().clone());
             match establish(&mut wire, &client, inside, dialled).await {
-                Next::Tunnel(tunnel) => tunnel.run(wire, client.settings().limits.idle).await,
+                Next::Tunnel(tunnel) => tunnel.run(wire, &client.settings().limits).await,
                 Next::Close => wire.close().await,
                 Next::Request | Next::End | Next::Abort => {}
             }

@@ -1,16 +1,16 @@
-//! How much and how long, and the accept loop.
+//! How much and how long.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixStream};
 
-use super::harness::{Script, Server, read_head, within};
+use super::harness::{Proxy, Script, Server, read_head, within};
+use crate::config::RateLimit;
 use crate::policy::ConnectionId;
-use crate::proxy::{Ending, Limits, Listener, ResolveError, connection, serve};
+use crate::proxy::{Limits, Outbound, Settings, connection, serve};
 
 #[tokio::test]
 async fn h15_slow_head_is_cut() {
@@ -76,73 +76,6 @@ async fn one_tunnel_too_many_is_refused() {
 }
 
 #[tokio::test]
-async fn one_connection_too_many_is_turned_away() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("proxy.sock");
-    let limits = Limits { max_connections: 1, ..Limits::default() };
-    let proxy = Script { limits, ..Script::default() }.start();
-    let serving = tokio::spawn(serve(UnixListener::bind(&path).unwrap(), Arc::clone(&proxy.client)));
-
-    let mut first = UnixStream::connect(&path).await.unwrap();
-    first.write_all(b"GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n").await.unwrap();
-    assert!(read_head(&mut first).await.starts_with("HTTP/1.1 407 "));
-    let mut second = UnixStream::connect(&path).await.unwrap();
-    assert!(read_head(&mut second).await.starts_with("HTTP/1.1 503 "));
-
-    proxy.client.end(Ending::ShuttingDown);
-    within(serving).await.unwrap();
-    assert!(UnixStream::connect(&path).await.is_err(), "the listener is closed");
-}
-
-/// Fails as a process without free descriptors does, before it gives connections.
-struct Exhausted {
-    inner: UnixListener,
-    failures: AtomicUsize,
-}
-
-impl Listener for Exhausted {
-    type Stream = UnixStream;
-
-    async fn accept(&self) -> io::Result<UnixStream> {
-        if self.failures.fetch_sub(1, Ordering::Relaxed) > 1 {
-            return Err(io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error()));
-        }
-        Listener::accept(&self.inner).await
-    }
-}
-
-#[tokio::test]
-async fn accepting_goes_on_after_descriptors_ran_out() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("proxy.sock");
-    let proxy = Script::default().start();
-    let listener = Exhausted { inner: UnixListener::bind(&path).unwrap(), failures: AtomicUsize::new(3) };
-    tokio::spawn(serve(listener, Arc::clone(&proxy.client)));
-    let mut client = UnixStream::connect(&path).await.unwrap();
-    client.write_all(b"GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n").await.unwrap();
-    assert!(read_head(&mut client).await.starts_with("HTTP/1.1 407 "));
-}
-
-#[tokio::test]
-async fn h19_panic_in_one_connection_harms_no_other() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("proxy.sock");
-    let limits = Limits { max_connections: 1, max_tunnels: 1, ..Limits::default() };
-    let answers = vec![Err(ResolveError::Timeout)];
-    let allow = vec!["panic.test".to_owned(), "a.test".to_owned()];
-    let proxy = Script { allow, answers, limits, ..Script::default() }.start();
-    tokio::spawn(serve(UnixListener::bind(&path).unwrap(), Arc::clone(&proxy.client)));
-
-    let mut unlucky = UnixStream::connect(&path).await.unwrap();
-    unlucky.write_all(proxy.connect_head("panic.test:443").as_bytes()).await.unwrap();
-    assert_eq!(within(unlucky.read(&mut [0])).await.unwrap(), 0);
-    // Its places are free again.
-    let mut next = UnixStream::connect(&path).await.unwrap();
-    next.write_all(proxy.connect_head("a.test:443").as_bytes()).await.unwrap();
-    assert!(read_head(&mut next).await.contains("X-Cloister-Reason: dns_timeout\r\n"));
-}
-
-#[tokio::test]
 async fn upstream_reset_reaches_a_client_on_tcp_as_a_reset() {
     let origin = Server::start().await;
     let proxy = Script::allowing(origin.authority()).start();
@@ -167,4 +100,131 @@ async fn idle_tunnel_needs_little_memory() {
     let (_near, far) = UnixStream::pair().unwrap();
     let task = connection::serve(far, proxy.client, ConnectionId::new(1));
     assert!(size_of_val(&task) <= 1536, "{} bytes", size_of_val(&task));
+}
+
+/// Long enough to begin, short enough to wait for.
+const MAX_DURATION: Duration = Duration::from_secs(1);
+
+/// Writes as long as somebody reads.
+async fn flow(mut sink: impl tokio::io::AsyncWrite + Unpin) {
+    while sink.write_all(&[0; 1 << 10]).await.is_ok() {}
+}
+
+#[tokio::test]
+async fn h15_a_tunnel_ends_after_its_time_whatever_flows() {
+    let origin = Server::start().await;
+    let limits = Limits { max_duration: MAX_DURATION, ..Limits::default() };
+    let mut proxy = Script { limits, ..Script::allowing(origin.authority()) }.start();
+    let mut peer = proxy.connect();
+    peer.send(proxy.connect_head(&origin.authority())).await;
+    peer.head().await;
+    let flowing = tokio::spawn(flow(origin.accept().await));
+    assert!(!peer.rest().await.is_empty(), "nothing flowed");
+    within(flowing).await.unwrap();
+    assert!(proxy.event().await.starts_with("allow "));
+    let end = proxy.event().await;
+    assert!(end.starts_with(&format!("close {} max_duration 0/", origin.authority())), "{end}");
+}
+
+#[tokio::test]
+async fn h15_a_plain_exchange_ends_after_its_time_whatever_flows() {
+    let origin = Server::start().await;
+    let limits = Limits { max_duration: MAX_DURATION, ..Limits::default() };
+    let mut proxy = Script { limits, ..Script::allowing(origin.authority()) }.start();
+    let mut peer = proxy.connect();
+    peer.send(proxy.get_head(&origin.authority(), "/endless")).await;
+    let mut upstream = origin.accept().await;
+    read_head(&mut upstream).await;
+    upstream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+    let flowing = tokio::spawn(flow(upstream));
+    assert!(peer.rest().await.starts_with(b"HTTP/1.1 200 OK"));
+    within(flowing).await.unwrap();
+    assert!(proxy.event().await.starts_with("allow "));
+    let end = proxy.event().await;
+    assert!(end.starts_with(&format!("close {} max_duration ", origin.authority())), "{end}");
+}
+
+#[tokio::test]
+async fn h15_an_upstream_that_never_answers_ends_after_its_time_with_a_reason() {
+    let origin = Server::start().await;
+    let limits = Limits { max_duration: MAX_DURATION, ..Limits::default() };
+    let mut proxy = Script { limits, ..Script::allowing(origin.authority()) }.start();
+    let mut peer = proxy.connect();
+    peer.send(proxy.get_head(&origin.authority(), "/")).await;
+    let _upstream = origin.accept().await;
+    let (head, body) = peer.answer().await;
+    assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
+    assert!(body.contains("did not answer in time"), "{body}");
+    assert!(proxy.event().await.starts_with("allow "));
+    assert!(proxy.event().await.contains(" max_duration "));
+}
+
+#[tokio::test]
+async fn h15_a_client_that_does_not_read_its_answer_is_idle() {
+    let origin = Server::start().await;
+    let limits = Limits { idle: Duration::from_millis(300), ..Limits::default() };
+    let mut proxy = Script { limits, ..Script::allowing(origin.authority()) }.start();
+    let mut peer = proxy.connect();
+    peer.send(proxy.get_head(&origin.authority(), "/")).await;
+    let mut upstream = origin.accept().await;
+    read_head(&mut upstream).await;
+    upstream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+    within(flow(upstream)).await;
+    assert!(proxy.event().await.starts_with("allow "));
+    assert!(proxy.event().await.contains(" idle_timeout "));
+}
+
+#[tokio::test]
+async fn h15_a_client_that_does_not_read_its_refusals_is_left() {
+    let rate = RateLimit { per_minute: 6_000_000, burst: 1_000_000 };
+    let limits = Limits { head_timeout: Duration::from_millis(100), rate, ..Limits::default() };
+    let mut proxy = Script { limits, ..Script::default() }.start();
+    let peer = proxy.connect();
+    let heads = proxy.get_head("a.test", "/").repeat(10_000);
+    let (reader, mut writer) = peer.stream.into_split();
+    assert!(within(writer.write_all(heads.as_bytes())).await.is_err(), "all were taken");
+    drop(reader);
+}
+
+fn raise(proxy: &Proxy, limits: Limits) {
+    proxy.client.apply(Settings { limits, outbound: Outbound::Direct });
+}
+
+#[tokio::test]
+async fn h15_another_number_of_tunnels_holds_at_once() {
+    let origin = Server::start().await;
+    let limits = Limits { max_tunnels: 1, ..Limits::default() };
+    let mut proxy = Script { limits: limits.clone(), ..Script::allowing(origin.authority()) }.start();
+    let (mut first, mut second) = (proxy.connect(), proxy.connect());
+    first.send(proxy.connect_head(&origin.authority())).await;
+    first.head().await;
+    second.send(proxy.connect_head(&origin.authority())).await;
+    let (head, body) = second.answer().await;
+    assert!(head.starts_with("HTTP/1.1 429 ") && body.contains("proxy.max_tunnels"), "{head}{body}");
+    raise(&proxy, Limits { max_tunnels: 2, ..limits.clone() });
+    second.send(proxy.connect_head(&origin.authority())).await;
+    assert!(second.head().await.starts_with("HTTP/1.1 200 "));
+    // Fewer end nothing that is open, and let nothing more in.
+    raise(&proxy, limits);
+    let mut third = proxy.connect();
+    third.send(proxy.connect_head(&origin.authority())).await;
+    assert!(third.head().await.starts_with("HTTP/1.1 429 "));
+    assert_eq!(proxy.client.open_tunnels(), 2);
+}
+
+#[tokio::test]
+async fn h15_a_plain_request_in_flight_counts_as_a_tunnel() {
+    let origin = Server::start().await;
+    let limits = Limits { max_tunnels: 1, ..Limits::default() };
+    let mut proxy = Script { limits, ..Script::allowing(origin.authority()) }.start();
+    let (mut first, mut second) = (proxy.connect(), proxy.connect());
+    first.send(proxy.get_head(&origin.authority(), "/")).await;
+    let mut upstream = origin.accept().await;
+    second.send(proxy.connect_head(&origin.authority())).await;
+    assert!(second.answer().await.1.contains("too_many_tunnels"));
+    upstream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+    assert!(first.head().await.starts_with("HTTP/1.1 204 "));
+    // The first connection is kept, and counts no more.
+    second.send(proxy.connect_head(&origin.authority())).await;
+    assert!(second.head().await.starts_with("HTTP/1.1 200 "));
 }

@@ -74,7 +74,7 @@ fn k1_k2_sockets_in_the_project_are_hidden() {
 const HIDDEN: &str = "# Cloister hides this file from the sandbox (files.mask).\n";
 
 #[test]
-fn h1_h2_h7_no_sandbox_uncovers_what_the_next_one_hides() {
+fn f15_no_sandbox_uncovers_what_the_next_one_hides() {
     for host in hosts() {
         let root = host.repository();
         for file in ["app/.env", "deep/er/.env", ".env"] {
@@ -103,7 +103,7 @@ fn h1_h2_h7_no_sandbox_uncovers_what_the_next_one_hides() {
 }
 
 #[test]
-fn h6_a_name_that_is_no_text_is_hidden() {
+fn f15_a_name_that_is_no_text_is_hidden() {
     for host in hosts() {
         sh(
             &host,
@@ -115,7 +115,7 @@ fn h6_a_name_that_is_no_text_is_hidden() {
 }
 
 #[test]
-fn h2_a_git_directory_that_cannot_be_looked_into_is_refused() {
+fn f3_a_git_directory_that_cannot_be_looked_into_is_refused() {
     let Some(host) = hosts().into_iter().next() else { return };
     sh(&host, "mkdir -p .git/worktrees/x && chmod 311 .git/worktrees");
     let done = host.run(&["start", "-d"]);

@@ -104,7 +104,7 @@ fn c1_c2_c3_h8_what_gits_on_the_host_would_walk_into_is_named() {
 }
 
 #[test]
-fn h3_gits_upkeep_works_beside_what_is_pinned() {
+fn f2_gits_upkeep_works_beside_what_is_pinned() {
     for host in hosts() {
         super::inside(
             &host,

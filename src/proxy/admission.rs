@@ -1,0 +1,309 @@
+//! Who is let in, and how often (H15): the accept loop of one sandbox, its connections, its buckets of requests.
+//!
+//! What a sandbox asks beyond its limits costs the guardian little and other sandboxes nothing: a connection too
+//! many is turned away without a task of its own, a request too many waits for its refusal.
+
+use std::error::Error;
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::net::{RecvFlags, SendFlags};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+use tracing::Instrument as _;
+
+use crate::config::RateLimit;
+use crate::policy::ConnectionId;
+
+use super::connection::{self, Stream};
+use super::refusal::{After, Refusal, Show};
+use super::{Client, Limits};
+use bucket::Bucket;
+use descriptors::{Descriptors, Share};
+
+mod bucket;
+pub(super) mod descriptors;
+
+/// How long the accept loop rests when accepting fails.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long it rests after each client that is one too many: a flood of them is not worth more.
+const TURN_AWAY_PAUSE: Duration = Duration::from_millis(1);
+/// How long a client may have to wait for an idle connection to give way.
+const ROOM_PATIENCE: Duration = Duration::from_millis(10);
+/// How long a request that is one too many waits for its answer, so that a client that goes on at once can't keep a
+/// processor busy. Whoever obeys `Retry-After` loses nothing: it is a second at least.
+pub(super) const REFUSAL_PAUSE: Duration = Duration::from_millis(250);
+/// What is taken at most from a client that is turned away.
+const HEARD_BYTES: usize = 4 << 10;
+/// Connections beyond two for every tunnel, for clients that say nothing yet.
+const SPARE_CONNECTIONS: usize = 16;
+
+/// Counts the connections of all sandboxes: an id is never used twice.
+static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
+
+impl Limits {
+    /// Connections at the same time: twice the tunnels, so that idle ones leave room for those that work.
+    pub fn max_connections(&self) -> usize {
+        self.max_tunnels.saturating_mul(2).saturating_add(SPARE_CONNECTIONS)
+    }
+}
+
+/// Where clients connect.
+pub trait Listener: Send + 'static {
+    /// A connection to a client.
+    type Stream: Stream;
+
+    /// Waits for the next client.
+    ///
+    /// # Errors
+    /// Whatever the system says; it does not end the listener.
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+
+    async fn accept(&self) -> io::Result<UnixStream> {
+        Self::accept(self).await.map(|(stream, _)| stream)
+    }
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<TcpStream> {
+        let (stream, _) = Self::accept(self).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+}
+
+/// What one sandbox has of connections and requests.
+#[derive(Debug)]
+pub(super) struct Admission {
+    descriptors: Arc<Descriptors>,
+    began: Instant,
+    /// Of clients that proved who they are.
+    requests: Bucket,
+    /// Of clients that did not, so that they can't use up what the others have.
+    strangers: Bucket,
+    connections: AtomicUsize,
+    /// What is taken from the descriptors.
+    held: AtomicUsize,
+    /// Connections between two requests.
+    idle: AtomicUsize,
+    make_room: Notify,
+    left: Notify,
+}
+
+/// The answer to a request that is one too many: how long until there is one again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TooOften(pub(super) Duration);
+
+/// Why a connection is not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Full {
+    Connections,
+    Descriptors,
+}
+
+impl Admission {
+    pub(super) fn new(descriptors: Arc<Descriptors>) -> Self {
+        Self {
+            descriptors,
+            began: Instant::now(),
+            requests: Bucket::default(),
+            strangers: Bucket::default(),
+            connections: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
+            idle: AtomicUsize::new(0),
+            make_room: Notify::new(),
+            left: Notify::new(),
+        }
+    }
+
+    /// Counts the sandbox among those that share the descriptors.
+    pub(super) fn join(&self) -> Share {
+        self.descriptors.join()
+    }
+
+    /// Takes one request of a client that proved who it is.
+    pub(super) fn request(&self, rate: RateLimit) -> Result<(), TooOften> {
+        self.requests.take(rate, self.began.elapsed()).map_err(TooOften)
+    }
+
+    /// Takes one attempt of a client that did not.
+    pub(super) fn stranger(&self, rate: RateLimit) -> Result<(), TooOften> {
+        self.strangers.take(rate, self.began.elapsed()).map_err(TooOften)
+    }
+
+    /// Begins anew, for another rate.
+    pub(super) fn fill_buckets(&self) {
+        self.requests.fill();
+        self.strangers.fill();
+    }
+
+    /// Takes what resolving and dialling need besides the two sockets of a connection.
+    pub(super) fn passage(self: &Arc<Self>) -> Option<Held> {
+        let own = self.held.load(Ordering::Relaxed);
+        self.descriptors.take(own).then(|| {
+            self.held.fetch_add(1, Ordering::Relaxed);
+            Held(Arc::clone(self))
+        })
+    }
+
+    fn try_admit(self: &Arc<Self>, max: usize) -> Result<Slot, Full> {
+        // Only the accept loop of the sandbox adds to it.
+        if self.connections.load(Ordering::Relaxed) >= max {
+            return Err(Full::Connections);
+        }
+        let held = self.passage().ok_or(Full::Descriptors)?;
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        Ok(Slot { held })
+    }
+
+    /// Lets one connection in; when there is no room, the one that has been idle longest gives way.
+    async fn admit(self: &Arc<Self>, max: usize) -> Result<Slot, Full> {
+        let admitted = self.try_admit(max);
+        if admitted.is_ok() || self.idle.load(Ordering::Relaxed) == 0 {
+            return admitted;
+        }
+        self.make_room.notify_one();
+        let room = async {
+            loop {
+                self.left.notified().await;
+                if let Ok(slot) = self.try_admit(max) {
+                    return slot;
+                }
+            }
+        };
+        timeout(ROOM_PATIENCE, room).await.or(admitted)
+    }
+
+    /// Runs `wait`, in which a connection has nothing to do; `None` when it has to give way to another one.
+    pub(super) async fn idle<T>(&self, wait: impl Future<Output = T>) -> Option<T> {
+        self.idle.fetch_add(1, Ordering::Relaxed);
+        let _idle = Idling(&self.idle);
+        tokio::select! {
+            biased;
+            done = wait => Some(done),
+            () = self.make_room.notified() => None,
+        }
+    }
+
+    /// Waits until no connection is left; the accept loop must have ended.
+    pub(super) async fn emptied(&self) {
+        while self.connections.load(Ordering::Relaxed) > 0 {
+            self.left.notified().await;
+        }
+    }
+}
+
+struct Idling<'a>(&'a AtomicUsize);
+
+impl Drop for Idling<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Descriptors that are accounted for, until the value is dropped.
+pub(super) struct Held(Arc<Admission>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.held.fetch_sub(1, Ordering::Relaxed);
+        self.0.descriptors.give_back();
+        self.0.left.notify_one();
+    }
+}
+
+/// The place of one connection, until the value is dropped.
+struct Slot {
+    held: Held,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.held.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Accepts the clients of one sandbox, each in a task of its own.
+pub(super) async fn accept_all<L: Listener>(listener: &L, client: &Arc<Client>) {
+    let mut spare = Spare::default();
+    loop {
+        spare.refill();
+        let stream = match listener.accept().await {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn Error, "cannot accept a connection");
+                spare.turn_one_away(listener, descriptors::ran_out(&error)).await;
+                continue;
+            }
+        };
+        let max = client.settings().limits.max_connections();
+        let slot = match client.admission.admit(max).await {
+            Ok(slot) => slot,
+            Err(full) => {
+                let refusal = match full {
+                    Full::Connections => Refusal::overloaded(max),
+                    Full::Descriptors => Refusal::exhausted(None),
+                };
+                turn_away(&stream, &refusal);
+                drop(stream);
+                sleep(TURN_AWAY_PAUSE).await;
+                continue;
+            }
+        };
+        let id = ConnectionId::new(CONNECTIONS.fetch_add(1, Ordering::Relaxed));
+        let client = Arc::clone(client);
+        tokio::spawn(
+            async move {
+                let _slot = slot;
+                connection::serve(stream, client, id).await;
+            }
+            .instrument(tracing::info_span!("conn", client = %id)),
+        );
+    }
+}
+
+/// A descriptor that is given up when there is no other one, so that a client hears that there is none.
+#[derive(Default)]
+struct Spare(Option<File>);
+
+impl Spare {
+    fn refill(&mut self) {
+        if self.0.is_none() {
+            self.0 = File::open("/dev/null").ok();
+        }
+    }
+
+    /// Accepts one client in place of the spare and turns it away; where that fails too, the loop rests.
+    async fn turn_one_away<L: Listener>(&mut self, listener: &L, helps: bool) {
+        if helps && self.0.take().is_some() {
+            // Somebody else may have been quicker to take it.
+            if let Ok(Ok(stream)) = timeout(ACCEPT_PAUSE, listener.accept()).await {
+                turn_away(&stream, &Refusal::exhausted(None));
+                drop(stream);
+                self.refill();
+                return sleep(TURN_AWAY_PAUSE).await;
+            }
+        }
+        sleep(ACCEPT_PAUSE).await;
+    }
+}
+
+/// Says no to a client that nothing was sent to yet: what its socket does not take at once, it does not hear.
+fn turn_away(stream: &impl AsFd, refusal: &Refusal) {
+    let answer = refusal.render(After::Close, Show::Whole);
+    // The connection ends either way; a close with bytes unread would end it with an error.
+    let _ = rustix::net::send(stream, &answer, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    let _ = rustix::net::recv(stream, &mut [0; HEARD_BYTES], RecvFlags::DONTWAIT);
+}
