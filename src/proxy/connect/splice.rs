@@ -200,9 +200,7 @@ fn move_bytes(from: BorrowedFd<'_>, to: BorrowedFd<'_>, most: usize) -> rustix::
 
 /// Whether the system can't splice here at all.
 pub(super) fn is_unsupported(error: &io::Error) -> bool {
-    [Errno::INVAL, Errno::NOSYS, Errno::PERM]
-        .iter()
-        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+    [Errno::INVAL, Errno::NOSYS].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use super::process::Process;
 use super::stream::{Address, Stream};
 
 /// No single step may take longer.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 /// How many clients ask at once.
 const CLIENTS: usize = 16;
 const MESSAGE: [u8; 64] = [b'm'; 64];

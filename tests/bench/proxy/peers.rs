@@ -152,8 +152,8 @@ impl Stage {
              acl CONNECT method CONNECT\nhttp_access deny !known\nhttp_access allow origin\nhttp_access deny all\n"
         );
         write(&directory.join("passwords"), PASSWORD_LINE);
-        let arguments = ["-N", "-f"].map(OsString::from);
-        Some(self.installed_proxy("squid", &binary, &directory, (&settings, &arguments), SQUID_PORT))
+        let squid = Installed { name: "squid", binary, arguments: ["-N", "-f"], port: SQUID_PORT };
+        Some(self.run_installed(&squid, &directory, &settings))
     }
 
     /// Tinyproxy with a password, a list of hosts and a log of its connections, where it is installed.
@@ -166,33 +166,40 @@ impl Stage {
              LogLevel Connect\nBasicAuth cloister secret\nFilter \"{shown}/allowed\"\nFilterDefaultDeny Yes\n"
         );
         write(&directory.join("allowed"), &format!("{ORIGIN}\n"));
-        let arguments = ["-d", "-c"].map(OsString::from);
-        Some(self.installed_proxy("tinyproxy", &binary, &directory, (&settings, &arguments), TINYPROXY_PORT))
+        let arguments = ["-d", "-c"];
+        let tinyproxy = Installed { name: "tinyproxy", binary, arguments, port: TINYPROXY_PORT };
+        Some(self.run_installed(&tinyproxy, &directory, &settings))
     }
 
-    fn installed_proxy(
-        &mut self,
-        name: &'static str,
-        binary: &str,
-        directory: &Path,
-        (settings, arguments): (&str, &[OsString]),
-        port: u16,
-    ) -> Peer {
+    fn run_installed(&mut self, proxy: &Installed, directory: &Path, settings: &str) -> Peer {
         let file = directory.join("settings");
         write(&file, settings);
         // Such a proxy gives up root.
         fs::set_permissions(directory, fs::Permissions::from_mode(0o777)).unwrap();
         fs::set_permissions(self.directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let running = Running::start_quiet(program(binary).args(arguments).arg(&file));
+        let running = Running::start_quiet(program(&proxy.binary).args(proxy.arguments).arg(&file));
         let process = running.process();
         self.running.push(running);
-        let address: SocketAddr = format!("127.0.0.1:{port}").parse().unwrap();
+        let address: SocketAddr = format!("127.0.0.1:{}", proxy.port).parse().unwrap();
         #[expect(clippy::disallowed_methods, reason = "the benchmark waits until its proxy listens")]
         while std::net::TcpStream::connect(address).is_err() {
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
-        Peer { name, address: Address::Tcp(address), way: self.by_address(), process: Some(process) }
+        Peer {
+            name: proxy.name,
+            address: Address::Tcp(address),
+            way: self.by_address(),
+            process: Some(process),
+        }
     }
+}
+
+/// A proxy of the machine: its settings' file is its last argument.
+struct Installed {
+    name: &'static str,
+    binary: String,
+    arguments: [&'static str; 2],
+    port: u16,
 }
 
 fn installed(places: &[&str]) -> Option<String> {

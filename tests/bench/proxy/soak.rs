@@ -16,7 +16,7 @@ use super::table::{Goal, print_row, print_title};
 pub(crate) const IDLE_TUNNELS: usize = 9500;
 /// Among how many sandboxes they are shared.
 const SANDBOXES: usize = 10;
-const HOLD: Duration = Duration::from_secs(60);
+const HOLD: Duration = Duration::from_mins(1);
 /// How long memory is given back after tunnels have ended, and how long a guardian has to come to rest.
 const REST: Duration = Duration::from_secs(2);
 const SAMPLE: Duration = Duration::from_millis(100);

@@ -74,5 +74,5 @@ pub(crate) fn print_row(what: &str, values: Vec<f64>, goal: Goal) {
 fn quartiles(mut values: Vec<f64>) -> [f64; 3] {
     values.sort_by(f64::total_cmp);
     let last = values.len() - 1;
-    [last.div_ceil(4).min(last), values.len() / 2, last - last / 4].map(|at| values[at])
+    [last / 4, values.len() / 2, last - last / 4].map(|at| values[at])
 }

@@ -27,10 +27,7 @@ fn program(listens_first: impl Strategy<Value = bool>) -> impl Strategy<Value = 
 
 /// Bytes that tell where they belong.
 fn pattern(length: usize) -> Vec<u8> {
-    (0..length.div_ceil(4))
-        .flat_map(|at| (at as u32).wrapping_mul(0x9e37_79b1).to_le_bytes())
-        .take(length)
-        .collect()
+    (0_u32..).flat_map(|at| at.wrapping_mul(0x9e37_79b1).to_le_bytes()).take(length).collect()
 }
 
 async fn pause(turns: u8) {
@@ -97,7 +94,7 @@ async fn check<C, U>(
         let (meter, early) = (Arc::clone(&meter), begin.to_vec());
         let (mut client, mut upstream) = (inner_client, inner_upstream);
         async move {
-            let idle = Idle { meter: &meter, limit: Duration::from_secs(30) };
+            let idle = Idle::new(&meter, &Limits::default());
             relay(&mut client, &mut upstream, early, idle).await
         }
     });
