@@ -5,23 +5,30 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+use rustix::process::{Resource, getrlimit};
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 
 /// How many pipes there are at most, for all tunnels together: a sandbox that reads nothing can hold them all, and
 /// what it takes from others is only speed.
 const MAX_PIPES: usize = 64;
+/// One pipe for so many descriptors of this process: two each are little of what is kept for other things.
+const DESCRIPTORS_FOR_A_PIPE: u64 = 256;
 /// How large a pipe should be. All together stay within what an ordinary user gets (pipe(7), `pipe-user-pages-soft`).
 const PIPE_BYTES: usize = 256 << 10;
 /// How large a pipe is that can't be made larger.
 const USUAL_PIPE_BYTES: usize = 64 << 10;
 
-static PIPES: Pool = Pool(Mutex::new(Pipes { spare: Vec::new(), lent: 0 }));
+static PIPES: LazyLock<Pool> = LazyLock::new(|| {
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let most = usize::try_from(descriptors / DESCRIPTORS_FOR_A_PIPE).unwrap_or(MAX_PIPES);
+    Pool::new(most.min(MAX_PIPES))
+});
 
 /// What may be the end of a tunnel whose bytes the kernel can move.
 pub trait Spliceable {
@@ -81,18 +88,26 @@ impl Socket<'_> {
 }
 
 /// The pipes that nobody uses now, and how many are in use.
-struct Pool(Mutex<Pipes>);
+struct Pool {
+    most: usize,
+    pipes: Mutex<Pipes>,
+}
 
+#[derive(Default)]
 struct Pipes {
     spare: Vec<Pipe>,
     lent: usize,
 }
 
 impl Pool {
+    fn new(most: usize) -> Self {
+        Self { most, pipes: Mutex::default() }
+    }
+
     /// Gives an empty pipe, or `None` when all are in use or the system makes no more.
     fn take(&'static self) -> Option<Lent> {
         let mut pipes = self.lock();
-        if pipes.lent == MAX_PIPES {
+        if pipes.lent == self.most {
             return None;
         }
         let pipe = pipes.spare.pop().map_or_else(Pipe::new, Ok).ok()?;
@@ -106,9 +121,9 @@ impl Pool {
         pipes.spare.extend(pipe);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Pipes> {
+    fn lock(&self) -> MutexGuard<'_, Pipes> {
         // Every change is a single step: a panic elsewhere leaves it whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pipes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -210,7 +225,7 @@ mod tests {
     use super::*;
 
     fn pool() -> &'static Pool {
-        Box::leak(Box::new(Pool(Mutex::new(Pipes { spare: Vec::new(), lent: 0 }))))
+        Box::leak(Box::new(Pool::new(3)))
     }
 
     #[test]
@@ -232,7 +247,7 @@ mod tests {
     fn there_are_so_many_pipes_and_no_more() {
         let pool = pool();
         let all: Vec<_> = std::iter::from_fn(|| pool.take()).collect();
-        assert_eq!(all.len(), MAX_PIPES);
+        assert_eq!(all.len(), 3);
         drop(all);
         assert!(pool.take().is_some());
     }
