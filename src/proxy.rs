@@ -25,6 +25,7 @@ use crate::token::HashedToken;
 
 pub use admission::Listener;
 pub use admission::descriptors::Descriptors;
+pub use connect::splice::{Socket, Spliceable};
 pub use connection::Stream;
 pub use dial::resolve::{Resolve, ResolveError, Resolving, SystemResolver};
 pub use journal::{Event, EventKind, Journal, JournalError};

@@ -23,6 +23,7 @@ mod record;
 pub(super) mod relay;
 mod retry;
 mod sni;
+pub(super) mod splice;
 
 #[cfg(fuzzing)]
 pub(super) use hello::fuzz as fuzz_hello;

@@ -13,6 +13,7 @@ use crate::policy::{Authority, ConnectionId, Rule};
 
 use super::Client;
 use super::admission::REFUSAL_PAUSE;
+use super::connect::splice::Spliceable;
 use super::connect::{self, Inside, Tunnel};
 use super::head::{Framing, Head, Parser, Target};
 use super::pipeline::{Accepted, Dialled, Reached};
@@ -28,7 +29,7 @@ const LINGER_BYTES: usize = 256 << 10;
 const READ_BYTES: usize = 4 << 10;
 
 /// A connection to a client, by whatever socket.
-pub trait Stream: AsyncRead + AsyncWrite + AsFd + Unpin + Send + Sync + 'static {
+pub trait Stream: AsyncRead + AsyncWrite + AsFd + Spliceable + Unpin + Send + Sync + 'static {
     /// Closes so that the peer does not take what it received for the whole, where the kind of socket can say so.
     fn abort(self);
 }

@@ -113,6 +113,11 @@ impl Meter {
         self.last_millis.store(self.elapsed_millis(), Ordering::Relaxed);
     }
 
+    /// How much has passed, up and down.
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        (self.up.load(Ordering::Relaxed), self.down.load(Ordering::Relaxed))
+    }
+
     /// How long nothing has moved.
     pub(super) fn idle(&self) -> Duration {
         Duration::from_millis(self.elapsed_millis().saturating_sub(self.last_millis.load(Ordering::Relaxed)))
@@ -214,12 +219,13 @@ impl Drop for OpenRecord {
         if std::thread::panicking() {
             self.reason = Some(Reason::Aborted);
         }
+        let (bytes_up, bytes_down) = self.meter.bytes();
         self.write(EventKind::Closed {
             address: self.address,
             detail: self.detail.as_deref(),
             reason: self.reason,
-            bytes_up: self.meter.up.load(Ordering::Relaxed),
-            bytes_down: self.meter.down.load(Ordering::Relaxed),
+            bytes_up,
+            bytes_down,
             duration: self.meter.start.elapsed(),
         });
     }

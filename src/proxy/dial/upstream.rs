@@ -10,6 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use crate::proxy::{Socket, Spliceable};
+
 /// A dialled connection, with what it has said already.
 pub(in crate::proxy) struct Upstream {
     link: Link,
@@ -36,22 +38,6 @@ impl Upstream {
         Self::new(Link::Tcp(stream), Bytes::new())
     }
 
-    #[allow(dead_code, reason = "the relay moves bytes inside of the kernel and comes in another change")]
-    /// Takes what is to be read before anything that [`Self::as_tcp`] says.
-    pub(in crate::proxy) fn take_early(&mut self) -> Bytes {
-        std::mem::take(&mut self.early)
-    }
-
-    #[allow(dead_code, reason = "the relay moves bytes inside of the kernel and comes in another change")]
-    /// The bare socket, for who moves bytes inside of the kernel; `None` inside of TLS, and as long as there are
-    /// early bytes.
-    pub(in crate::proxy) fn as_tcp(&mut self) -> Option<&mut TcpStream> {
-        match &mut self.link {
-            Link::Tcp(stream) if self.early.is_empty() => Some(stream),
-            Link::Tcp(_) | Link::Tls(_) => None,
-        }
-    }
-
     /// The same connection, with bytes in front that were read from it already.
     pub(super) fn behind(self, early: Bytes) -> Self {
         Self { early, ..self }
@@ -74,6 +60,15 @@ impl Upstream {
 impl AsFd for Upstream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.bare().as_fd()
+    }
+}
+
+impl Spliceable for Upstream {
+    fn socket(&self) -> Option<Socket<'_>> {
+        match &self.link {
+            Link::Tcp(stream) if self.early.is_empty() => Some(Socket::Tcp(stream)),
+            Link::Tcp(_) | Link::Tls(_) => None,
+        }
     }
 }
 
