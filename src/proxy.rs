@@ -25,17 +25,17 @@ use crate::token::HashedToken;
 
 pub use admission::Listener;
 pub use admission::descriptors::Descriptors;
+pub use admission::tunnels::Ending;
 pub use connect::splice::{Socket, Spliceable};
 pub use connection::Stream;
 pub use dial::resolve::{Resolve, ResolveError, Resolving, SystemResolver};
 pub use journal::{Event, EventKind, Journal, JournalError};
 pub use refusal::Reason;
-pub use tunnels::Ending;
 
 use admission::Admission;
+use admission::tunnels::Tunnels;
 use plain::Pool;
 use refusal::{Audit, Refusal};
-use tunnels::Tunnels;
 
 mod admission;
 mod connect;
@@ -48,7 +48,6 @@ mod journal;
 mod pipeline;
 mod plain;
 mod refusal;
-mod tunnels;
 
 /// How long connections may take to end once all has to.
 const END_TIMEOUT: Duration = Duration::from_secs(5);

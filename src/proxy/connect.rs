@@ -7,12 +7,12 @@ use tokio::time::timeout;
 
 use crate::policy::{Authority, Host};
 
+use super::admission::tunnels::Registration;
 use super::connection::{Next, Stream, Wire};
 use super::dial::upstream::Upstream;
 use super::journal::{Meter, OpenRecord};
 use super::pipeline::Dialled;
 use super::refusal::Reason;
-use super::tunnels::Registration;
 use super::{Client, Limits};
 use hello::HelloError;
 use relay::{End, Idle, relay};

@@ -13,6 +13,7 @@ use crate::policy::{ConnectionId, Decision, Destination, NameAllowed, Permit, Po
 
 use super::Client;
 use super::admission::Held;
+use super::admission::tunnels::{Refused, Registration};
 use super::dial::failure::DialError;
 use super::dial::upstream::Upstream;
 use super::dial::{Patience, Way, dial};
@@ -20,7 +21,6 @@ use super::head::Head;
 use super::journal::OpenRecord;
 use super::plain::{Origin, Taken};
 use super::refusal::Refusal;
-use super::tunnels::{Refused, Registration};
 
 /// A request whose head is parsed.
 pub(super) struct Accepted<'a> {
