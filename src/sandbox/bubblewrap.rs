@@ -467,6 +467,7 @@ mod tests {
              --perms 0444 --file <128 bytes> /etc/nsswitch.conf \
              --perms 0444 --file <80 bytes> /etc/resolv.conf \
              --perms 0444 --file <18 bytes> /etc/shells \
+             --perms 0444 --file <100 bytes> /etc/ssh/ssh_config \
              --perms 0444 --file <187 bytes> /etc/profile \
              --perms 0444 --file <33 bytes> /etc/machine-id --symlink /proc/self/mounts /etc/mtab \
              --ro-bind /opt/go /opt/go \

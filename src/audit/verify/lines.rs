@@ -1,7 +1,7 @@
 //! The lines of all files of a chain, as far as they were written when the reading began.
 
 use std::collections::VecDeque;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, BufRead, BufReader, Read, Take};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -14,12 +14,47 @@ const MAX_LISTINGS: usize = 10;
 
 /// Gives the lines of a chain, one after the other.
 pub(super) struct Lines {
-    /// The files in their order, with the length up to which they are read.
-    files: Vec<(PathBuf, u64)>,
-    rest: VecDeque<(PathBuf, u64)>,
+    chain: ChainFiles,
+    /// The files in their order.
+    files: Vec<Part>,
+    rest: VecDeque<Part>,
     open: Option<(PathBuf, BufReader<Take<File>>)>,
     number: u64,
     line: Vec<u8>,
+}
+
+/// Is a file of the chain as it was listed.
+#[derive(Debug, Clone)]
+struct Part {
+    path: PathBuf,
+    inode: u64,
+    /// Up to where it is read.
+    length: u64,
+}
+
+impl Part {
+    fn new(path: PathBuf, metadata: &Metadata) -> Self {
+        Self { path, inode: metadata.ino(), length: metadata.len() }
+    }
+
+    /// Opens the file that was listed, by the name that it has now: a rotation may have renamed it.
+    fn open(&mut self, chain: &ChainFiles) -> io::Result<File> {
+        let is_it = |file: &File| Ok::<_, io::Error>(file.metadata()?.ino() == self.inode);
+        match File::open(&self.path) {
+            Ok(file) if is_it(&file)? => return Ok(file),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        for full in chain.list_full()? {
+            let file = File::open(&full.path)?;
+            if is_it(&file)? {
+                self.path = full.path;
+                return Ok(file);
+            }
+        }
+        Err(io::Error::new(io::ErrorKind::NotFound, "it was removed meanwhile"))
+    }
 }
 
 /// Is one line with its line feed, and where it stands.
@@ -47,21 +82,22 @@ impl Lines {
     pub(super) fn of(chain: &ChainFiles) -> Result<Self, VerifyError> {
         let failed = |source| VerifyError::Read { path: chain.current().to_owned(), source };
         let files = snapshot(chain).map_err(failed)?;
-        Ok(Self::new(files))
+        Ok(Self::new(chain.clone(), files))
     }
 
-    fn new(files: Vec<(PathBuf, u64)>) -> Self {
-        Self { rest: files.iter().cloned().collect(), files, open: None, number: 0, line: Vec::new() }
+    fn new(chain: ChainFiles, files: Vec<Part>) -> Self {
+        let rest = files.iter().cloned().collect();
+        Self { chain, rest, files, open: None, number: 0, line: Vec::new() }
     }
 
     /// Begins anew, with what was there when these were begun.
     pub(super) fn again(&self) -> Self {
-        Self::new(self.files.clone())
+        Self::new(self.chain.clone(), self.files.clone())
     }
 
     /// Names the chain's newest file.
     pub(super) fn path(&self) -> &Path {
-        self.files.last().map_or(Path::new(""), |(path, _)| path)
+        self.files.last().map_or(Path::new(""), |part| &part.path)
     }
 
     /// Gives the next line; the last one of a file may lack its line feed.
@@ -75,10 +111,10 @@ impl Lines {
             if !self.line.is_empty() {
                 break;
             }
-            let Some((path, length)) = self.rest.pop_front() else { return Ok(None) };
-            let file =
-                File::open(&path).map_err(|source| VerifyError::Read { path: path.clone(), source })?;
-            self.open = Some((path, BufReader::new(file.take(length))));
+            let Some(mut part) = self.rest.pop_front() else { return Ok(None) };
+            let opened = part.open(&self.chain);
+            let file = opened.map_err(|source| VerifyError::Read { path: part.path.clone(), source })?;
+            self.open = Some((part.path, BufReader::new(file.take(part.length))));
             self.number = 0;
         }
         self.number += 1;
@@ -89,7 +125,7 @@ impl Lines {
 }
 
 /// Lists the files with their lengths. A rotation meanwhile shows by the name of the newest full one.
-fn snapshot(chain: &ChainFiles) -> io::Result<Vec<(PathBuf, u64)>> {
+fn snapshot(chain: &ChainFiles) -> io::Result<Vec<Part>> {
     for _ in 0..MAX_LISTINGS {
         let current = match fs::metadata(chain.current()) {
             Ok(metadata) => Some(metadata),
@@ -102,7 +138,7 @@ fn snapshot(chain: &ChainFiles) -> io::Result<Vec<(PathBuf, u64)>> {
             match fs::metadata(&full.path) {
                 Ok(metadata) => {
                     is_settled &= current.as_ref().is_none_or(|current| current.ino() != metadata.ino());
-                    files.push((full.path, metadata.len()));
+                    files.push(Part::new(full.path, &metadata));
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => is_settled = false,
                 Err(error) => return Err(error),
@@ -112,7 +148,7 @@ fn snapshot(chain: &ChainFiles) -> io::Result<Vec<(PathBuf, u64)>> {
             return Err(io::ErrorKind::NotFound.into());
         }
         if is_settled {
-            files.extend(current.map(|current| (chain.current().to_owned(), current.len())));
+            files.extend(current.map(|current| Part::new(chain.current().to_owned(), &current)));
             return Ok(files);
         }
     }

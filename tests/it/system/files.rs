@@ -372,8 +372,8 @@ fn etc_is_complete_enough_for_common_programs() {
     // What may hold passwords stays outside.
     inside(
         &host,
-        "cd /etc; ls -d shadow sudoers gitconfig npmrc pip.conf apt ssh environment 2>/dev/null",
-        "",
+        "cd /etc; ls -d shadow sudoers gitconfig npmrc pip.conf apt environment 2>/dev/null; ls ssh",
+        "ssh_config",
     );
 }
 
