@@ -10,6 +10,7 @@ mod daemon;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod guards;
+mod judgement;
 mod registry;
 
 pub use daemon::{DaemonError, run};

@@ -13,7 +13,7 @@ use std::future::Future;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -28,7 +28,7 @@ use crate::token::HashedToken;
 
 pub use connection::Stream;
 pub use dial::resolve::{Resolve, ResolveError, Resolving, SystemResolver};
-pub use journal::{Event, EventKind, Journal, JournalError};
+pub use journal::{Event, EventKind, Journal, JournalError, Sample, Step, Traffic};
 pub use refusal::Reason;
 pub use tunnels::Ending;
 
@@ -186,9 +186,14 @@ impl Client {
         self.tunnels.count()
     }
 
+    /// Tells how long a step took that began at `since`.
+    fn measure(&self, step: Step, since: Instant) {
+        self.services.journal.measure(Sample::Took(step, since.elapsed()));
+    }
+
     fn write_denial(&self, refusal: &Refusal) {
         let Audit::Deny { rule, detail } = refusal.audit() else {
-            return;
+            return self.services.journal.measure(Sample::Refused(refusal.reason()));
         };
         let event = Event {
             cloister: &self.identity.cloister,
@@ -283,6 +288,7 @@ async fn accept_all<L: Listener>(listener: &L, client: &Arc<Client>, slots: &Arc
             }
         };
         let Ok(slot) = Arc::clone(slots).try_acquire_owned() else {
+            client.services.journal.measure(Sample::Refused(Reason::Overloaded));
             tokio::spawn(turn_away(stream, client.settings().limits.max_connections));
             continue;
         };

@@ -15,7 +15,11 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
 
-pub use super::control::api::{API_VERSION, CloisterStatus, Registration, Reloaded, Status};
+pub use super::control::api::{
+    API_VERSION, CloisterStatus, LastDenial, ProcessStatus, Registration, Reloaded, Reloads, SettingsProblem,
+    Status, Totals,
+};
+pub use super::judgement::{Judgement, usual_way};
 pub use super::registry::tokens::{
     TokenError, TokenFile, files as token_files, forget as forget_token, kept_for as token_kept_for,
 };
@@ -23,6 +27,7 @@ pub use super::registry::tokens::{
 use super::control::api::{Failure, Registered, Revoked, StopReceipt, Version};
 use crate::name::CloisterName;
 use crate::paths::{Lock, Paths, PathsError};
+use crate::policy::Authority;
 use crate::process;
 
 /// What the variables of a guardian's environment are taken from; everything else stays outside.
@@ -154,6 +159,25 @@ impl Guardian {
         self.ask(Method::GET, "/status", Vec::new()).await
     }
 
+    /// Asks what the rules that hold in it say of a destination.
+    pub async fn judge(
+        &self,
+        cloister: &CloisterName,
+        authority: &Authority,
+    ) -> Result<Judgement, ClientError> {
+        self.ask(Method::GET, &format!("/judgements/{cloister}/{authority}"), Vec::new()).await
+    }
+
+    /// Asks for its measurements, as text for Prometheus.
+    pub async fn metrics(&self) -> Result<String, ClientError> {
+        let (status, body) = self.exchange(Method::GET, "/metrics", Vec::new()).await?;
+        if status.is_success() {
+            Ok(String::from_utf8_lossy(&body).into_owned())
+        } else {
+            Err(refusal(status, &body))
+        }
+    }
+
     /// Stops it and waits until it is gone; the answer is the head of the audit log.
     pub async fn shut_down(&self, paths: &Paths) -> Result<String, ClientError> {
         let StopReceipt { audit_head } = self.ask(Method::POST, "/shutdown", Vec::new()).await?;
@@ -171,6 +195,16 @@ impl Guardian {
         path: &str,
         body: Vec<u8>,
     ) -> Result<T, ClientError> {
+        let (status, body) = self.exchange(method, path, body).await?;
+        parse(status, &body)
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning,
             _ => io_error("connect to the control socket")(error),
@@ -193,8 +227,7 @@ impl Guardian {
             Ok::<_, hyper::Error>((status, body))
         };
         let (answer, _) = tokio::join!(exchange, connection);
-        let (status, body) = answer.map_err(ClientError::Http)?;
-        parse(status, &body)
+        answer.map_err(ClientError::Http)
     }
 }
 
@@ -202,10 +235,14 @@ fn parse<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Result<T, Clie
     if status.is_success() {
         return serde_json::from_slice(body).map_err(ClientError::Answer);
     }
-    Err(match serde_json::from_slice::<Failure>(body) {
+    Err(refusal(status, body))
+}
+
+fn refusal(status: StatusCode, body: &[u8]) -> ClientError {
+    match serde_json::from_slice::<Failure>(body) {
         Ok(failure) => ClientError::Refused(failure.error),
         Err(_) => ClientError::Refused(format!("the guardian answered {status}")),
-    })
+    }
 }
 
 /// Starts a guardian and waits until it serves or has given up.

@@ -7,27 +7,30 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::connect_info::Connected;
-use axum::extract::{ConnectInfo, Path, Request, State};
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
-use axum::serve::IncomingStream;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::timeout;
 
-use super::registry::{Registry, RegistryError};
+use super::registry::{METRICS_TYPE, Registry, RegistryError};
 use crate::name::CloisterName;
+use crate::policy::Authority;
 use crate::token::ControlKey;
 use api::{API_VERSION, Failure, Registration, StopReceipt, Version};
 
 pub(super) mod api;
+mod serve;
 
-/// How long open answers may take once the guardian was told to stop.
-const END_PATIENCE: Duration = Duration::from_secs(3);
+/// The longest body of a request.
+const MAX_BODY_BYTES: usize = 64 << 10;
+/// How long a body may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the routes share.
 pub(super) struct Control {
@@ -40,42 +43,34 @@ pub(super) struct Control {
 #[derive(Debug, Clone, Copy)]
 struct Peer(Option<u32>);
 
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        Self(stream.io().peer_cred().ok().map(|credentials| credentials.uid()))
-    }
-}
-
 /// Serves the control socket until it is told to stop and the open answers are written, or are overdue.
 pub(super) async fn serve(listener: UnixListener, control: Arc<Control>) -> std::io::Result<()> {
-    let routes = Router::new()
+    let told = control.shutdown.subscribe();
+    serve::serve(listener, routes(control), told).await
+}
+
+fn routes(control: Arc<Control>) -> Router {
+    Router::new()
         .route("/version", get(version))
         .route("/status", get(status))
+        .route("/metrics", get(metrics))
+        .route("/judgements/{cloister}/{authority}", get(judge))
         .route("/reload", post(reload))
         .route("/shutdown", post(shutdown))
         .route("/tokens", post(register))
         .route("/tokens/{cloister}", delete(revoke))
         .route("/tokens/{cloister}/started", post(confirm))
-        .fallback(|| async { (StatusCode::NOT_FOUND, failure("there is no such request")) })
+        .fallback(|| async { refuse(StatusCode::NOT_FOUND, "there is no such request") })
+        .method_not_allowed_fallback(|| async {
+            refuse(StatusCode::METHOD_NOT_ALLOWED, "this is not asked in this way")
+        })
         .layer(middleware::from_fn_with_state(Arc::clone(&control), authorise))
-        .with_state(Arc::clone(&control));
-    let service = routes.into_make_service_with_connect_info::<Peer>();
-    let (mut told, mut overdue) = (control.shutdown.subscribe(), control.shutdown.subscribe());
-    // The sender lives in `control`, which outlives both.
-    let until = async move { drop(told.wait_for(|is_told| *is_told).await) };
-    let overdue = async move {
-        drop(overdue.wait_for(|is_told| *is_told).await);
-        sleep(END_PATIENCE).await;
-    };
-    tokio::select! {
-        served = axum::serve(listener, service).with_graceful_shutdown(until) => served,
-        () = overdue => Ok(()),
-    }
+        .with_state(control)
 }
 
 async fn authorise(
     State(control): State<Arc<Control>>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    Extension(peer): Extension<Peer>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -84,19 +79,58 @@ async fn authorise(
     let key = presented.and_then(|value| value.strip_prefix("Bearer "));
     let is_known = peer.0.is_some_and(|uid| uid == own || uid == 0);
     if is_known && key.is_some_and(|key| control.key.matches(key)) {
-        next.run(request).await
+        match whole(request).await {
+            Ok(request) => next.run(request).await,
+            Err((status, what)) => refuse(status, what),
+        }
     } else {
-        (StatusCode::FORBIDDEN, failure("the control key is missing or wrong")).into_response()
+        refuse(StatusCode::FORBIDDEN, "the control key is missing or wrong")
     }
+}
+
+/// Waits for the whole body, but neither long nor for a long one: no handler runs on half a request.
+async fn whole(request: Request) -> Result<Request, (StatusCode, &'static str)> {
+    let (parts, body) = request.into_parts();
+    match timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY_BYTES)).await {
+        Ok(Ok(bytes)) => Ok(Request::from_parts(parts, Body::from(bytes))),
+        Ok(Err(_)) => Err((StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than 64 KiB, or broken")),
+        Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the body did not come within 5 seconds")),
+    }
+}
+
+/// The answer when a handler broke off.
+fn broken_off() -> Response {
+    refuse(StatusCode::INTERNAL_SERVER_ERROR, "the guardian broke off in the middle of this; see its log")
+}
+
+fn refuse(status: StatusCode, what: &str) -> Response {
+    (status, failure(what)).into_response()
 }
 
 fn failure(error: impl Into<String>) -> Json<Failure> {
     Json(Failure { error: error.into() })
 }
 
-impl IntoResponse for RegistryError {
+/// Why a request is not done.
+enum Refusal {
+    /// It can't be understood.
+    Request(String),
+    /// It failed.
+    Failed(RegistryError),
+}
+
+impl From<RegistryError> for Refusal {
+    fn from(error: RegistryError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        (StatusCode::INTERNAL_SERVER_ERROR, failure(chain(&self))).into_response()
+        match self {
+            Self::Request(what) => refuse(StatusCode::BAD_REQUEST, &what),
+            Self::Failed(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &chain(&error)),
+        }
     }
 }
 
@@ -114,33 +148,55 @@ async fn status(State(control): State<Arc<Control>>) -> Response {
     Json(control.registry.status()).into_response()
 }
 
-async fn reload(State(control): State<Arc<Control>>) -> Result<Response, RegistryError> {
+async fn metrics(State(control): State<Arc<Control>>) -> Response {
+    match control.registry.metrics() {
+        Ok(text) => ([(header::CONTENT_TYPE, METRICS_TYPE)], text).into_response(),
+        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}
+
+async fn judge(
+    State(control): State<Arc<Control>>,
+    Path((cloister, authority)): Path<(String, String)>,
+) -> Result<Response, Refusal> {
+    let cloister = name(&cloister)?;
+    let authority = Authority::parse(&authority).map_err(|error| Refusal::Request(error.to_string()))?;
+    Ok(Json(control.registry.judge(&cloister, &authority)?).into_response())
+}
+
+async fn reload(State(control): State<Arc<Control>>) -> Result<Response, Refusal> {
     Ok(Json(control.registry.reload()?).into_response())
 }
 
-async fn register(
-    State(control): State<Arc<Control>>,
-    Json(registration): Json<Registration>,
-) -> Result<Response, RegistryError> {
+async fn register(State(control): State<Arc<Control>>, body: Bytes) -> Result<Response, Refusal> {
+    // Whatever type the caller names: what counts is what the body holds.
+    let registration: Registration = serde_json::from_slice(&body)
+        .map_err(|error| Refusal::Request(format!("this is no registration: {error}")))?;
     Ok((StatusCode::CREATED, Json(control.registry.register(registration)?)).into_response())
 }
 
 async fn confirm(
     State(control): State<Arc<Control>>,
-    Path(cloister): Path<CloisterName>,
-) -> Result<Response, RegistryError> {
+    Path(cloister): Path<String>,
+) -> Result<Response, Refusal> {
+    let cloister = name(&cloister)?;
     control.registry.confirm(&cloister)?;
     Ok(Json(()).into_response())
 }
 
 async fn revoke(
     State(control): State<Arc<Control>>,
-    Path(cloister): Path<CloisterName>,
-) -> Result<Response, RegistryError> {
+    Path(cloister): Path<String>,
+) -> Result<Response, Refusal> {
+    let cloister = name(&cloister)?;
     Ok(Json(control.registry.revoke(&cloister)?).into_response())
 }
 
-async fn shutdown(State(control): State<Arc<Control>>) -> Result<Response, RegistryError> {
+fn name(text: &str) -> Result<CloisterName, Refusal> {
+    CloisterName::parse(text).map_err(|error| Refusal::Request(error.to_string()))
+}
+
+async fn shutdown(State(control): State<Arc<Control>>) -> Result<Response, Refusal> {
     let closed = control.registry.close();
     // It ends also when its last record can't be written: nothing passes any more.
     control.shutdown.send_replace(true);

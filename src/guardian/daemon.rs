@@ -126,8 +126,9 @@ async fn serve(paths: &Paths, log: Arc<AuditLog>, ready: impl FnOnce(&Path)) -> 
     );
     log.append(Record::new(Event::GuardianStart).detail(env!("CARGO_PKG_VERSION")))?;
     registry.restore()?;
+    registry.follow_settings().map_err(io_error("follow the settings"))?;
     let (listener, control) = open_control(paths, Arc::clone(&registry))?;
-    tokio::spawn(sync_regularly(Arc::clone(&log)));
+    tokio::spawn(sync_regularly(Arc::clone(&registry)));
     tokio::spawn(obey_signals(Arc::clone(&control))?);
     ready(&paths.control_socket());
     let served = control::serve(listener, control).await;
@@ -151,12 +152,12 @@ fn open_control(paths: &Paths, registry: Arc<Registry>) -> Result<(UnixListener,
     Ok((listener, Arc::new(Control { registry, key, shutdown: tokio::sync::watch::Sender::new(false) })))
 }
 
-async fn sync_regularly(log: Arc<AuditLog>) {
+async fn sync_regularly(registry: Arc<Registry>) {
     let mut tick = tokio::time::interval(SYNC_INTERVAL);
     loop {
         tick.tick().await;
-        let log = Arc::clone(&log);
-        let synced = tokio::task::spawn_blocking(move || log.sync()).await;
+        let registry = Arc::clone(&registry);
+        let synced = tokio::task::spawn_blocking(move || registry.sync()).await;
         if let Ok(Err(error)) = synced {
             tracing::error!(error = &error as &dyn std::error::Error, "the audit log is not on disk");
         }

@@ -10,23 +10,32 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::net::UnixListener;
 
-use super::control::api::{API_VERSION, CloisterStatus, Registered, Registration, Reloaded, Revoked, Status};
+use super::control::api::{Registered, Registration, Revoked};
 use super::guards::{Guards, Report};
 use crate::audit::{AuditError, AuditLog, Event, Record};
 use crate::config::{Config, ConfigError, Network};
-use crate::name::{CloisterName, ProjectId, ProjectName};
+use crate::name::{CloisterName, ProjectId};
 use crate::paths::{self, Paths, PathsError};
 use crate::policy::Policy;
 use crate::proxy::{self, Client, Ending, Identity, Limits, Outbound, Resolve, Services, Settings};
 use crate::sandbox::Receipt;
 use crate::token::{HashedToken, PlainToken};
+use counters::{Counters, Latencies};
 use journal::{SandboxJournal, Trouble};
+use live::Live;
 use policies::CurrentPolicy;
 use tokens::{Kept, TokenError};
 
+mod counters;
 mod journal;
+mod live;
+mod metrics;
 mod policies;
+mod status;
 pub(super) mod tokens;
+mod watch;
+
+pub(super) use metrics::CONTENT_TYPE as METRICS_TYPE;
 
 /// All sandboxes of one guardian.
 pub(super) struct Registry {
@@ -38,6 +47,17 @@ pub(super) struct Registry {
     is_closed: AtomicBool,
     trouble: Arc<Trouble>,
     guards: Arc<Guards>,
+    /// Locked before `served`, wherever both are.
+    live: Mutex<Live>,
+    latencies: Arc<Latencies>,
+    synced: Mutex<Synced>,
+}
+
+/// What of the audit log is known to be on disk.
+#[derive(Debug, Clone, Copy)]
+struct Synced {
+    seq: u64,
+    at: Instant,
 }
 
 /// One sandbox that is served.
@@ -45,6 +65,9 @@ struct Served {
     kept: Kept,
     client: Arc<Client>,
     policy: Arc<CurrentPolicy>,
+    counters: Arc<Counters>,
+    /// What its rules were made of.
+    config: Arc<Config>,
 }
 
 /// Why a sandbox could not be registered, reloaded or revoked.
@@ -79,12 +102,16 @@ pub(super) enum RegistryError {
 impl Registry {
     pub(super) fn new(paths: Paths, log: Arc<AuditLog>, resolver: Arc<dyn Resolve>) -> io::Result<Self> {
         let guards = Guards::new(report(Arc::clone(&log)))?;
+        let started = Instant::now();
         Ok(Self {
             guards,
+            live: Mutex::default(),
+            latencies: Arc::default(),
+            synced: Mutex::new(Synced { seq: 0, at: started }),
             paths,
             log,
             resolver,
-            started: Instant::now(),
+            started,
             served: Mutex::default(),
             is_closed: AtomicBool::new(false),
             trouble: Arc::default(),
@@ -95,21 +122,48 @@ impl Registry {
         self.served.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::SeqCst)
+    }
+
+    /// Writes a record; whether it can be is remembered for those who ask.
+    fn append(&self, record: Record) -> Result<(), AuditError> {
+        let written = self.log.append(record);
+        self.trouble.note(written.as_ref().err());
+        written
+    }
+
+    /// Brings the log to disk.
+    pub(super) fn sync(&self) -> Result<(), AuditError> {
+        let seq = self.log.head()?.seq;
+        self.log.sync()?;
+        let mut synced = self.synced();
+        *synced = Synced { seq: seq.max(synced.seq), at: Instant::now() };
+        Ok(())
+    }
+
+    fn synced(&self) -> MutexGuard<'_, Synced> {
+        self.synced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Serves again what an earlier guardian served.
     pub(super) fn restore(&self) -> Result<(), RegistryError> {
         let mut served = self.served();
         for kept in Kept::read_all(&self.paths)? {
             let name = kept.registration.cloister.clone();
             self.guard(&name);
-            served.insert(name, self.serve(kept)?);
+            let config = Config::load_for(&self.paths, Some(&kept.registration.project))?;
+            served.insert(name, self.serve(kept, Arc::new(config))?);
         }
         Ok(())
     }
 
     /// Registers a sandbox and gives out its token; an earlier one of the same directory is replaced.
     pub(super) fn register(&self, registration: Registration) -> Result<Registered, RegistryError> {
+        // Nobody reads the settings between their being read here and the sandbox's being one of those they reach.
+        let _live = self.live();
         let mut served = self.served();
-        if self.is_closed.load(Ordering::SeqCst) {
+        if self.is_closed() {
             return Err(RegistryError::Closed);
         }
         let name = registration.cloister.clone();
@@ -119,6 +173,8 @@ impl Registry {
             let owner = other.kept.registration.directory.clone();
             return Err(RegistryError::NameTaken { name, owner });
         }
+        // Before anything changes: with broken settings, an earlier sandbox keeps its way out.
+        let config = Arc::new(Config::load_for(&self.paths, Some(&registration.project))?);
         let token = PlainToken::from_bytes(random()?);
         let kept = Kept {
             token: HashedToken::of(&token),
@@ -126,12 +182,12 @@ impl Registry {
             created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
             registration,
         };
-        self.log.append(about(Event::TokenIssue, &kept))?;
+        self.append(about(Event::TokenIssue, &kept))?;
         kept.write(&self.paths)?;
         if let Some(earlier) = served.remove(&name) {
             earlier.client.end(Ending::Revoked);
         }
-        match self.serve(kept) {
+        match self.serve(kept, config) {
             Ok(new) => drop(served.insert(name, new)),
             Err(error) => {
                 // The token was told to nobody; a file that can't be removed now is replaced by the next start.
@@ -143,16 +199,19 @@ impl Registry {
     }
 
     /// Opens the sandbox's socket and serves it.
-    fn serve(&self, kept: Kept) -> Result<Served, RegistryError> {
+    fn serve(&self, kept: Kept, config: Arc<Config>) -> Result<Served, RegistryError> {
         let Registration { cloister, project, branch, .. } = &kept.registration;
-        let (policy, settings) = load(&self.paths, project)?;
+        let (policy, settings) = rules(&config);
         let policy = Arc::new(CurrentPolicy::new(policy));
-        let journal = SandboxJournal::new(
-            Arc::clone(&self.log),
-            Arc::clone(&self.trouble),
-            project.clone(),
-            branch.clone(),
-        );
+        let counters = Arc::new(Counters::default());
+        let journal = SandboxJournal {
+            log: Arc::clone(&self.log),
+            trouble: Arc::clone(&self.trouble),
+            project: project.clone(),
+            branch: branch.clone(),
+            counters: Arc::clone(&counters),
+            latencies: Arc::clone(&self.latencies),
+        };
         let identity =
             Identity { cloister: cloister.clone(), project: project.clone(), token: kept.token.clone() };
         let services = Services {
@@ -173,7 +232,7 @@ impl Registry {
                 tokio::spawn(proxy::serve(listener, Arc::clone(&client)));
             }
         }
-        Ok(Served { kept, client, policy })
+        Ok(Served { kept, client, policy, counters, config })
     }
 
     /// Watches over a registered sandbox that runs, and records it; one that is watched over already is left alone.
@@ -189,7 +248,7 @@ impl Registry {
         let Some(receipt) = receipt.filter(|receipt| !self.guards.watch_over(receipt)) else { return Ok(()) };
         self.guards.remove(cloister);
         self.guards.take_over(&receipt).map_err(failed)?;
-        Ok(self.log.append(about(Event::SandboxStart, &served.kept))?)
+        Ok(self.append(about(Event::SandboxStart, &served.kept))?)
     }
 
     /// Watches over a sandbox that an earlier guardian served; what can't be watched is told in the log.
@@ -220,46 +279,12 @@ impl Registry {
             let sockets = self.paths.sockets_dir(&kept.id());
             let swept = [paths::remove_if_present(&link), paths::remove_directory(&sockets)];
             for event in [Event::TokenRevoke, Event::SandboxStop] {
-                self.log.append(about(event, kept))?;
+                self.append(about(event, kept))?;
             }
             swept.into_iter().collect::<Result<(), _>>()?;
         }
         forgotten?;
         Ok(Revoked { existed: removed.is_some() })
-    }
-
-    /// Reads all rules again and applies them; when one file is bad, all stays as it was.
-    pub(super) fn reload(&self) -> Result<Reloaded, RegistryError> {
-        let served = self.served();
-        let loaded = served
-            .values()
-            .map(|served| Ok((served, load(&self.paths, &served.kept.registration.project)?)))
-            .collect::<Result<Vec<_>, RegistryError>>()?;
-        let mut closed_tunnels = 0;
-        for (served, (policy, settings)) in loaded {
-            served.client.apply(settings);
-            served.policy.replace(policy);
-            closed_tunnels += served.client.revalidate();
-        }
-        Ok(Reloaded { cloisters: served.len(), closed_tunnels })
-    }
-
-    pub(super) fn status(&self) -> Status {
-        let (audit_head, sync_problem) = match self.log.sync().and_then(|()| self.log.head()) {
-            Ok(head) => (head.to_string(), None),
-            Err(error) => (String::new(), Some(error.to_string())),
-        };
-        let audit_problem = self.trouble.last().or(sync_problem);
-        let cloisters = self.served().values().map(Served::status).collect();
-        Status {
-            pid: std::process::id(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            api: API_VERSION,
-            uptime_s: self.started.elapsed().as_secs(),
-            audit_head,
-            audit_problem,
-            cloisters,
-        }
     }
 
     /// Lets nothing through any more and closes the audit log; gives its head.
@@ -270,25 +295,14 @@ impl Registry {
             served.client.end(Ending::ShuttingDown);
         }
         drop(served);
-        self.log.append(Record::new(Event::GuardianStop))?;
+        self.append(Record::new(Event::GuardianStop))?;
         self.log.sync()?;
         Ok(self.log.head()?.to_string())
     }
 }
 
-impl Served {
-    fn status(&self) -> CloisterStatus {
-        CloisterStatus {
-            cloister: self.kept.registration.cloister.clone(),
-            project: self.kept.registration.project.clone(),
-            tunnels: self.client.open_tunnels(),
-        }
-    }
-}
-
-/// Reads the rules of a project from its files.
-fn load(paths: &Paths, project: &ProjectName) -> Result<(Policy, Settings), RegistryError> {
-    let config = Config::load_for(paths, Some(project))?;
+/// Makes of settings what the proxy obeys.
+fn rules(config: &Config) -> (Policy, Settings) {
     let proxy = &config.proxy;
     let limits = Limits {
         idle: proxy.idle_timeout,
@@ -299,7 +313,7 @@ fn load(paths: &Paths, project: &ProjectName) -> Result<(Policy, Settings), Regi
     };
     let outbound = proxy.upstream.clone().map_or(Outbound::Direct, Outbound::Through);
     // The guardian listens on Unix sockets alone: there is no address of its own to keep sandboxes from.
-    Ok((Policy::new(config.policy_input(Vec::new())), Settings { limits, outbound }))
+    (Policy::new(config.policy_input(Vec::new())), Settings { limits, outbound })
 }
 
 /// Writes down what became of the guards of a sandbox.

@@ -6,6 +6,7 @@
 
 use std::error::Error;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::net::TcpStream;
 
@@ -14,7 +15,7 @@ use crate::policy::{ConnectionId, Decision, Destination, NameAllowed, Permit, Po
 use super::Client;
 use super::dial::{Patience, dial};
 use super::head::Head;
-use super::journal::OpenRecord;
+use super::journal::{OpenRecord, Step};
 use super::refusal::{Reason, Refusal};
 use super::tunnels::{Refused, Registration};
 
@@ -90,12 +91,14 @@ impl<'a> Allowed<'a> {
     pub(super) async fn resolve(self) -> Result<Permitted<'a>, Refusal> {
         let Self { client, via, name: allowed, policy, mut registration } = self;
         let authority = allowed.authority().clone();
+        let asked = Instant::now();
         let answers = match allowed.destination() {
             Destination::Known(_) => Vec::new(),
             Destination::Resolve(name) => tokio::select! {
                 biased;
                 reason = registration.stopped() => return Err(Refusal::ended(reason, &authority)),
                 answers = client.services.resolver.resolve(name) => {
+                    client.measure(Step::Resolve, asked);
                     answers.map_err(|error| Refusal::unresolved(&authority, &error))?
                 }
             },
@@ -149,6 +152,7 @@ impl Recorded<'_> {
         let settings = client.settings();
         let limits = &settings.limits;
         let rule = Arc::clone(permit.rule());
+        let began = Instant::now();
         let patience = Patience { attempt: limits.dial_attempt_timeout, whole: limits.dial_timeout };
         tokio::select! {
             biased;
@@ -158,7 +162,10 @@ impl Recorded<'_> {
                 Err(refusal)
             }
             dialled = dial(permit, patience) => match dialled {
-                Ok(upstream) => Ok(Dialled { upstream, rule, record, registration }),
+                Ok(upstream) => {
+                    client.measure(Step::Dial, began);
+                    Ok(Dialled { upstream, rule, record, registration })
+                }
                 Err(error) => {
                     tracing::debug!(error = &error as &dyn Error, "dialling failed");
                     let refusal = Refusal::connect_failed(record.authority(), "no connection to it can be made");

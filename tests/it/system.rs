@@ -2,12 +2,14 @@
 
 mod bad_input;
 mod containment;
+mod control;
 mod crashes;
 mod files;
 mod gc;
 mod guards;
 mod lifecycle;
 mod limits;
+mod live;
 mod names;
 mod origin;
 mod planted;
