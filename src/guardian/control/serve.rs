@@ -136,15 +136,17 @@ mod tests {
 
     use super::*;
 
+    async fn panics() -> &'static str {
+        panic!("as scripted")
+    }
+
     #[tokio::test]
     async fn a_panic_in_a_handler_is_an_answer_and_the_next_request_works() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("control.sock");
         let listener = UnixListener::bind(&path).unwrap();
         let (tell, told) = watch::channel(false);
-        let routes = Router::new()
-            .route("/panic", get(|| async { panic!("as scripted") }))
-            .route("/fine", get(|| async { "fine" }));
+        let routes = Router::new().route("/panic", get(panics)).route("/fine", get(|| async { "fine" }));
         let served = tokio::spawn(serve(listener, routes, told));
         let ask = async |route: &str| {
             let mut stream = UnixStream::connect(&path).await.unwrap();

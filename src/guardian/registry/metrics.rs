@@ -1,7 +1,8 @@
 //! The measurements as text for Prometheus (`OpenMetrics` 1.0).
 //!
 //! Labels are names of cloisters, and words of this program: nothing that a sandbox chooses. A cloister that is
-//! revoked is gone from the next answer.
+//! revoked is gone from the next answer. To read it: `cloister guardian status --metrics`, or, in the runtime
+//! directory, `curl --unix-socket control.sock -H "Authorization: Bearer $(cat control.key)" http://guardian/metrics`.
 
 use std::fmt;
 use std::sync::atomic::Ordering;
@@ -223,7 +224,10 @@ impl Family {
             Samples::Counters(samples) => encode_each(&mut encoder, samples, |encoder, value| {
                 encoder.encode_counter::<NoLabelSet, u64, f64>(value, None)
             }),
-            Samples::Gauges(samples) => encode_each(&mut encoder, samples, MetricEncoder::encode_gauge),
+            Samples::Gauges(samples) => encode_each(&mut encoder, samples, |encoder, value| {
+                let value = *value;
+                encoder.encode_gauge(&value)
+            }),
             Samples::Histograms(samples) => encode_each(&mut encoder, samples, |encoder, read| {
                 encoder.encode_histogram::<NoLabelSet>(read.seconds, read.count, &read.buckets, None)
             }),
@@ -246,7 +250,12 @@ fn encode_each<T>(
     samples: &[(Labels, T)],
     encode: impl Fn(&mut MetricEncoder<'_>, &T) -> fmt::Result,
 ) -> fmt::Result {
-    samples.iter().try_for_each(|(labels, value)| encode(&mut encoder.encode_family(labels)?, value))
+    samples.iter().try_for_each(|(labels, value)| {
+        if labels.is_empty() {
+            return encode(encoder, value);
+        }
+        encode(&mut encoder.encode_family(labels)?, value)
+    })
 }
 
 impl Collector for Snapshot {
