@@ -284,9 +284,9 @@ fn t10_of_a_thousand_edits_the_last_one_holds_and_nothing_is_left_open() {
     for edit in 0..1000 {
         let rules = scene.rules(edit % 2 == 0);
         if edit % 3 == 0 {
-            fs::write(scene.config(), rules).unwrap()
+            fs::write(scene.config(), rules).unwrap();
         } else {
-            scene.replace(&scene.config(), &rules)
+            scene.replace(&scene.config(), &rules);
         }
     }
     let authority = format!("web.test:{}", scene.origin.address.port());
@@ -425,9 +425,12 @@ fn i1_the_control_socket_takes_no_nonsense() {
     }
     let large = vec![b' '; 70 << 10];
     assert!(raw(&scene.host, "POST /tokens", &large).starts_with("HTTP/1.1 413"));
-    for bytes in
-        [&b"\0\0\0\0"[..], b"GET\r\n\r\n", &[b'a'; 40_000], "GET / HTTP/1.1\r\n".repeat(2000).as_bytes()]
-    {
+    for bytes in [
+        &b"\0\0\0\0"[..],
+        b"GET\r\n\r\n",
+        "a".repeat(40_000).as_bytes(),
+        "GET / HTTP/1.1\r\n".repeat(2000).as_bytes(),
+    ] {
         let mut stream = UnixStream::connect(scene.host.runtime().join("control.sock")).unwrap();
         // It may hang up before all is written.
         let _ = stream.write_all(bytes);
