@@ -67,7 +67,7 @@ fn show_settings(status: &Status) -> Result<(), CommandError> {
         };
         return line(&format!("settings   good, {read}"));
     }
-    line("settings   BROKEN; the rules before hold where a file can't be used:")?;
+    line("settings   BROKEN; cloisters with a * keep the rules from before:")?;
     for broken in &status.settings_problems {
         let since = human_duration(Duration::from_secs(broken.since_s));
         broken.problems.iter().try_for_each(|problem| line(&format!("  {problem}")))?;
@@ -109,12 +109,12 @@ fn show_cloisters(status: &Status) -> Result<(), CommandError> {
 }
 
 fn row(one: &CloisterStatus) -> [String; 9] {
-    let stale = if one.is_stale { " (old rules)" } else { "" };
+    let stale = if one.is_stale { "*" } else { "" };
     [
         format!("{}{stale}", one.cloister),
         one.project.to_string(),
         one.network.as_str().to_owned(),
-        format!("{}/{}", one.tunnels, one.max_tunnels),
+        one.tunnels.to_string(),
         one.allowed.to_string(),
         one.denied.to_string(),
         limited(one).to_string(),

@@ -116,6 +116,8 @@ impl Registry {
             live.bad_reloads += 1;
         }
         let now = Timestamp::now();
+        // People read it: no fractions of a second.
+        let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
         let before = std::mem::take(&mut live.broken);
         for (path, problems) in &loaded.problems {
             let earlier = before.iter().find(|broken| broken.path == *path);

@@ -188,7 +188,7 @@ fn a_broken_file_keeps_the_rules_and_is_told_until_it_is_mended() {
     assert!(problem["problems"][0].as_str().unwrap().contains("`allow`"), "{status}");
     let shown = scene.host.ok(&["guardian", "status"]);
     assert!(
-        shown.contains("BROKEN") && shown.contains("config.yaml:2") && shown.contains("(old rules)"),
+        shown.contains("BROKEN") && shown.contains("config.yaml:2") && shown.contains("demo*"),
         "{shown}"
     );
     assert!(shown.lines().all(|line| line.chars().count() <= 160), "{shown}");
