@@ -204,13 +204,16 @@ async fn serve(paths: &Paths, begun: Begun, ready: impl FnOnce(&Path)) -> Result
     };
     registry.restore(sockets)?;
     let (listener, control) = open_control(paths, Arc::clone(&registry), lock, given)?;
-    tokio::spawn(sync_regularly(Arc::clone(&ledger)));
+    tokio::spawn(sync_regularly(Arc::clone(&registry)));
     tokio::spawn(obey_signals(Arc::clone(&control))?);
     if let Some(link) = link
         && let Some(predecessor) = link.complete(ledger)?
     {
         registry.follow(predecessor);
+        // What changed while the two were busy holds here and there.
+        registry.refresh();
     }
+    registry.follow_settings().map_err(io_error("follow the settings"))?;
     ready(&paths.control_socket());
     let served = control::serve(listener, Arc::clone(&control)).await;
     if control.is_replaced.load(Ordering::SeqCst) {
@@ -268,12 +271,12 @@ fn bind(path: &Path) -> Result<Bound, DaemonError> {
     Bound::bind(path).map_err(io_error("listen on the control socket"))
 }
 
-async fn sync_regularly(log: Arc<Ledger>) {
+async fn sync_regularly(registry: Arc<Registry>) {
     let mut tick = tokio::time::interval(SYNC_INTERVAL);
     loop {
         tick.tick().await;
-        let log = Arc::clone(&log);
-        let synced = tokio::task::spawn_blocking(move || log.sync()).await;
+        let registry = Arc::clone(&registry);
+        let synced = tokio::task::spawn_blocking(move || registry.sync()).await;
         if let Ok(Err(error)) = synced {
             tracing::error!(error = &error as &dyn std::error::Error, "the audit log is not on disk");
         }

@@ -78,17 +78,27 @@ impl Ledger {
         }
     }
 
-    /// Brings to disk what was written; what another guardian writes is its own concern.
-    pub(super) fn sync(&self) -> Result<(), AuditError> {
+    /// Brings to disk what was written, and gives the head of what is there then; what another guardian writes is its
+    /// own concern.
+    pub(super) fn sync(&self) -> Result<Option<Head>, AuditError> {
         match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
-            State::Own(log) => log.sync(),
-            State::Closed | State::Passed(_) => Ok(()),
+            State::Own(log) => {
+                let head = log.head()?;
+                log.sync()?;
+                Ok(Some(head))
+            }
+            State::Closed | State::Passed(_) => Ok(None),
         }
     }
 
     /// Tells whether this process writes the log.
     pub(super) fn is_own(&self) -> bool {
         matches!(&*self.state.read().unwrap_or_else(PoisonError::into_inner), State::Own(_))
+    }
+
+    /// Tells whether another guardian writes the log, which has taken over from this one.
+    pub(super) fn is_passed(&self) -> bool {
+        matches!(&*self.state.read().unwrap_or_else(PoisonError::into_inner), State::Passed(_))
     }
 
     /// Closes the log for another guardian, and gives its head. Records wait until it [`passes`](Self::pass), or is

@@ -15,6 +15,7 @@ use super::Client;
 use super::admission::REFUSAL_PAUSE;
 use super::connect::{self, Inside, Tunnel};
 use super::head::{Framing, Head, Parser, Target};
+use super::journal::{Connected, Step};
 use super::pipeline::{Accepted, Dialled};
 use super::plain::hang_up::gone;
 use super::plain::{self, Exchange};
@@ -55,6 +56,7 @@ pub(super) enum Next {
 
 /// Serves one connection until it ends.
 pub(super) async fn serve<S: Stream>(stream: S, client: Arc<Client>, id: ConnectionId) {
+    let _connected = Connected::new(&client.services.journal);
     let mut wire = Wire { stream, buffer: BytesMut::new() };
     loop {
         // In a box, so that a tunnel does not carry the state of the request that opened it.
@@ -93,6 +95,7 @@ async fn serve_request<S: Stream>(wire: &mut Wire<S>, client: &Client, id: Conne
         // Neither the name servers nor the upstream are waited for when nobody waits for them.
         () = gone(&wire.stream) => return Next::End,
     };
+    client.measure(if opened.is_ok() { Step::Open } else { Step::Refuse }, started.into_std());
     log_decision(head.target.authority(), &opened, started);
     match opened {
         Ok(dialled) => match head.target {
@@ -119,8 +122,11 @@ async fn serve_request<S: Stream>(wire: &mut Wire<S>, client: &Client, id: Conne
 
 /// The way of one request, readable from top to bottom.
 async fn open(client: &Client, connection: ConnectionId, head: &Head) -> Result<Dialled, Refusal> {
+    let started = Instant::now();
     let accepted = Accepted { client, connection, head };
-    accepted.authenticate()?.evaluate()?.resolve().await?.record()?.dial().await
+    let recorded = accepted.authenticate()?.evaluate()?.resolve().await?.record()?;
+    client.measure(Step::Decide, started.into_std());
+    recorded.dial().await
 }
 
 /// For developers: what users see of it stands in the audit log.

@@ -6,6 +6,7 @@
 
 use std::error::Error;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::policy::{ConnectionId, Decision, Destination, NameAllowed, Permit, Policy, Request, Rule, Via};
 
@@ -15,7 +16,7 @@ use super::dial::failure::DialError;
 use super::dial::upstream::Upstream;
 use super::dial::{Patience, Way, dial};
 use super::head::Head;
-use super::journal::OpenRecord;
+use super::journal::{OpenRecord, Step};
 use super::refusal::Refusal;
 use super::tunnels::{Refused, Registration};
 
@@ -97,12 +98,14 @@ impl<'a> Allowed<'a> {
         let Self { client, via, name: allowed, policy, mut registration } = self;
         let authority = allowed.authority().clone();
         let passage = client.admission.passage().ok_or_else(|| Refusal::exhausted(Some(&authority)))?;
+        let asked = Instant::now();
         let answers = match allowed.destination() {
             Destination::Known(_) => Vec::new(),
             Destination::Resolve(name) => tokio::select! {
                 biased;
                 reason = registration.stopped() => return Err(Refusal::ended(reason, &authority)),
                 answers = client.lookup(name) => {
+                    client.measure(Step::Resolve, asked);
                     answers.map_err(|error| Refusal::unresolved(&authority, &error))?
                 }
             },
@@ -159,6 +162,7 @@ impl Recorded<'_> {
         let settings = client.settings();
         let limits = &settings.limits;
         let rule = Arc::clone(permit.rule());
+        let began = Instant::now();
         let way = Way {
             outbound: &settings.outbound,
             resolver: &*client.services.resolver,
@@ -173,6 +177,7 @@ impl Recorded<'_> {
             }
             dialled = dial(permit, way) => match dialled {
                 Ok((upstream, address)) => {
+                    client.measure(Step::Dial, began);
                     record.connected(address);
                     Ok(Dialled { upstream, rule, record, registration, _passage: passage })
                 }

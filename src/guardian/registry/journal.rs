@@ -1,7 +1,9 @@
 //! Writes the proxy's events into the audit log.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::counters::{Counters, Latencies};
 use crate::audit::{AuditError, Event, Record};
 use crate::guardian::control::chain;
 use crate::guardian::ledger::Ledger;
@@ -11,39 +13,43 @@ use crate::proxy;
 
 /// What keeps the log from being written at present, for all sandboxes together.
 #[derive(Debug, Default)]
-pub(super) struct Trouble(Mutex<Option<String>>);
+pub(super) struct Trouble {
+    current: Mutex<Option<String>>,
+    failed: AtomicU64,
+}
 
 impl Trouble {
-    fn note(&self, error: Option<&AuditError>) {
-        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn note(&self, error: Option<&AuditError>) {
+        if error.is_some() {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+        }
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if error.is_some() || current.is_some() {
             *current = error.map(|error| chain(error));
         }
     }
 
     pub(super) fn last(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How many records could not be written.
+    pub(super) fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
     }
 }
 
 /// The journal of one sandbox.
 pub(super) struct SandboxJournal {
-    log: Arc<Ledger>,
-    trouble: Arc<Trouble>,
-    project: ProjectName,
-    branch: Option<BranchName>,
+    pub(super) log: Arc<Ledger>,
+    pub(super) trouble: Arc<Trouble>,
+    pub(super) project: ProjectName,
+    pub(super) branch: Option<BranchName>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) latencies: Arc<Latencies>,
 }
 
 impl SandboxJournal {
-    pub(super) fn new(
-        log: Arc<Ledger>,
-        trouble: Arc<Trouble>,
-        project: ProjectName,
-        branch: Option<BranchName>,
-    ) -> Self {
-        Self { log, trouble, project, branch }
-    }
-
     fn record(&self, event: &proxy::Event<'_>) -> Record {
         let record = match &event.kind {
             proxy::EventKind::Allowed { rule, .. } => ruled(Record::new(Event::ProxyAllow), Some(rule)),
@@ -76,7 +82,21 @@ fn ruled(record: Record, rule: Option<&Rule>) -> Record {
 impl proxy::Journal for SandboxJournal {
     fn write(&self, event: &proxy::Event<'_>) -> Result<(), proxy::JournalError> {
         let written = self.log.append(self.record(event));
+        // What could not be recorded did not pass.
+        if written.is_ok() || !matches!(event.kind, proxy::EventKind::Allowed { .. }) {
+            self.counters.count(event);
+        }
         self.trouble.note(written.as_ref().err());
         written.map_err(|error| proxy::JournalError(Box::new(error)))
+    }
+
+    fn measure(&self, sample: proxy::Sample) {
+        if let Some((step, took)) = self.counters.measure(sample) {
+            self.latencies.add(step, took);
+        }
+    }
+
+    fn traffic(&self) -> Arc<proxy::Traffic> {
+        self.counters.traffic()
     }
 }
