@@ -5,9 +5,26 @@
 //! A chain shows every change in its middle by itself; only a [`Head`] that was noted elsewhere shows that its end
 //! was cut off or rewritten.
 //!
-//! What a crash leaves of a line without its line feed is kept: the next start closes it with a line feed and a
-//! record `audit.recovered`, whose `prev` is the hash of the remains and whose `recovers` is the hash of the last
-//! whole line.
+//! **Files.** A chain grows in `audit.jsonl` (or `cloisters/demo.jsonl`). When a line has no place in it any more, the
+//! file is brought to disk and gets its full name, after its first record: `audit@000000000001.jsonl`; the first
+//! record of the next file links to the last one of this. Where there are more full files than are kept, a record
+//! `audit.removed` names in `removed` the last record that goes, is brought to disk, and then the oldest files are
+//! removed: a chain that begins in its middle without that record lost a file to somebody else. Whatever step of this
+//! a crash cuts short is done again by the next writer.
+//!
+//! **Copies.** A record in a cloister's own file names in `unified` the unified file's record that it repeats word for
+//! word. It follows that one within 100 ms; what a crash keeps from it, the next writer copies from the end of the
+//! unified file. [`verify_all`] compares both ways. Where `audit.per_cloister` is off, the record in the unified file
+//! says `"own_file": false`.
+//!
+//! **Floods.** A repeated event (same cloister, event, reason and subject) is written once and then counted; a record
+//! with `repeated`, `from` and `to` follows each minute, and before the end of its cloister or of the guardian. A
+//! cloister has a budget of subjects a minute; what goes beyond is counted by event and reason, without a host.
+//!
+//! **Crashes.** What a crash leaves of a line without its line feed is kept: the next start closes it with a line feed
+//! and a record `audit.recovered`, whose `prev` is the hash of the remains and whose `recovers` is the hash of the last
+//! whole line. A killed guardian loses at most the `proxy.close` records of the last 100 ms, and repetitions that were
+//! counted and not yet summed up; a power failure loses what was not on disk, at most about a second.
 
 mod chain;
 mod entry;
@@ -22,12 +39,12 @@ mod tests;
 mod verify;
 
 pub use entry::Entry;
-pub use event::Event;
+pub use event::{Event, UnknownEvent};
 pub use head::{Head, InvalidHead, LineHash};
-pub use log::AuditLog;
-pub use read::{Filter, InvalidSince, ReadError, Reader, parse_since};
+pub use log::{AuditLog, Lag, Noted, Repeatable, Storage};
+pub use read::{Filter, HostFilter, InvalidHostFilter, InvalidSince, ReadError, Reader, parse_since};
 pub use record::Record;
-pub use verify::{FileReport, Problem, Verified, VerifyError, verify, verify_all};
+pub use verify::{Difference, FileReport, Problem, Verified, VerifyError, verify, verify_all};
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -45,6 +62,12 @@ pub fn unified_file(dir: &Path) -> PathBuf {
 /// Returns the path of one cloister's file in the audit directory `dir`.
 pub fn cloister_file(dir: &Path, cloister: &crate::name::CloisterName) -> PathBuf {
     dir.join(CLOISTERS_FOLDER).join(format!("{cloister}.jsonl"))
+}
+
+/// Tells whether there is a log in the audit directory `dir`.
+pub fn exists(dir: &Path) -> bool {
+    let files = chain::ChainFiles::of(&unified_file(dir));
+    files.current().exists() || files.list_full().is_ok_and(|full| !full.is_empty())
 }
 
 /// Says why the audit log can't be opened or written: without audit there is no traffic (invariant 7).

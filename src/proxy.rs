@@ -25,15 +25,17 @@ use crate::token::HashedToken;
 
 pub use admission::Listener;
 pub use admission::descriptors::Descriptors;
+pub use admission::tunnels::Ending;
+pub use connect::splice::{Socket, Spliceable};
 pub use connection::Stream;
 pub use dial::resolve::{Resolve, ResolveError, Resolving, SystemResolver};
 pub use journal::{Event, EventKind, Journal, JournalError, Sample, Step, Traffic};
 pub use refusal::Reason;
-pub use tunnels::Ending;
 
 use admission::Admission;
+use admission::tunnels::Tunnels;
+use plain::Pool;
 use refusal::{Audit, Refusal};
-use tunnels::Tunnels;
 
 mod admission;
 mod connect;
@@ -46,7 +48,6 @@ mod journal;
 mod pipeline;
 mod plain;
 mod refusal;
-mod tunnels;
 
 /// How long connections may take to end once all has to.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
@@ -154,6 +155,7 @@ pub struct Client {
     admission: Arc<Admission>,
     lookups: Semaphore,
     is_draining: watch::Sender<bool>,
+    pool: Arc<Pool>,
 }
 
 impl Client {
@@ -163,7 +165,8 @@ impl Client {
         let admission = Arc::new(Admission::new(Arc::clone(&services.descriptors)));
         let lookups = Semaphore::new(MAX_LOOKUPS);
         let is_draining = watch::Sender::new(false);
-        Self { identity, services, settings, tunnels: Arc::default(), admission, lookups, is_draining }
+        let (tunnels, pool) = (Arc::default(), Arc::default());
+        Self { identity, services, settings, tunnels, admission, lookups, is_draining, pool }
     }
 
     /// What holds now for a new request.
@@ -187,10 +190,13 @@ impl Client {
         if has_other_rate {
             self.admission.fill_buckets();
         }
+        // The way out may be another one.
+        self.pool.clear();
     }
 
     /// Judges again all that is open, after the rules have changed, and says how many it stopped (T10).
     pub fn revalidate(&self) -> usize {
+        self.pool.clear();
         self.tunnels.revalidate(&self.identity.cloister, self.services.policies.current().as_deref())
     }
 
@@ -207,6 +213,7 @@ impl Client {
     /// Stops all that is open, lets nothing in from now on, and makes [`serve`] return.
     pub fn end(&self, ending: Ending) {
         self.tunnels.end(ending);
+        self.pool.close();
     }
 
     /// Counts the tunnels and requests that are open.

@@ -74,6 +74,26 @@ impl Display for Quoted<'_> {
     }
 }
 
+/// Shows JSON with every character that could steer, reorder or hide written as `\u202e`; its value stays the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JsonText<'a>(pub &'a str);
+
+impl Display for JsonText<'_> {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|character| {
+            // The encoder has escaped the other control characters; what is left of them stands between the values.
+            if character == '\u{7f}' || !character.is_ascii() && is_deceptive(character) {
+                let mut units = [0; 2];
+                return character
+                    .encode_utf16(&mut units)
+                    .iter()
+                    .try_for_each(|unit| write!(formatter, "\\u{unit:04x}"));
+            }
+            formatter.write_char(character)
+        })
+    }
+}
+
 fn is_plain_word(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:*+@%,[]^~".contains(&byte);
     !text.is_empty() && text.bytes().all(plain)
@@ -102,11 +122,17 @@ fn is_deceptive(character: char) -> bool {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{HIDDEN, Quoted, Untrusted};
+    use super::{HIDDEN, JsonText, Quoted, Untrusted};
 
     #[track_caller]
     fn check(text: &str, shown: &str) {
         assert_eq!(Untrusted(text).to_string(), shown);
+    }
+
+    #[test]
+    fn a15_json_shows_steering_characters_and_keeps_its_value() {
+        let text = JsonText("{\"a\": \"x\u{202e}y\u{7f}\u{9b}\u{200b}\u{e0041}é東\\n\"}\n").to_string();
+        assert_eq!(text, "{\"a\": \"x\\u202ey\\u007f\\u009b\\u200b\\udb40\\udc41é東\\n\"}\n");
     }
 
     #[test]

@@ -1,48 +1,123 @@
-//! One file of the log: opening at its end, appending whole lines, closing the remains of a crash.
+//! One chain of the log: opening at its end, appending whole lines, beginning the next file, closing the remains of
+//! a crash.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use rustix::fs::OFlags;
+use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
+use rustix::io::Errno;
 
-use super::entry::Link;
+pub(super) use files::{ChainFiles, FullFile, first_link, split_name};
+
+use super::entry::own_line;
 use super::{AuditError, Event, Head, LineHash, Record};
 use crate::name::CloisterName;
+use tail::{Tail, Torn};
 
-/// Bounds how much of a file's end is searched for its last record; a line is far shorter.
-const MAX_TAIL_BYTES: u64 = 1024 * 1024;
+mod files;
+mod tail;
 
-/// Is one file of the log, open at its end.
+/// How long a look at the open file holds: so long a change by another program may stay unseen.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Bounds what is kept in memory of one chain.
+pub(super) const MAX_PENDING_BYTES: usize = 64 * 1024;
+
+/// Says how large the files of a chain grow and how many are kept.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rotation {
+    pub(super) max_bytes: u64,
+    pub(super) max_files: usize,
+}
+
+/// Tells when a line has to stand in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Urgency {
+    /// Before the call returns.
+    Now,
+    /// With the next line that is urgent, or with the next flush.
+    Soon,
+}
+
+/// Is one chain of the log, open at its end.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a step that may still have to be done")]
 pub(super) struct Chain {
-    path: PathBuf,
+    files: ChainFiles,
+    rotation: Rotation,
+    cloister: Option<CloisterName>,
     file: Arc<File>,
+    /// The number of the file's first record.
+    first: u64,
+    /// The last record, written or pending.
     head: Head,
+    /// In a cloister's own file: the record of the unified file that was taken last.
+    unified: Option<u64>,
     /// How long the file is after the last whole line.
     length: u64,
+    /// Whole lines that are not written yet.
+    pending: Vec<u8>,
     /// Whether a failed write may have left something after `length`.
     has_remains: bool,
     /// Whether something was written since the last sync.
     is_dirty: bool,
     /// Whether the file's name may not be on disk yet.
     is_new: bool,
+    /// Whether the file has got its full name already, and the next one could not be made yet.
+    is_renamed: bool,
+    /// Whether there may be more full files than are kept.
+    is_crowded: bool,
+    /// When the file was last seen to be as this process left it.
+    seen: Option<Instant>,
 }
 
 impl Chain {
-    /// Opens or makes the file, finds the head of its chain and closes a torn last line.
-    pub(super) fn open(path: PathBuf, cloister: Option<&CloisterName>) -> Result<Self, AuditError> {
-        let (file, is_new) = open_file(&path)?;
-        let length = file.metadata().map_err(|source| AuditError::Open { path: path.clone(), source })?.len();
-        let tail = Tail::read(&file, length, &path)?;
-        let file = Arc::new(file);
-        let mut chain =
-            Self { path, file, head: tail.head, length, has_remains: false, is_dirty: false, is_new };
+    /// Opens or makes the current file, finds the head of its chain and closes a torn last line.
+    pub(super) fn open(
+        current: &Path,
+        rotation: Rotation,
+        cloister: Option<CloisterName>,
+    ) -> Result<Self, AuditError> {
+        let files = ChainFiles::of(current);
+        let failed = |source| AuditError::Open { path: current.to_owned(), source };
+        let full = files.list_full().map_err(failed)?;
+        let newest = full.last();
+        if let Some(newest) = newest {
+            finish_rotation(current, newest).map_err(failed)?;
+        }
+        let (file, is_new) = open_file(current)?;
+        let length = file.metadata().map_err(failed)?.len();
+        let tail = Tail::read(&file, current)?;
+        let (head, unified) = match (tail.last, newest.filter(|newest| newest.path.exists())) {
+            (Some(last), _) => (last.head, last.unified),
+            (None, Some(newest)) => last_of(newest)?,
+            (None, None) => (Head::START, cloister.as_ref().map(|_| 0)),
+        };
+        let front = first_link(current).map_err(failed)?;
+        let mut chain = Self {
+            files,
+            rotation,
+            cloister,
+            file: Arc::new(file),
+            first: front.map_or(head.seq + 1, |link| link.seq),
+            head,
+            unified,
+            length,
+            pending: Vec::new(),
+            has_remains: false,
+            is_dirty: false,
+            is_new,
+            is_renamed: false,
+            is_crowded: full.len() > rotation.max_files,
+            seen: None,
+        };
         if let Some(torn) = tail.torn {
-            chain.close(torn, cloister)?;
+            chain.close(torn)?;
         }
         Ok(chain)
     }
@@ -52,13 +127,76 @@ impl Chain {
         self.head
     }
 
-    /// Appends a record with one `write(2)`; on an error the file is as it was, or will be before the next append.
-    pub(super) fn append(&mut self, record: &mut Record, time: Timestamp) -> Result<(), AuditError> {
-        self.check_unchanged()?;
-        let line = record.line_after(self.head, time);
-        self.write(&line)?;
-        self.head = Head { seq: self.head.seq + 1, hash: LineHash::of(&line[..line.len() - 1]) };
-        Ok(())
+    /// Returns the number of the unified file's record that was taken last.
+    pub(super) const fn unified(&self) -> Option<u64> {
+        self.unified
+    }
+
+    /// Tells whether lines wait to be written.
+    pub(super) const fn is_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Tells whether something was written since the last sync.
+    pub(super) const fn is_dirty(&self) -> bool {
+        self.is_dirty
+    }
+
+    /// Appends a record and gives its line; on an error the chain is as it was.
+    pub(super) fn append(
+        &mut self,
+        record: &mut Record,
+        time: Timestamp,
+        urgency: Urgency,
+    ) -> Result<Vec<u8>, AuditError> {
+        let mut line = record.line_after(self.head, time);
+        if self.make_room(line.len())? {
+            line = record.line_after(self.head, time);
+        }
+        self.take(&line, urgency)?;
+        Ok(line)
+    }
+
+    /// Appends the record of this line of the unified file; it is written with the next flush.
+    pub(super) fn append_own(&mut self, line: &[u8], unified: u64) -> Result<(), AuditError> {
+        self.make_room(line.len())?;
+        let Some(own) = own_line(line, self.head, unified) else {
+            return Err(AuditError::Changed { path: self.files.current().to_owned() });
+        };
+        self.unified = Some(unified);
+        self.take(&own, Urgency::Soon)
+    }
+
+    fn take(&mut self, line: &[u8], urgency: Urgency) -> Result<(), AuditError> {
+        let (head, pending) = (self.head, self.pending.len());
+        self.pending.extend_from_slice(line);
+        self.head = Head { seq: head.seq + 1, hash: LineHash::of(&line[..line.len() - 1]) };
+        if urgency == Urgency::Soon && self.pending.len() < MAX_PENDING_BYTES {
+            return Ok(());
+        }
+        let written = self.flush();
+        if written.is_err() && urgency == Urgency::Now {
+            self.pending.truncate(pending);
+            self.head = head;
+        }
+        written
+    }
+
+    /// Writes what is pending with one `write(2)`; after an error it still is.
+    pub(super) fn flush(&mut self) -> Result<(), AuditError> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        if self.has_remains || self.seen.is_none_or(|seen| seen.elapsed() >= LOOK) {
+            self.check_unchanged()?;
+        }
+        let pending = std::mem::take(&mut self.pending);
+        let written = self.write(&pending);
+        self.pending = pending;
+        if written.is_ok() {
+            self.pending.clear();
+        }
+        written
     }
 
     /// Takes what has to be brought to disk, if anything was written since the last call.
@@ -67,7 +205,7 @@ impl Chain {
             return None;
         }
         let is_new = std::mem::take(&mut self.is_new);
-        Some(Unsynced { path: self.path.clone(), file: Arc::clone(&self.file), is_new })
+        Some(Unsynced { path: self.files.current().to_owned(), file: Arc::clone(&self.file), is_new })
     }
 
     /// Remembers that a sync failed.
@@ -76,11 +214,13 @@ impl Chain {
         self.is_new = true;
     }
 
-    fn close(&mut self, torn: Torn, cloister: Option<&CloisterName>) -> Result<(), AuditError> {
+    /// Closes the remains of a crash with a record that names their hash.
+    fn close(&mut self, torn: Torn) -> Result<(), AuditError> {
         let mut record = Record::new(Event::AuditRecovered)
             .detail(format_args!("{} bytes without a record", torn.bytes))
-            .recovers(self.head.hash);
-        if let Some(cloister) = cloister {
+            .recovers(self.head.hash)
+            .unified(self.unified);
+        if let Some(cloister) = &self.cloister {
             record = record.cloister(cloister);
         }
         let before = Head { seq: self.head.seq, hash: torn.hash };
@@ -108,21 +248,100 @@ impl Chain {
             Err(error) => error,
         };
         self.has_remains = self.file.set_len(self.length).is_err();
-        Err(AuditError::Write { path: self.path.clone(), source })
+        Err(AuditError::Write { path: self.path(), source })
     }
 
-    /// Makes sure that the file is still there and ends where this process left it.
-    fn check_unchanged(&mut self) -> Result<(), AuditError> {
-        let failed = |source| AuditError::Write { path: self.path.clone(), source };
+    /// Makes sure that the file is still in its place and ends where this process left it.
+    pub(super) fn check_unchanged(&mut self) -> Result<(), AuditError> {
+        self.seen = None;
+        let path = self.path();
+        let failed = |source| AuditError::Write { path: path.clone(), source };
         if self.has_remains {
             self.file.set_len(self.length).map_err(failed)?;
             self.has_remains = false;
         }
-        let metadata = self.file.metadata().map_err(failed)?;
-        if metadata.len() != self.length || metadata.nlink() == 0 {
-            return Err(AuditError::Changed { path: self.path.clone() });
+        let own = self.file.metadata().map_err(failed)?;
+        let is_there = fs::symlink_metadata(&path).is_ok_and(|there| is_same(&there, &own));
+        if own.len() != self.length || !is_there {
+            return Err(AuditError::Changed { path });
         }
+        self.seen = Some(Instant::now());
         Ok(())
+    }
+
+    /// Where the open file stands.
+    fn path(&self) -> PathBuf {
+        if self.is_renamed { self.files.full(self.first) } else { self.files.current().to_owned() }
+    }
+
+    /// Begins the next file when the line has no place in this one, and removes files beyond those that are kept.
+    /// Tells whether the head has changed.
+    fn make_room(&mut self, bytes: usize) -> Result<bool, AuditError> {
+        let length = self.length + self.pending.len() as u64;
+        if length > 0 && length + bytes as u64 > self.rotation.max_bytes {
+            self.rotate()?;
+        }
+        if self.is_crowded { self.remove_oldest() } else { Ok(false) }
+    }
+
+    /// Gives the file its full name and begins the next one. The old file is on disk before the new one is begun,
+    /// so that not even a power failure tears lines out between them; whatever step fails is done by the next call.
+    fn rotate(&mut self) -> Result<(), AuditError> {
+        self.flush()?;
+        let (current, full) = (self.files.current().to_owned(), self.files.full(self.first));
+        if !self.is_renamed {
+            self.check_unchanged()?;
+            let synced = self.file.sync_data();
+            synced.map_err(|source| AuditError::Sync { path: current.clone(), source })?;
+            rename_to_new(&current, &full).map_err(|source| AuditError::Open { path: full, source })?;
+            self.is_renamed = true;
+        }
+        let mut options = private_file();
+        let file = options.create_new(true).open(&current);
+        self.file = Arc::new(file.map_err(|source| AuditError::Open { path: current, source })?);
+        self.is_renamed = false;
+        self.first = self.head.seq + 1;
+        self.length = 0;
+        self.mark_dirty();
+        self.is_crowded = true;
+        self.seen = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Removes the oldest full files when there are more than are kept. The record that says so is on disk before
+    /// the first of them goes.
+    fn remove_oldest(&mut self) -> Result<bool, AuditError> {
+        let current = self.files.current().to_owned();
+        let failed = |source| AuditError::Open { path: current.clone(), source };
+        let full = self.files.list_full().map_err(failed)?;
+        let (removed, kept) = full.split_at(full.len().saturating_sub(self.rotation.max_files));
+        let Some(oldest_kept) = kept.first().filter(|_| !removed.is_empty()) else {
+            self.is_crowded = false;
+            return Ok(false);
+        };
+        let front = first_link(&oldest_kept.path).map_err(failed)?;
+        let front = front.ok_or_else(|| AuditError::Changed { path: oldest_kept.path.clone() })?;
+        let last = Head { seq: front.seq.saturating_sub(1), hash: front.prev };
+        let mut record = Record::new(Event::AuditRemoved)
+            .removed(last)
+            .detail(format_args!("{} full files; `audit.max_files` are kept", removed.len()))
+            .unified(self.unified);
+        if let Some(cloister) = &self.cloister {
+            record = record.cloister(cloister);
+        }
+        let line = record.line_after(self.head, Timestamp::now());
+        self.take(&line, Urgency::Now)?;
+        if let Some(unsynced) = self.take_unsynced() {
+            unsynced.sync().inspect_err(|_| self.mark_dirty())?;
+        }
+        for file in removed {
+            if let Err(error) = fs::remove_file(&file.path) {
+                // The next rotation tries again; a disk that fills up meanwhile stops the log by itself.
+                tracing::error!(error = &error as &dyn std::error::Error, path = %file.path.display(), "an old audit file stays");
+            }
+        }
+        self.is_crowded = false;
+        Ok(true)
     }
 }
 
@@ -152,85 +371,54 @@ pub(super) fn make_private_directory(path: &Path) -> Result<(), AuditError> {
         .map_err(|source| AuditError::Open { path: path.to_owned(), source })
 }
 
+/// Undoes a rotation that a crash stopped before the next file had a record: the newest full file is the current one
+/// again, and the next append rotates anew.
+fn finish_rotation(current: &Path, newest: &FullFile) -> io::Result<()> {
+    let is_unused = match fs::symlink_metadata(current) {
+        Ok(metadata) => metadata.is_file() && metadata.len() == 0,
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    };
+    if is_unused { fs::rename(&newest.path, current) } else { Ok(()) }
+}
+
+/// Gives the last record of a full file: the file after it holds none yet.
+fn last_of(full: &FullFile) -> Result<(Head, Option<u64>), AuditError> {
+    let failed = |source| AuditError::Open { path: full.path.clone(), source };
+    let file = private_file().open(&full.path).map_err(failed)?;
+    let last = Tail::read(&file, &full.path)?.last;
+    let last = last.ok_or_else(|| AuditError::Damaged { path: full.path.clone(), searched: 0 })?;
+    Ok((last.head, last.unified))
+}
+
+/// Renames a file and replaces none.
+fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // Some file systems can't; the lock keeps other guardians away.
+        Err(Errno::INVAL | Errno::NOSYS) if fs::symlink_metadata(to).is_err() => fs::rename(from, to),
+        renamed => Ok(renamed?),
+    }
+}
+
+fn is_same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
+/// Opens for appending what is no link and no pipe, with the rights of the user alone.
+fn private_file() -> OpenOptions {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let mut options = OpenOptions::new();
+    options.read(true).append(true).mode(0o600).custom_flags(flags.bits().cast_signed());
+    options
+}
+
 /// Opens a file that only the user can read, and tells whether it is new (or empty).
 fn open_file(path: &Path) -> Result<(File, bool), AuditError> {
     let failed = |source| AuditError::Open { path: path.to_owned(), source };
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let mut options = OpenOptions::new();
-    options.read(true).append(true).create(true).mode(0o600).custom_flags(flags.bits().cast_signed());
-    let file = options.open(path).map_err(failed)?;
+    let file = private_file().create(true).open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
         return Err(AuditError::NotAFile { path: path.to_owned() });
     }
     file.set_permissions(Permissions::from_mode(0o600)).map_err(failed)?;
     Ok((file, metadata.len() == 0))
-}
-
-/// Is what the end of a file says: the last record, and what follows it.
-struct Tail {
-    head: Head,
-    torn: Option<Torn>,
-}
-
-/// Is what follows the last record: the remains of a line, or a line without its line feed.
-#[derive(Clone, Copy)]
-struct Torn {
-    hash: LineHash,
-    bytes: usize,
-    is_ended: bool,
-}
-
-impl Tail {
-    /// Reads backwards until a record is found.
-    fn read(file: &File, length: u64, path: &Path) -> Result<Self, AuditError> {
-        let mut window = 16 * 1024;
-        loop {
-            let searched = length.min(window);
-            let mut bytes = vec![0; usize::try_from(searched).expect("the window is small")];
-            file.read_exact_at(&mut bytes, length - searched)
-                .map_err(|source| AuditError::Open { path: path.to_owned(), source })?;
-            if let Some(tail) = Self::find(&bytes, searched == length) {
-                return Ok(tail);
-            }
-            if window >= MAX_TAIL_BYTES {
-                return Err(AuditError::Damaged { path: path.to_owned(), searched });
-            }
-            window *= 4;
-        }
-    }
-
-    /// Finds the last record in the end of a file; `None` means that more has to be read.
-    fn find(bytes: &[u8], is_whole: bool) -> Option<Self> {
-        let mut end = bytes.len();
-        while end > 0 {
-            let without_feed = end - usize::from(bytes[end - 1] == b'\n');
-            let feed_before = bytes[..without_feed].iter().rposition(|byte| *byte == b'\n');
-            let start = feed_before.map(|at| at + 1).or(is_whole.then_some(0))?;
-            let line = &bytes[start..without_feed];
-            if let Some(link) = Link::parse(line) {
-                let head = Head { seq: link.seq, hash: LineHash::of(line) };
-                let torn = if without_feed == end {
-                    Some(Torn { hash: head.hash, bytes: 0, is_ended: false })
-                } else {
-                    Torn::of(&bytes[end..])
-                };
-                return Some(Self { head, torn });
-            }
-            end = start;
-        }
-        is_whole.then(|| Self { head: Head::START, torn: Torn::of(bytes) })
-    }
-}
-
-impl Torn {
-    /// Describes what follows the last record's line feed.
-    fn of(remains: &[u8]) -> Option<Self> {
-        if remains.is_empty() {
-            return None;
-        }
-        let (remains, is_ended) =
-            remains.strip_suffix(b"\n").map_or((remains, false), |remains| (remains, true));
-        Some(Self { hash: LineHash::of(remains), bytes: remains.len(), is_ended })
-    }
 }

@@ -1,9 +1,11 @@
 //! One line of the log as a value.
 
+use std::net::SocketAddr;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Event, LineHash};
+use super::{Event, Head, LineHash};
 use crate::name::{BranchName, CloisterName, ProjectName};
 
 /// Holds one line of the log; the order of the fields is their order in the line.
@@ -18,6 +20,9 @@ pub struct Entry {
     pub time: Timestamp,
     /// The hash of the line before.
     pub prev: LineHash,
+    /// In a cloister's own file: the number of the same record in the unified file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unified: Option<u64>,
     /// What happened.
     pub event: Event,
     /// Whose it is.
@@ -35,6 +40,9 @@ pub struct Entry {
     /// The port asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// Of what may pass: the checked addresses. Of what has ended: the one that was dialled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addresses: Option<Vec<SocketAddr>>,
     /// The stable code of a refusal or an end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -62,6 +70,15 @@ pub struct Entry {
     /// How long it took, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration_ms: Option<u64>,
+    /// In a summary: how many events like this one have no record of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeated: Option<u64>,
+    /// In a summary: when the first of them happened.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_rfc3339")]
+    pub from: Option<Timestamp>,
+    /// In a summary: when the last of them happened.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_rfc3339")]
+    pub to: Option<Timestamp>,
     /// A command on the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub argv: Option<Vec<String>>,
@@ -74,16 +91,30 @@ pub struct Entry {
     /// In `audit.recovered`: the hash of the last whole line before the remains that it closes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovers: Option<LineHash>,
+    /// In `audit.removed`: the last record that was removed; those before it are gone too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed: Option<Head>,
+    /// `false` where the cloister's own file does not get the record (`audit.per_cloister` is off).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_file: Option<bool>,
 }
 
-/// Holds what the chain needs of a line; an event of a newer version does not break it.
+/// Holds what the chains need of a line; an event of a newer version does not break them.
 #[derive(Debug, Deserialize)]
 pub(super) struct Link {
     pub(super) seq: u64,
     pub(super) prev: LineHash,
-    pub(super) event: String,
+    #[serde(default)]
+    pub(super) unified: Option<u64>,
+    event: String,
+    #[serde(default)]
+    pub(super) cloister: Option<CloisterName>,
     #[serde(default)]
     pub(super) recovers: Option<LineHash>,
+    #[serde(default)]
+    pub(super) removed: Option<Head>,
+    #[serde(default)]
+    pub(super) own_file: Option<bool>,
 }
 
 impl Link {
@@ -96,6 +127,36 @@ impl Link {
     pub(super) fn is_recovery(&self) -> bool {
         self.event == Event::AuditRecovered.name()
     }
+
+    /// Names the last record that was removed from the chain, where this one says so.
+    pub(super) fn removal(&self) -> Option<Head> {
+        self.removed.filter(|_| self.event == Event::AuditRemoved.name())
+    }
+
+    /// Tells whether the record is about the chain that it stands in, and so in no other one.
+    pub(super) fn is_about_its_chain(&self) -> bool {
+        self.event.parse().is_ok_and(Event::is_about_its_chain)
+    }
+}
+
+/// Takes a line apart: its time, and what all copies of the record share.
+///
+/// What stands before the event is numbers, a time and hashes, so the first `,"event":` is the field.
+pub(super) fn shared_parts(line: &[u8]) -> Option<(&str, &[u8])> {
+    const TIME: &[u8] = b",\"time\":\"";
+    const EVENT: &[u8] = b",\"event\":";
+    let find = |wanted: &[u8]| line.windows(wanted.len()).position(|bytes| bytes == wanted);
+    let (time, event) = (find(TIME)? + TIME.len(), find(EVENT)?);
+    let length = line.get(time..event)?.iter().position(|byte| *byte == b'"')?;
+    Some((str::from_utf8(&line[time..time + length]).ok()?, &line[event..]))
+}
+
+/// Makes the line of a cloister's own file out of the unified file's, which has its line feed.
+pub(super) fn own_line(line: &[u8], head: Head, unified: u64) -> Option<Vec<u8>> {
+    let (time, shared) = shared_parts(line)?;
+    let prev = head.hash;
+    let front = format!(r#"{{"seq":{},"time":"{time}","prev":"{prev}","unified":{unified}"#, head.seq + 1);
+    Some([front.as_bytes(), shared].concat())
 }
 
 mod rfc3339 {
@@ -108,5 +169,28 @@ mod rfc3339 {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+mod optional_rfc3339 {
+    use jiff::Timestamp;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    #[expect(clippy::ref_option, reason = "serde gives the field by reference")]
+    pub(super) fn serialize<S: Serializer>(
+        time: &Option<Timestamp>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match time {
+            Some(time) => super::rfc3339::serialize(time, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Timestamp>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
     }
 }

@@ -1,6 +1,7 @@
 //! What can happen: the names of events.
 
 use std::fmt::{self, Display, Formatter};
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -65,10 +66,40 @@ events! {
     TokenIssue = "token.issue",
     /// A sandbox's token was revoked.
     TokenRevoke = "token.revoke",
-    /// A token was refused: unknown, or presented on another sandbox's socket.
-    TokenRefuse = "token.refuse",
     /// The remains of a torn line were closed after a crash.
     AuditRecovered = "audit.recovered",
+    /// The oldest full files of a chain were removed, because there were more than are kept.
+    AuditRemoved = "audit.removed",
+}
+
+impl Event {
+    /// Tells whether the event is about the chain that it stands in, and so about no other one.
+    pub(super) const fn is_about_its_chain(self) -> bool {
+        matches!(self, Self::AuditRecovered | Self::AuditRemoved)
+    }
+}
+
+/// Says that a text names no event.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is no event; the nearest one is `{nearest}`")]
+pub struct UnknownEvent {
+    text: String,
+    nearest: Event,
+}
+
+impl FromStr for Event {
+    type Err = UnknownEvent;
+
+    fn from_str(text: &str) -> Result<Self, UnknownEvent> {
+        let likeness = |event: &&Self| strsim::jaro_winkler(text, event.name());
+        let nearest = Self::ALL.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+        let nearest = *nearest.expect("there are events");
+        if nearest.name() == text {
+            Ok(nearest)
+        } else {
+            Err(UnknownEvent { text: text.to_owned(), nearest })
+        }
+    }
 }
 
 impl Display for Event {
@@ -87,6 +118,20 @@ mod tests {
             let json = format!("\"{event}\"");
             assert_eq!(serde_json::to_string(event).unwrap(), json);
             assert_eq!(serde_json::from_str::<Event>(&json).unwrap(), *event);
+            assert_eq!(event.name().parse(), Ok(*event));
         }
+    }
+
+    #[test]
+    fn what_is_no_event_is_told_the_nearest() {
+        for (text, nearest) in [
+            ("proxy.dney", Event::ProxyDeny),
+            ("proxy_allow", Event::ProxyAllow),
+            ("Guardian.start", Event::GuardianStart),
+        ] {
+            let error = text.parse::<Event>().unwrap_err();
+            assert_eq!(error, super::UnknownEvent { text: text.to_owned(), nearest });
+        }
+        assert!("".parse::<Event>().is_err());
     }
 }

@@ -81,7 +81,8 @@ impl TryFrom<String> for LineHash {
 }
 
 /// Names the last record of a chain; noted elsewhere, it shows later whether the chain's end was cut off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Head {
     /// The number of the last record; 0 before the first.
     pub seq: u64,
@@ -97,6 +98,20 @@ impl Head {
 impl Display for Head {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}:{}", self.seq, self.hash)
+    }
+}
+
+impl From<Head> for String {
+    fn from(head: Head) -> Self {
+        head.to_string()
+    }
+}
+
+impl TryFrom<String> for Head {
+    type Error = InvalidHead;
+
+    fn try_from(text: String) -> Result<Self, InvalidHead> {
+        text.parse()
     }
 }
 

@@ -1,43 +1,113 @@
 //! The writer of the log.
 
-use std::collections::HashMap;
-use std::collections::hash_map;
+use std::collections::{HashMap, hash_map};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rustix::fs::{FlockOperation, OFlags, flock};
 
-use super::chain::{Chain, Unsynced, make_private_directory};
+pub use flood::Repeatable;
+
+use super::chain::{Chain, Rotation, Unsynced, Urgency, make_private_directory};
 use super::{AuditError, CLOISTERS_FOLDER, Event, Head, Record, cloister_file, unified_file};
 use crate::name::CloisterName;
+use flood::{Floods, Moment, Scope};
+use keeper::{FLUSH_DELAY, SYNC_DELAY};
+
+mod flood;
+mod keeper;
+mod repair;
+
+/// Names the file whose lock the one writer holds.
+const LOCK_FILE: &str = "audit.lock";
+/// Bounds how much of the unified file may be ahead of the cloisters' own files.
+const MAX_AHEAD_BYTES: usize = 512 * 1024;
+
+/// Says how the log is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Storage {
+    /// Whether every cloister gets a chain of its own besides the unified one.
+    pub per_cloister: bool,
+    /// How large a file grows before the next one is begun, in bytes.
+    pub max_bytes: u64,
+    /// How many full files are kept of each chain, at least 1.
+    pub max_files: u32,
+}
+
+/// Tells what became of a record that may come in floods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Noted {
+    /// It was written.
+    Written,
+    /// It is a repetition, and was only counted.
+    Counted,
+}
+
+/// How far the disk is behind what was written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Lag {
+    /// How many records of the unified file are not known to be on disk.
+    pub records: u64,
+    /// How long the oldest of them waits.
+    pub age: Duration,
+}
 
 /// Writes the log of all cloisters; one process holds it at a time.
 ///
-/// An append costs one `write(2)` a file and no sync. When it fails, nothing may flow; the next append tries again, so
-/// traffic comes back when the disk has room again.
+/// A record stands in the unified file before [`append`](Self::append) returns, except for `proxy.close`, which tells
+/// what is over: that one, and the copies in the cloisters' own files, follow within 100 ms, and within a second
+/// everything is on disk. When something fails, nothing may flow; the next append tries again, so traffic comes back
+/// when the disk has room again. Dropping the log writes all that is left.
 #[derive(Debug)]
 pub struct AuditLog {
-    dir: PathBuf,
-    cloister_files: CloisterFiles,
-    state: Mutex<State>,
+    shared: Arc<Shared>,
+    keeper: Option<JoinHandle<()>>,
     /// Holds the lock until the log is dropped.
     _lock: File,
 }
 
-/// Tells whether every cloister gets a file of its own (`audit.per_cloister`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum CloisterFiles {
-    Written,
-    LeftOut,
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
 }
 
 #[derive(Debug)]
 struct State {
+    dir: PathBuf,
+    storage: Storage,
     unified: Chain,
     cloisters: HashMap<CloisterName, CloisterChain>,
+    floods: Floods,
+    /// How many bytes the unified file may be ahead of the cloisters' own files.
+    ahead: usize,
+    flush_due: Option<Instant>,
+    sync_due: Option<Instant>,
+    /// Whether what was done in the background failed, so that the next append has to do it.
+    is_failing: bool,
+    keeper_sleeps_until: Option<Instant>,
+    is_ending: bool,
+    on_disk: OnDisk,
+}
+
+/// What of the unified file is known to be on disk.
+#[derive(Debug)]
+struct OnDisk {
+    seq: u64,
+    /// Since when a record waits.
+    waits_since: Option<Instant>,
+}
+
+/// Files that were written, and the last record in them.
+struct Batch {
+    files: Vec<Unsynced>,
+    seq: u64,
+    at: Instant,
 }
 
 #[derive(Debug)]
@@ -47,67 +117,85 @@ struct CloisterChain {
     is_over: bool,
 }
 
-impl State {
-    /// Takes the files that were written, and closes those whose sandbox is gone.
-    fn take_unsynced(&mut self) -> Vec<Unsynced> {
-        let mut unsynced = Vec::from_iter(self.unified.take_unsynced());
-        self.cloisters.retain(|_, own| {
-            let written = own.chain.take_unsynced();
-            let is_kept = written.is_some() || !own.is_over;
-            unsynced.extend(written);
-            is_kept
-        });
-        unsynced
-    }
-
-    fn mark_dirty(&mut self) {
-        self.unified.mark_dirty();
-        self.cloisters.values_mut().for_each(|own| own.chain.mark_dirty());
-    }
-}
-
 impl AuditLog {
-    /// Opens the log in `dir`, makes what is missing, and closes a torn last line.
+    /// Opens the log in `dir`, makes what is missing, closes torn last lines, and gives the cloisters' own files what
+    /// a crash kept from them.
     ///
     /// # Errors
     /// [`AuditError::Busy`] when another process writes the log; else what can't be opened, read or recovered.
-    pub fn open(dir: &Path, per_cloister: bool) -> Result<Self, AuditError> {
+    pub fn open(dir: &Path, storage: Storage) -> Result<Self, AuditError> {
         make_private_directory(dir)?;
         let lock = lock(dir)?;
-        if per_cloister {
+        if storage.per_cloister {
             make_private_directory(&dir.join(CLOISTERS_FOLDER))?;
         }
-        let unified = Chain::open(unified_file(dir), None)?;
-        Ok(Self {
+        let unified = Chain::open(&unified_file(dir), storage.rotation(), None)?;
+        let mut state = State {
             dir: dir.to_owned(),
-            cloister_files: if per_cloister { CloisterFiles::Written } else { CloisterFiles::LeftOut },
-            state: Mutex::new(State { unified, cloisters: HashMap::new() }),
-            _lock: lock,
-        })
+            storage,
+            unified,
+            cloisters: HashMap::new(),
+            floods: Floods::default(),
+            ahead: 0,
+            flush_due: None,
+            sync_due: None,
+            is_failing: false,
+            keeper_sleeps_until: None,
+            is_ending: false,
+            on_disk: OnDisk { seq: 0, waits_since: None },
+        };
+        state.repair()?;
+        state.on_disk.seq = state.unified.head().seq;
+        state.sync_due = state.unified.is_dirty().then(|| Instant::now() + SYNC_DELAY);
+        let shared = Arc::new(Shared { state: Mutex::new(state), wake: Condvar::new() });
+        let keeper = keeper::spawn(Arc::clone(&shared))
+            .map_err(|source| AuditError::Open { path: dir.to_owned(), source })?;
+        Ok(Self { shared, keeper: Some(keeper), _lock: lock })
     }
 
-    /// Appends a record to the unified file, then to its cloister's; after an error nothing may flow.
+    /// Appends a record; after an error nothing may flow.
     ///
-    /// When the second write fails, the record stays in the unified file: what was written is never taken back.
-    pub fn append(&self, mut record: Record) -> Result<(), AuditError> {
+    /// Before the end of a cloister or of the guardian, the repetitions that were only counted are summed up.
+    pub fn append(&self, record: Record) -> Result<(), AuditError> {
         let mut state = self.state()?;
-        let time = Timestamp::now();
-        state.unified.append(&mut record, time)?;
-        let Some(name) =
-            record.cloister_name().filter(|_| self.cloister_files == CloisterFiles::Written).cloned()
-        else {
-            return Ok(());
+        state.mend()?;
+        let summed_up = match (record.event(), record.cloister_name()) {
+            (Event::GuardianStop, _) => state.summarise(Scope::All),
+            (Event::SandboxStop | Event::TokenRevoke, Some(cloister)) => state.summarise(Scope::Of(cloister)),
+            _ => Ok(()),
         };
-        let own = match state.cloisters.entry(name) {
-            hash_map::Entry::Occupied(entry) => entry.into_mut(),
-            hash_map::Entry::Vacant(entry) => {
-                let chain = Chain::open(cloister_file(&self.dir, entry.key()), Some(entry.key()))?;
-                entry.insert(CloisterChain { chain, is_over: false })
-            }
-        };
-        own.chain.append(&mut record, time)?;
-        own.is_over = record.event() == Event::SandboxStop;
-        Ok(())
+        let outcome = summed_up.and_then(|()| state.append(record, Timestamp::now()));
+        self.wake(&state);
+        outcome
+    }
+
+    /// Appends a record that may come in floods: a repetition within the same minute is counted, and a record with
+    /// their number follows. A repetition costs no system call.
+    pub fn append_repeatable(
+        &self,
+        what: Repeatable<'_>,
+        record: impl Fn() -> Record,
+    ) -> Result<Noted, AuditError> {
+        let mut state = self.state()?;
+        let now = Moment::now();
+        let Some(written) = state.floods.note(what, &record, now) else { return Ok(Noted::Counted) };
+        let outcome = state.mend().and_then(|()| state.append(written, now.time));
+        if outcome.is_err() {
+            // It has no record now, so that it belongs into the summary.
+            let _ = state.floods.note(what, record, now);
+        }
+        self.wake(&state);
+        outcome.map(|()| Noted::Written)
+    }
+
+    /// Writes and syncs all that is left, and gives the head of the log that whoever opens it next will find.
+    pub fn close(self) -> Result<Head, AuditError> {
+        let mut state = self.state()?;
+        state.mend()?;
+        state.summarise(Scope::All)?;
+        drop(state);
+        self.sync()?;
+        self.head()
     }
 
     /// Returns the number and hash of the unified file's last record.
@@ -115,26 +203,230 @@ impl AuditLog {
         Ok(self.state()?.unified.head())
     }
 
-    /// Brings to disk what was written since the last call; appends go on meanwhile.
+    /// Writes what waits in memory and brings all to disk; appends go on meanwhile.
     ///
     /// All files are tried; the first error is returned, and the next call tries all again.
     pub fn sync(&self) -> Result<(), AuditError> {
-        let unsynced = self.state()?.take_unsynced();
-        let outcomes: Vec<_> = unsynced.iter().map(Unsynced::sync).collect();
-        let outcome: Result<(), AuditError> = outcomes.into_iter().collect();
-        if outcome.is_err() {
-            self.state()?.mark_dirty();
+        let mut state = self.state()?;
+        state.check_unchanged()?;
+        state.flush(Instant::now())?;
+        let unsynced = state.take_unsynced();
+        drop(state);
+        let outcome = keeper::sync_all(&unsynced.files);
+        let mut state = self.state()?;
+        match &outcome {
+            Ok(()) => state.note_on_disk(&unsynced),
+            Err(_) => state.mark_dirty(),
         }
         outcome
     }
 
+    /// Tells how far the disk is behind.
+    pub fn lag(&self) -> Result<Lag, AuditError> {
+        let state = self.state()?;
+        let records = state.unified.head().seq.saturating_sub(state.on_disk.seq);
+        let age = state.on_disk.waits_since.map_or(Duration::ZERO, |since| since.elapsed());
+        Ok(Lag { records, age })
+    }
+
+    /// Wakes the keeper when something has to be done before it would look.
+    fn wake(&self, state: &State) {
+        let Some(due) = state.next_due() else { return };
+        if state.keeper_sleeps_until.is_none_or(|until| due < until) {
+            self.shared.wake.notify_one();
+        }
+    }
+
     fn state(&self) -> Result<MutexGuard<'_, State>, AuditError> {
-        self.state.lock().map_err(|_| AuditError::Poisoned)
+        self.shared.state.lock().map_err(|_| AuditError::Poisoned)
     }
 }
 
+impl Drop for AuditLog {
+    fn drop(&mut self) {
+        let Ok(mut state) = self.state() else { return };
+        state.is_ending = true;
+        let outcome =
+            state.mend().and_then(|()| state.summarise(Scope::All)).and_then(|()| state.flush_all());
+        if let Err(error) = outcome {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the end of the audit log is not written"
+            );
+        }
+        drop(state);
+        self.shared.wake.notify_one();
+        if let Some(keeper) = self.keeper.take() {
+            // What it had to do has been done.
+            let _ = keeper.join();
+        }
+    }
+}
+
+impl State {
+    /// Appends a record to the unified file, then to its cloister's.
+    fn append(&mut self, mut record: Record, time: Timestamp) -> Result<(), AuditError> {
+        let event = record.event();
+        let name = record.cloister_name().cloned();
+        record.mark_own_file(self.storage.per_cloister);
+        // Before anything is written: what can't be opened leaves no record without its copy.
+        let own = match name.filter(|_| self.storage.per_cloister) {
+            Some(name) => Some(own_chain(&mut self.cloisters, &self.dir, self.storage, name)?),
+            None => None,
+        };
+        let urgency = if event == Event::ProxyClose { Urgency::Soon } else { Urgency::Now };
+        let line = self.unified.append(&mut record, time, urgency)?;
+        self.ahead += line.len();
+        let outcome = match own {
+            Some(own) => {
+                own.is_over = event == Event::SandboxStop;
+                own.chain.append_own(&line, self.unified.head().seq)
+            }
+            None => Ok(()),
+        };
+        self.is_failing |= outcome.is_err();
+        let outcome =
+            outcome.and_then(|()| if self.ahead > MAX_AHEAD_BYTES { self.flush_all() } else { Ok(()) });
+        let now = Instant::now();
+        self.flush_due.get_or_insert(now + FLUSH_DELAY);
+        self.sync_due.get_or_insert(now + SYNC_DELAY);
+        self.on_disk.waits_since.get_or_insert(now);
+        outcome
+    }
+
+    /// Does what failed in the background, so that its error reaches the caller of an append.
+    fn mend(&mut self) -> Result<(), AuditError> {
+        if !self.is_failing {
+            return Ok(());
+        }
+        self.flush_all()?;
+        let unsynced = self.take_unsynced();
+        keeper::sync_all(&unsynced.files).inspect_err(|_| self.mark_dirty())?;
+        self.note_on_disk(&unsynced);
+        self.is_failing = false;
+        Ok(())
+    }
+
+    /// Sums up the minutes that are over, and writes what is pending.
+    fn flush(&mut self, now: Instant) -> Result<(), AuditError> {
+        if self.floods.next().is_some_and(|next| next <= now) {
+            self.summarise(Scope::Over(now))?;
+        }
+        self.flush_all()
+    }
+
+    fn summarise(&mut self, scope: Scope<'_>) -> Result<(), AuditError> {
+        let mut floods = std::mem::take(&mut self.floods);
+        let outcome = floods.summarise(scope, |record| self.append(record, Timestamp::now()));
+        self.floods = floods;
+        outcome
+    }
+
+    /// Writes what is pending; all files are tried, and the first error is given.
+    fn flush_all(&mut self) -> Result<(), AuditError> {
+        let mut outcome = self.unified.flush();
+        for own in self.cloisters.values_mut().filter(|own| own.chain.is_pending()) {
+            outcome = outcome.and(own.chain.flush());
+        }
+        if outcome.is_ok() {
+            self.ahead = 0;
+            self.flush_due = None;
+        }
+        self.is_failing |= outcome.is_err();
+        outcome
+    }
+
+    fn check_unchanged(&mut self) -> Result<(), AuditError> {
+        let own = self.cloisters.values_mut().map(|own| &mut own.chain);
+        std::iter::once(&mut self.unified).chain(own).try_for_each(Chain::check_unchanged)
+    }
+
+    /// Takes the files that were written, and closes those whose sandbox is gone.
+    fn take_unsynced(&mut self) -> Batch {
+        self.sync_due = None;
+        let mut unsynced = Vec::from_iter(self.unified.take_unsynced());
+        self.cloisters.retain(|_, own| {
+            let written = own.chain.take_unsynced();
+            let is_kept = written.is_some() || !own.is_over || own.chain.is_pending();
+            unsynced.extend(written);
+            is_kept
+        });
+        Batch { files: unsynced, seq: self.unified.head().seq, at: Instant::now() }
+    }
+
+    /// Remembers what was brought to disk.
+    fn note_on_disk(&mut self, batch: &Batch) {
+        if batch.files.is_empty() {
+            // Another sync may be at what was written.
+            return;
+        }
+        self.on_disk.seq = self.on_disk.seq.max(batch.seq);
+        let is_whole = self.unified.head().seq == self.on_disk.seq;
+        self.on_disk.waits_since = if is_whole { None } else { Some(batch.at) };
+    }
+
+    fn mark_dirty(&mut self) {
+        self.is_failing = true;
+        self.unified.mark_dirty();
+        self.cloisters.values_mut().for_each(|own| own.chain.mark_dirty());
+    }
+
+    /// Remembers how a sync in the background went.
+    fn note_sync(&mut self, batch: &Batch, synced: Result<(), AuditError>) {
+        let Err(error) = synced else { return self.note_on_disk(batch) };
+        tracing::error!(error = &error as &dyn std::error::Error, "the audit log is not on disk");
+        self.mark_dirty();
+        self.sync_due = Some(Instant::now() + SYNC_DELAY);
+    }
+
+    /// Remembers whether what was due failed, and when to try it again.
+    fn note_failure(&mut self, has_failed: bool, again: Instant) {
+        if has_failed {
+            self.is_failing = true;
+            self.flush_due = Some(again);
+        }
+    }
+
+    /// Tells when the keeper has something to do. While the disk fails, the summaries wait with the rest.
+    fn next_due(&self) -> Option<Instant> {
+        if self.is_failing && self.flush_due.is_some() {
+            return self.flush_due;
+        }
+        [self.flush_due, self.sync_due, self.floods.next()].into_iter().flatten().min()
+    }
+}
+
+/// Gives the open chain of a cloister's own file.
+fn own_chain<'a>(
+    cloisters: &'a mut HashMap<CloisterName, CloisterChain>,
+    dir: &Path,
+    storage: Storage,
+    name: CloisterName,
+) -> Result<&'a mut CloisterChain, AuditError> {
+    Ok(match cloisters.entry(name) {
+        hash_map::Entry::Occupied(entry) => entry.into_mut(),
+        hash_map::Entry::Vacant(entry) => {
+            let name = entry.key().clone();
+            let chain = Chain::open(&cloister_file(dir, &name), storage.rotation(), Some(name))?;
+            entry.insert(CloisterChain { chain, is_over: false })
+        }
+    })
+}
+
+impl Storage {
+    fn rotation(self) -> Rotation {
+        Rotation { max_bytes: self.max_bytes, max_files: self.max_files.max(1) as usize }
+    }
+}
+
+/// Tells whether a guardian writes the log in `dir` at present.
+pub(super) fn is_written(dir: &Path) -> bool {
+    let Ok(file) = File::open(dir.join(LOCK_FILE)) else { return false };
+    flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
+}
+
 fn lock(dir: &Path) -> Result<File, AuditError> {
-    let path = dir.join("audit.lock");
+    let path = dir.join(LOCK_FILE);
     let failed = |source| AuditError::Open { path: path.clone(), source };
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false).mode(0o600);

@@ -1,6 +1,7 @@
 //! What a caller says about an event; number, time and link are added when it is written.
 
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -13,6 +14,8 @@ use crate::name::{BranchName, CloisterName, ProjectName};
 const MAX_TEXT_BYTES: usize = 4096;
 /// Bounds the arguments of a record.
 const MAX_ARGUMENTS: usize = 64;
+/// Bounds the addresses of a record.
+const MAX_ADDRESSES: usize = 16;
 /// Bounds all arguments together, in bytes.
 const MAX_ARGV_BYTES: usize = 16 * 1024;
 
@@ -31,12 +34,14 @@ impl Record {
             seq: 0,
             time: Timestamp::UNIX_EPOCH,
             prev: LineHash::START,
+            unified: None,
             event,
             cloister: None,
             project: None,
             branch: None,
             host: None,
             port: None,
+            addresses: None,
             reason: None,
             rule: None,
             origin: None,
@@ -46,10 +51,15 @@ impl Record {
             bytes_up: None,
             bytes_down: None,
             duration_ms: None,
+            repeated: None,
+            from: None,
+            to: None,
             argv: None,
             exit_code: None,
             detail: None,
             recovers: None,
+            removed: None,
+            own_file: None,
         };
         Self { entry }
     }
@@ -86,6 +96,13 @@ impl Record {
     #[must_use]
     pub const fn port(mut self, port: u16) -> Self {
         self.entry.port = Some(port);
+        self
+    }
+
+    /// Gives the checked addresses, the first ones when there are many.
+    #[must_use]
+    pub fn addresses(mut self, addresses: &[SocketAddr]) -> Self {
+        self.entry.addresses = Some(addresses.iter().copied().take(MAX_ADDRESSES).collect());
         self
     }
 
@@ -175,6 +192,36 @@ impl Record {
     pub(super) const fn recovers(mut self, last_whole_line: LineHash) -> Self {
         self.entry.recovers = Some(last_whole_line);
         self
+    }
+
+    /// Makes the record that stands for so many events like this one.
+    pub(super) const fn repeated(mut self, times: u64, from: Timestamp, to: Timestamp) -> Self {
+        self.entry.repeated = Some(times);
+        self.entry.from = Some(from);
+        self.entry.to = Some(to);
+        self
+    }
+
+    /// Leaves out what tells this event from others with the same reason.
+    pub(super) fn of_others(self) -> Self {
+        let entry = Entry { host: None, port: None, rule: None, origin: None, addresses: None, ..self.entry };
+        Self { entry }.detail("other destinations")
+    }
+
+    pub(super) const fn removed(mut self, last: Head) -> Self {
+        self.entry.removed = Some(last);
+        self
+    }
+
+    /// Gives the number of the unified file's record up to which a cloister's own file is complete.
+    pub(super) const fn unified(mut self, seq: Option<u64>) -> Self {
+        self.entry.unified = seq;
+        self
+    }
+
+    /// Says whether the cloister's own file gets the record; that it does need not be said.
+    pub(super) fn mark_own_file(&mut self, is_written: bool) {
+        self.entry.own_file = (!is_written && self.entry.cloister.is_some()).then_some(false);
     }
 
     pub(super) const fn cloister_name(&self) -> Option<&CloisterName> {

@@ -23,15 +23,32 @@ impl Display for Entry {
             (None, Some(port)) => write!(formatter, " port={port}")?,
             (None, None) => {}
         }
+        if let Some(addresses) = &self.addresses {
+            let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            write!(formatter, " addresses={}", addresses.join(","))?;
+        }
         for (name, text) in self.texts() {
             if let Some(text) = text {
                 write!(formatter, " {name}={}", Quoted(text))?;
             }
         }
-        for (name, number) in [("up", self.bytes_up), ("down", self.bytes_down), ("ms", self.duration_ms)] {
+        for (name, number) in [
+            ("up", self.bytes_up),
+            ("down", self.bytes_down),
+            ("ms", self.duration_ms),
+            ("repeated", self.repeated),
+        ] {
             if let Some(number) = number {
                 write!(formatter, " {name}={number}")?;
             }
+        }
+        for (name, time) in [("from", self.from), ("to", self.to)] {
+            if let Some(time) = time {
+                write!(formatter, " {name}={time:.0}")?;
+            }
+        }
+        if let Some(head) = self.removed {
+            write!(formatter, " up-to={}", head.seq)?;
         }
         if let Some(code) = self.exit_code {
             write!(formatter, " exit={code}")?;

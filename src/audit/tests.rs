@@ -17,6 +17,12 @@ fn cloister(name: &str) -> CloisterName {
     CloisterName::of(&ProjectName::parse(name).unwrap(), None).unwrap()
 }
 
+mod copies;
+mod rotation;
+
+const STORAGE: Storage = Storage { per_cloister: true, max_bytes: 1 << 30, max_files: 8 };
+const UNIFIED_ONLY: Storage = Storage { per_cloister: false, ..STORAGE };
+
 /// Is a log in a directory of its own.
 struct Place {
     dir: TempDir,
@@ -36,7 +42,7 @@ impl Place {
     }
 
     fn open(&self) -> AuditLog {
-        AuditLog::open(&self.dir(), true).unwrap()
+        AuditLog::open(&self.dir(), STORAGE).unwrap()
     }
 
     fn entries(&self, filter: Filter) -> Vec<Entry> {
@@ -107,7 +113,7 @@ fn every_file_is_a_chain_of_its_own() {
 #[test]
 fn without_files_per_cloister_only_the_unified_one_is_written() {
     let place = Place::new();
-    let log = AuditLog::open(&place.dir(), false).unwrap();
+    let log = AuditLog::open(&place.dir(), UNIFIED_ONLY).unwrap();
     fill(&log, 1);
     assert!(!place.dir().join("cloisters").exists());
     assert_eq!(verify_all(&place.dir(), None).unwrap().len(), 1);
@@ -142,7 +148,7 @@ fn a_sandbox_that_is_over_and_starts_again_keeps_its_chain() {
 fn a_second_writer_is_refused() {
     let place = Place::new();
     let first = place.open();
-    assert!(matches!(AuditLog::open(&place.dir(), true), Err(AuditError::Busy { .. })));
+    assert!(matches!(AuditLog::open(&place.dir(), STORAGE), Err(AuditError::Busy { .. })));
     drop(first);
     fill(&place.open(), 1);
 }
@@ -169,10 +175,10 @@ fn what_is_no_regular_file_is_refused() {
     drop(place.open());
     fs::remove_file(place.unified()).unwrap();
     std::os::unix::fs::symlink("/dev/null", place.unified()).unwrap();
-    assert!(matches!(AuditLog::open(&place.dir(), true), Err(AuditError::Open { .. })));
+    assert!(matches!(AuditLog::open(&place.dir(), STORAGE), Err(AuditError::Open { .. })));
     fs::remove_file(place.unified()).unwrap();
     fs::create_dir(place.unified()).unwrap();
-    assert!(AuditLog::open(&place.dir(), true).is_err());
+    assert!(AuditLog::open(&place.dir(), STORAGE).is_err());
 }
 
 #[test]
@@ -184,7 +190,8 @@ fn an_error_in_the_cloisters_file_is_an_error_until_it_is_mended() {
     assert!(log.append(allowed("demo")).is_err());
     fs::remove_dir(&own).unwrap();
     log.append(allowed("demo")).unwrap();
-    assert_eq!(verify(&place.unified(), None).unwrap().records, 2);
+    log.sync().unwrap();
+    assert_eq!(verify(&place.unified(), None).unwrap().records, 1);
     assert_eq!(verify(&own, None).unwrap().records, 1);
 }
 
@@ -194,11 +201,15 @@ fn a17_a_file_changed_while_it_is_open_stops_the_log() {
     let log = place.open();
     fill(&log, 2);
     OpenOptions::new().append(true).open(place.unified()).unwrap().write_all(b"x\n").unwrap();
+    assert!(matches!(log.sync(), Err(AuditError::Changed { .. })));
     assert!(matches!(log.append(allowed("demo")), Err(AuditError::Changed { .. })));
     let place = Place::new();
     let log = place.open();
     fill(&log, 2);
     fs::remove_file(place.unified()).unwrap();
+    // A look at the file holds for a short time.
+    let error = (0..).find_map(|_| log.append(allowed("demo")).err()).unwrap();
+    assert!(matches!(error, AuditError::Changed { .. }), "{error}");
     assert!(matches!(log.append(allowed("demo")), Err(AuditError::Changed { .. })));
 }
 
@@ -287,7 +298,7 @@ fn a_long_tail_without_any_record_is_not_continued() {
     fill(&place.open(), 1);
     let mut file = OpenOptions::new().append(true).open(place.unified()).unwrap();
     file.write_all(&vec![0; 2 * 1024 * 1024]).unwrap();
-    let error = AuditLog::open(&place.dir(), true).unwrap_err();
+    let error = AuditLog::open(&place.dir(), STORAGE).unwrap_err();
     assert!(matches!(error, AuditError::Damaged { searched: 1_048_576, .. }), "{error}");
 }
 
@@ -397,7 +408,7 @@ fn a_reader_filters_and_follows() {
     let log = place.open();
     log.append(Record::new(Event::GuardianStart)).unwrap();
     log.append(allowed("one")).unwrap();
-    let filter = Filter { cloister: Some(cloister("one")), since: None };
+    let filter = Filter { cloister: Some(cloister("one")), ..Filter::default() };
     let mut reader = Reader::open(&place.unified(), filter).unwrap();
     assert_eq!(reader.next().unwrap().unwrap().seq, 2);
     assert!(reader.next().is_none());
@@ -406,9 +417,9 @@ fn a_reader_filters_and_follows() {
     assert_eq!(reader.next().unwrap().unwrap().seq, 4);
     assert!(reader.next().is_none());
     let last = place.entries(Filter::default()).pop().unwrap();
-    let since = Filter { cloister: None, since: Some(last.time) };
+    let since = Filter { since: Some(last.time), ..Filter::default() };
     assert!(place.entries(since).contains(&last));
-    let later = Filter { cloister: None, since: Some(last.time + Duration::from_secs(1)) };
+    let later = Filter { since: Some(last.time + Duration::from_secs(1)), ..Filter::default() };
     assert_eq!(place.entries(later), []);
 }
 
@@ -452,7 +463,7 @@ proptest! {
         ),
     ) {
         let place = Place::new();
-        let log = AuditLog::open(&place.dir(), false).unwrap();
+        let log = AuditLog::open(&place.dir(), UNIFIED_ONLY).unwrap();
         let record = Record::new(Event::ProxyDeny).host(&texts[0]).detail(&texts[1]);
         log.append(record.argv([&texts[2], "\"\r\n{}\u{1b}]0;x\u{7}"])).unwrap();
         log.append(Record::new(Event::GuardianStop)).unwrap();

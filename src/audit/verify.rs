@@ -1,13 +1,25 @@
-//! Recomputes a chain and names the first bad line (A17).
+//! Recomputes the chains, names the first bad line, and compares the chains with each other (A17).
 
-use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader};
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use sha2::{Digest, Sha256};
+use super::chain::{ChainFiles, split_name};
+use super::log::is_written;
+use super::{CLOISTERS_FOLDER, Head, unified_file};
+#[cfg(test)]
+use lines::LinePlace;
+use lines::Lines;
+use walk::Walk;
 
-use super::entry::Link;
-use super::{CLOISTERS_FOLDER, Head, LineHash, unified_file};
+mod compare;
+mod lines;
+mod walk;
+
+/// How long the cloisters' own files may be behind the unified one while the guardian writes; see the keeper.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Says what an unbroken chain holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +27,8 @@ use super::{CLOISTERS_FOLDER, Head, LineHash, unified_file};
 pub struct Verified {
     /// The last record.
     pub head: Head,
+    /// The number of the oldest record that is kept.
+    pub oldest: u64,
     /// How many records there are.
     pub records: u64,
     /// How many of them close the remains of a crash.
@@ -43,6 +57,28 @@ pub enum VerifyError {
         /// What is wrong with it.
         problem: Problem,
     },
+    /// The expected head was removed with the file that held it.
+    #[error(
+        "cannot verify the audit file `{}`: the expected record {expected} was removed by rotation, the oldest one is \
+         {oldest}; note a newer head",
+        path.display()
+    )]
+    Removed {
+        /// The current file.
+        path: PathBuf,
+        /// The number of the expected head.
+        expected: u64,
+        /// The number of the oldest record.
+        oldest: u64,
+    },
+    /// A cloister's own file and the unified one don't tell the same.
+    #[error("cannot verify the audit file `{}`: {difference}", path.display())]
+    Differs {
+        /// The cloister's own file.
+        path: PathBuf,
+        /// How they differ.
+        difference: Difference,
+    },
     /// The expected head lies behind the end.
     #[error(
         "cannot verify the audit file `{}`: it ends at record {last}, but record {expected} was there; the end was cut off",
@@ -55,6 +91,33 @@ pub enum VerifyError {
         last: u64,
         /// The number of the expected head.
         expected: u64,
+    },
+}
+
+/// Says how a cloister's own file and the unified one differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Difference {
+    /// The own file lacks a record.
+    #[error("record {unified} of the unified file is missing in it: its end was cut off, or it was removed")]
+    MissingHere {
+        /// The record's number in the unified file.
+        unified: u64,
+    },
+    /// The unified file lacks a record.
+    #[error("its record {own} is missing in the unified file, whose record {unified} it was")]
+    MissingThere {
+        /// The record's number in the own file.
+        own: u64,
+        /// The record's number in the unified file.
+        unified: u64,
+    },
+    /// Both have it, with different words.
+    #[error("its record {own} says something else than record {unified} of the unified file")]
+    Other {
+        /// The record's number in the own file.
+        own: u64,
+        /// The record's number in the unified file.
+        unified: u64,
     },
 }
 
@@ -96,134 +159,96 @@ pub enum Problem {
     WrongHead,
 }
 
-/// Reads a whole file and checks every link; with an expected head also that its end is still there.
+/// Reads all files of a chain, given by the current one, and checks every link; with an expected head also that its
+/// end is still there. Works in constant memory.
 ///
 /// # Errors
 /// The first bad line, or the missing end.
-pub fn verify(path: &Path, expect: Option<Head>) -> Result<Verified, VerifyError> {
-    match File::open(path) {
-        Ok(file) => verify_lines(BufReader::new(file), path, expect),
-        Err(source) => Err(VerifyError::Read { path: path.to_owned(), source }),
+pub fn verify(current: &Path, expect: Option<Head>) -> Result<Verified, VerifyError> {
+    let lines = Lines::of(&ChainFiles::of(current))?;
+    verify_chain(lines, expect, Ending::Whole)
+}
+
+/// Tells whether the last line may be on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Whole,
+    Written,
+}
+
+fn verify_chain(mut lines: Lines, expect: Option<Head>, ending: Ending) -> Result<Verified, VerifyError> {
+    let mut walk = Walk::new(expect);
+    while let Some(line) = lines.next()? {
+        if let Some(whole) = line.bytes.strip_suffix(b"\n") {
+            walk.step(line.place, whole)?;
+        } else if ending == Ending::Whole || !line.is_last {
+            return Err(line.place.bad(Problem::Torn));
+        }
     }
+    walk.finish(lines.path())
 }
 
 /// Checks lines that are called `path` in errors.
-pub(super) fn verify_lines(
-    mut lines: impl BufRead,
-    path: &Path,
-    expect: Option<Head>,
-) -> Result<Verified, VerifyError> {
-    let failed = |source| VerifyError::Read { path: path.to_owned(), source };
+#[cfg(test)]
+pub(super) fn verify_lines(lines: &[u8], path: &Path, expect: Option<Head>) -> Result<Verified, VerifyError> {
     let mut walk = Walk::new(expect);
-    let mut number = 0;
-    let mut line = Vec::new();
-    let bad = |line, problem| VerifyError::BadLine { path: path.to_owned(), line, problem };
-    while lines.read_until(b'\n', &mut line).map_err(failed)? > 0 {
-        number += 1;
-        let Some(whole) = line.strip_suffix(b"\n") else {
-            return Err(bad(number, Problem::Torn));
-        };
-        walk.step(number, whole).map_err(|(line, problem)| bad(line, problem))?;
-        line.clear();
+    for (line, number) in lines.split_inclusive(|byte| *byte == b'\n').zip(1..) {
+        let place = LinePlace { path, line: number };
+        match line.strip_suffix(b"\n") {
+            Some(whole) => walk.step(place, whole)?,
+            None => return Err(place.bad(Problem::Torn)),
+        }
     }
-    if let Some(remains) = walk.remains {
-        return Err(bad(remains.first_line, Problem::NotARecord));
-    }
-    match expect {
-        Some(head) if head.seq > walk.verified.head.seq => Err(VerifyError::Truncated {
-            path: path.to_owned(),
-            last: walk.verified.head.seq,
-            expected: head.seq,
-        }),
-        _ => Ok(walk.verified),
-    }
+    walk.finish(path)
 }
 
-/// Is the outcome for one file of the log.
+/// Is the outcome for one chain of the log.
 #[derive(Debug)]
 pub struct FileReport {
-    /// The file.
+    /// The chain's current file.
     pub path: PathBuf,
-    /// What was found in it.
+    /// What was found in the chain.
     pub outcome: Result<Verified, VerifyError>,
 }
 
-/// Verifies the unified file (against the expected head, if one is known) and every cloister's file in `dir`.
+/// Verifies the unified chain (against the expected head, if one is known) and every cloister's chain in `dir`, and
+/// compares them with each other.
 ///
 /// # Errors
-/// When the directory can't be listed; what is wrong with a file stands in its report.
+/// When the directory can't be listed; what is wrong with a chain stands in its report.
 pub fn verify_all(dir: &Path, expect: Option<Head>) -> io::Result<Vec<FileReport>> {
+    let ending = if is_written(dir) { Ending::Written } else { Ending::Whole };
     let unified = unified_file(dir);
-    let mut reports = vec![FileReport { outcome: verify(&unified, expect), path: unified }];
-    let mut paths = match fs::read_dir(dir.join(CLOISTERS_FOLDER)) {
-        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(error),
-    };
-    paths.sort();
-    reports.extend(paths.into_iter().map(|path| FileReport { outcome: verify(&path, None), path }));
+    let lines = Lines::of(&ChainFiles::of(&unified));
+    if ending == Ending::Written {
+        // The cloisters' own files follow the unified one.
+        std::thread::sleep(PATIENCE);
+    }
+    let copy = lines.as_ref().ok().map(Lines::again);
+    let outcome = lines.and_then(|lines| verify_chain(lines, expect, ending));
+    let mut reports = vec![FileReport { outcome, path: unified }];
+    for stem in stems(&dir.join(CLOISTERS_FOLDER))? {
+        let path = dir.join(CLOISTERS_FOLDER).join(format!("{stem}.jsonl"));
+        let lines = Lines::of(&ChainFiles::of(&path));
+        reports.push(FileReport { outcome: lines.and_then(|lines| verify_chain(lines, None, ending)), path });
+    }
+    if let Some(copy) = copy {
+        compare::compare(dir, &copy, ending, &mut reports);
+    }
     Ok(reports)
 }
 
-/// Is the state between two lines.
-struct Walk {
-    expect: Option<Head>,
-    verified: Verified,
-    remains: Option<Remains>,
-}
-
-/// Is a run of lines that are no records; only `audit.recovered` may follow.
-struct Remains {
-    first_line: u64,
-    hash: Sha256,
-}
-
-impl Walk {
-    const fn new(expect: Option<Head>) -> Self {
-        let verified = Verified { head: Head::START, records: 0, recoveries: 0 };
-        Self { expect, verified, remains: None }
+/// Names the chains of a folder.
+fn stems(folder: &Path) -> io::Result<BTreeSet<String>> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        Err(error) => return Err(error),
+    };
+    let mut stems = BTreeSet::new();
+    for entry in entries {
+        let name = entry?.file_name();
+        stems.extend(name.to_str().and_then(split_name).map(|(stem, _)| stem.to_owned()));
     }
-
-    fn step(&mut self, number: u64, line: &[u8]) -> Result<(), (u64, Problem)> {
-        let Some(record) = Link::parse(line) else {
-            self.remains = Some(match self.remains.take() {
-                Some(remains) => {
-                    Remains { hash: remains.hash.chain_update(b"\n").chain_update(line), ..remains }
-                }
-                None => Remains { first_line: number, hash: Sha256::new_with_prefix(line) },
-            });
-            return Ok(());
-        };
-        let before = match self.remains.take() {
-            Some(remains) if record.is_recovery() => LineHash::from_digest(remains.hash),
-            Some(remains) => return Err((remains.first_line, Problem::NotARecord)),
-            None => self.verified.head.hash,
-        };
-        self.check(&record, before).map_err(|problem| (number, problem))?;
-        self.verified.head = Head { seq: record.seq, hash: LineHash::of(line) };
-        self.verified.records += 1;
-        self.verified.recoveries += u64::from(record.is_recovery());
-        match self.expect {
-            Some(expect) if expect.seq == record.seq && expect != self.verified.head => {
-                Err((number, Problem::WrongHead))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn check(&self, record: &Link, before: LineHash) -> Result<(), Problem> {
-        let expected = self.verified.head.seq + 1;
-        match record.seq {
-            found if found > expected => return Err(Problem::Missing { expected, found }),
-            found if found < expected => return Err(Problem::Duplicate { expected, found }),
-            _ => {}
-        }
-        if record.prev != before {
-            return Err(Problem::WrongPrev);
-        }
-        if record.is_recovery() && record.recovers != Some(self.verified.head.hash) {
-            return Err(Problem::WrongRecovery);
-        }
-        Ok(())
-    }
+    Ok(stems)
 }

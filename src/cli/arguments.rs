@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::audit::Head;
+use crate::audit::{Event, Head, HostFilter};
 use crate::config::{Network, parse_duration};
 use crate::name::{CloisterName, ProjectName};
 
@@ -211,6 +211,33 @@ pub(super) struct AuditArguments {
     /// Only records from this time on: RFC 3339, or a duration such as 1h
     #[arg(long, value_name = "TIME")]
     pub(super) since: Option<String>,
+    /// Only records up to this time
+    #[arg(long, value_name = "TIME")]
+    pub(super) until: Option<String>,
+    /// Only this event, such as proxy.deny or sandbox.start; may be given again
+    #[arg(long, value_name = "EVENT", conflicts_with = "decision")]
+    pub(super) event: Vec<Event>,
+    /// Only what the proxy decided so
+    #[arg(long, value_enum)]
+    pub(super) decision: Option<Verdict>,
+    /// Only records about this host, or about all below it: *.example.com
+    #[arg(long, value_name = "HOST")]
+    pub(super) host: Option<HostFilter>,
+    /// Only records with this reason, such as `not_allowed`
+    #[arg(long, value_name = "REASON")]
+    pub(super) reason: Option<String>,
+    /// Only the last ones, so many
+    #[arg(short = 'n', long, value_name = "N")]
+    pub(super) lines: Option<usize>,
+}
+
+/// What the proxy decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Verdict {
+    /// Let through
+    Allow,
+    /// Refused
+    Deny,
 }
 
 #[derive(Debug, Subcommand)]

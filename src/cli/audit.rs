@@ -1,14 +1,15 @@
 //! `cloister audit …`.
 
+use std::collections::VecDeque;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::arguments::{AuditArguments, AuditCommand};
+use super::arguments::{AuditArguments, AuditCommand, Verdict};
 use super::error::CommandError;
-use super::output::{Output, json, line};
-use crate::audit::{self, Filter, Head, Reader, parse_since};
+use super::output::{Output, json_line, line};
+use crate::audit::{self, Entry, Event, Filter, Head, ReadError, Reader, parse_since};
 use crate::paths::Paths;
 
 /// How often a followed log is looked at.
@@ -19,11 +20,14 @@ pub(super) async fn run(
     paths: &Paths,
     output: &Output,
 ) -> Result<ExitCode, CommandError> {
-    let file = audit::unified_file(&paths.audit_dir());
-    if !file.exists() {
+    if !audit::exists(&paths.audit_dir()) {
         output.note("there is no audit log yet: the guardian begins it when it starts");
+        if output.is_json() && arguments.command.is_none() {
+            line("[]")?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
+    let file = audit::unified_file(&paths.audit_dir());
     match arguments.command {
         Some(AuditCommand::Verify { expect }) => verify(expect, paths, output),
         Some(AuditCommand::Head) => {
@@ -32,11 +36,29 @@ pub(super) async fn run(
             Ok(ExitCode::SUCCESS)
         }
         None => {
-            let since = arguments.since.map(|text| parse_since(&text, Timestamp::now())).transpose()?;
-            let filter = Filter { cloister: arguments.cloister, since };
-            show(Reader::open(&file, filter)?, arguments.follow, output).await
+            let (follow, lines) = (arguments.follow, arguments.lines);
+            let reader = Reader::open(&file, filter(arguments)?)?;
+            show(reader, Show { follow, lines, output }).await
         }
     }
+}
+
+fn filter(arguments: AuditArguments) -> Result<Filter, CommandError> {
+    let now = Timestamp::now();
+    let time = |text: Option<String>| text.map(|text| parse_since(&text, now)).transpose();
+    let events = match arguments.decision {
+        Some(Verdict::Allow) => vec![Event::ProxyAllow],
+        Some(Verdict::Deny) => vec![Event::ProxyDeny],
+        None => arguments.event,
+    };
+    Ok(Filter {
+        cloister: arguments.cloister,
+        since: time(arguments.since)?,
+        until: time(arguments.until)?,
+        events,
+        host: arguments.host,
+        reason: arguments.reason,
+    })
 }
 
 fn verify(expect: Option<Head>, paths: &Paths, output: &Output) -> Result<ExitCode, CommandError> {
@@ -47,7 +69,9 @@ fn verify(expect: Option<Head>, paths: &Paths, output: &Output) -> Result<ExitCo
         let file = report.path.display();
         match report.outcome {
             Ok(verified) => {
-                line(&format!("{file}: good, {} records, head {}", verified.records, verified.head))?;
+                let since =
+                    if verified.oldest > 1 { format!(" from {}", verified.oldest) } else { String::new() };
+                line(&format!("{file}: good, {} records{since}, head {}", verified.records, verified.head))?;
             }
             Err(error) => {
                 code = ExitCode::from(1);
@@ -58,28 +82,81 @@ fn verify(expect: Option<Head>, paths: &Paths, output: &Output) -> Result<ExitCo
     Ok(code)
 }
 
-async fn show(mut reader: Reader, follow: bool, output: &Output) -> Result<ExitCode, CommandError> {
-    let mut shown = Vec::new();
+/// How entries are shown.
+struct Show<'a> {
+    follow: bool,
+    /// How many of the last ones; all by default.
+    lines: Option<usize>,
+    output: &'a Output,
+}
+
+impl Show<'_> {
+    /// Prints one entry; in an array, `number` are before it.
+    fn print(&self, entry: &Entry, number: u64) -> Result<(), CommandError> {
+        if !self.output.is_json() {
+            let text = entry.to_string();
+            return line(&match self.color(entry.event) {
+                Some(color) => {
+                    text.replacen(entry.event.name(), &format!("{color}{}\x1b[0m", entry.event), 1)
+                }
+                None => text,
+            });
+        }
+        let front = match (self.follow, number) {
+            (true, _) => "",
+            (false, 0) => "[\n",
+            (false, _) => ",\n",
+        };
+        json_line(front, entry, if self.follow { "\n" } else { "" })
+    }
+
+    fn color(&self, event: Event) -> Option<&'static str> {
+        let color = match event {
+            Event::ProxyAllow => "\x1b[32m",
+            Event::ProxyDeny | Event::SandboxLink | Event::AuditRecovered | Event::AuditRemoved => "\x1b[31m",
+            Event::ProxyAsk | Event::ApprovalDecided | Event::ConfigTrust => "\x1b[33m",
+            _ => "\x1b[34m",
+        };
+        self.output.colors_results().then_some(color)
+    }
+}
+
+async fn show(mut reader: Reader, show: Show<'_>) -> Result<ExitCode, CommandError> {
+    let mut number = 0;
+    let mut last = VecDeque::new();
+    let mut is_caught_up = show.lines.is_none();
     loop {
         for entry in reader.by_ref() {
-            match entry {
-                Ok(entry) if output.is_json() && follow => {
-                    let text = serde_json::to_string(&entry).map_err(CommandError::internal)?;
-                    line(&text)?;
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error @ ReadError::NotAnEntry { .. }) => {
+                    show.output.error(&error.into());
+                    continue;
                 }
-                Ok(entry) if output.is_json() => shown.push(entry),
-                Ok(entry) => line(&entry.to_string())?,
-                Err(error @ audit::ReadError::NotAnEntry { .. }) => output.error(&error.into()),
                 Err(error) => return Err(error.into()),
+            };
+            if is_caught_up {
+                show.print(&entry, number)?;
+                number += 1;
+                continue;
+            }
+            last.push_back(entry);
+            if last.len() > show.lines.unwrap_or(usize::MAX) {
+                last.pop_front();
             }
         }
-        if !follow {
+        is_caught_up = true;
+        for entry in last.drain(..) {
+            show.print(&entry, number)?;
+            number += 1;
+        }
+        if !show.follow {
             break;
         }
         tokio::time::sleep(LOOK).await;
     }
-    if output.is_json() {
-        json(&shown)?;
+    if show.output.is_json() {
+        line(if number == 0 { "[]" } else { "\n]" })?;
     }
     Ok(ExitCode::SUCCESS)
 }

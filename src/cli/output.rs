@@ -7,27 +7,39 @@ use serde::Serialize;
 
 use super::arguments::{Color, Global};
 use super::error::CommandError;
-use crate::text::Untrusted;
+use crate::text::{JsonText, Untrusted};
 
 /// The way to the user's terminal or pipe.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a wish of the user")]
 pub(super) struct Output {
     is_silent: bool,
     is_json: bool,
     is_colored: bool,
+    colors_results: bool,
 }
 
 impl Output {
     pub(super) fn new(global: &Global) -> Self {
-        let is_colored = match global.color {
+        let is_colored = |is_terminal: bool| match global.color {
             Color::Always => true,
             Color::Never => false,
             Color::Auto => {
                 let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-                !refused && io::stderr().is_terminal()
+                !refused && is_terminal
             }
         };
-        Self { is_silent: global.silent, is_json: global.json, is_colored }
+        Self {
+            is_silent: global.silent,
+            is_json: global.json,
+            is_colored: is_colored(io::stderr().is_terminal()),
+            colors_results: is_colored(io::stdout().is_terminal()),
+        }
+    }
+
+    /// Tells whether results may be coloured.
+    pub(super) fn colors_results(&self) -> bool {
+        self.colors_results
     }
 
     pub(super) fn is_json(&self) -> bool {
@@ -73,7 +85,15 @@ pub(super) fn line(text: &str) -> Result<(), CommandError> {
 /// Prints a result as JSON.
 pub(super) fn json(value: &impl Serialize) -> Result<(), CommandError> {
     let text = serde_json::to_string_pretty(value).map_err(CommandError::internal)?;
-    line(&text)
+    line(&JsonText(&text).to_string())
+}
+
+/// Prints one part of a result as JSON on one line, between these texts.
+pub(super) fn json_line(front: &str, value: &impl Serialize, end: &str) -> Result<(), CommandError> {
+    let text = serde_json::to_string(value).map_err(CommandError::internal)?;
+    let mut output = io::stdout().lock();
+    let written = write!(output, "{front}{}{end}", JsonText(&text)).and_then(|()| output.flush());
+    written.map_err(CommandError::output)
 }
 
 /// Prints rows under a header, in columns.

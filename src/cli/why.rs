@@ -141,12 +141,12 @@ fn next(
 
 /// The newest refusal of this destination in the audit log: some happen only after a tunnel stands.
 fn last_refusal(authority: &Authority, cloister: &CloisterName, paths: &Paths) -> Option<Entry> {
-    let filter = Filter { cloister: Some(cloister.clone()), since: None };
+    let filter =
+        Filter { cloister: Some(cloister.clone()), events: vec![Event::ProxyDeny], ..Filter::default() };
     let reader = Reader::open(&audit::unified_file(&paths.audit_dir()), filter).ok()?;
     let host = authority.host().to_string();
     reader
         .filter_map(Result::ok)
-        .filter(|entry| entry.event == Event::ProxyDeny)
         .filter(|entry| entry.host.as_ref() == Some(&host) && entry.port == Some(authority.port()))
         .last()
 }

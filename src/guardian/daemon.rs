@@ -18,14 +18,11 @@ use super::control::{self, Control, Held};
 use super::handover::{Link, Offer, Sockets, TakeError, check_head};
 use super::ledger::Ledger;
 use super::registry::{Registry, RegistryError};
-use crate::audit::{AuditError, AuditLog, Event, Record};
-use crate::config::{Config, ConfigError};
+use crate::audit::{AuditError, AuditLog, Event, Record, Storage};
+use crate::config::{Audit, Config, ConfigError};
 use crate::paths::{self, Lock, Paths, PathsError};
 use crate::proxy::{Resolve, SystemResolver};
 use crate::token::ControlKey;
-
-/// How often written records are brought to the disk.
-const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long a guardian waits for an earlier one to end.
 const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(3);
@@ -132,17 +129,17 @@ struct Taken {
 /// Begins as the only guardian.
 fn begin(paths: &Paths) -> Result<Begun, DaemonError> {
     let Some(lock) = lock(paths)? else { return Err(DaemonError::Running) };
-    Config::load_for(paths, None)?;
-    Ok(Begun { lock, ledger: open_ledger(paths)?, taken: None })
+    let config = Config::load_for(paths, None)?;
+    Ok(Begun { lock, ledger: open_ledger(paths, config.audit)?, taken: None })
 }
 
 /// Begins in the place of the guardian that runs; `None` when there is none, or none any more.
 fn take_over(paths: &Paths) -> Result<Option<Begun>, DaemonError> {
     let Some(Offer { link, pid, lock, sockets }) = Offer::ask(paths)? else { return Ok(None) };
-    Config::load_for(paths, None)?;
+    let config = Config::load_for(paths, None)?;
     Registry::check(paths)?;
     let Some(head) = link.accept()? else { return Ok(None) };
-    let ledger = open_ledger(paths)?;
+    let ledger = open_ledger(paths, config.audit)?;
     check_head(&head, ledger.head()?)?;
     Ok(Some(Begun { lock, ledger, taken: Some(Taken { link, pid, sockets }) }))
 }
@@ -167,17 +164,18 @@ fn lock(paths: &Paths) -> Result<Option<Lock>, PathsError> {
 }
 
 /// Opens the audit log, and knows how to do it again.
-fn open_ledger(paths: &Paths) -> Result<Arc<Ledger>, AuditError> {
+fn open_ledger(paths: &Paths, audit: Audit) -> Result<Arc<Ledger>, AuditError> {
     let directory = paths.audit_dir();
-    Ok(Arc::new(Ledger::open(paths, move || open_log(&directory))?))
+    Ok(Arc::new(Ledger::open(paths, move || open_log(&directory, &audit))?))
 }
 
 /// Opens the audit log. The guardian's lock is held: who still holds the log is a predecessor that was killed, whose
 /// descriptors the kernel is about to close.
-fn open_log(directory: &Path) -> Result<AuditLog, AuditError> {
+fn open_log(directory: &Path, audit: &Audit) -> Result<AuditLog, AuditError> {
+    let &Audit { per_cloister, max_bytes, max_files } = audit;
     let end = Instant::now() + PREDECESSOR_PATIENCE;
     loop {
-        match AuditLog::open(directory, true) {
+        match AuditLog::open(directory, Storage { per_cloister, max_bytes, max_files }) {
             Err(AuditError::Busy { .. }) if Instant::now() < end => std::thread::sleep(LOOK),
             other => return other,
         }
@@ -204,7 +202,6 @@ async fn serve(paths: &Paths, begun: Begun, ready: impl FnOnce(&Path)) -> Result
     };
     registry.restore(sockets)?;
     let (listener, control) = open_control(paths, Arc::clone(&registry), lock, given)?;
-    tokio::spawn(sync_regularly(Arc::clone(&registry)));
     tokio::spawn(obey_signals(Arc::clone(&control))?);
     if let Some(link) = link
         && let Some(predecessor) = link.complete(ledger)?
@@ -269,18 +266,6 @@ fn make_key(paths: &Paths) -> Result<ControlKey, DaemonError> {
 fn bind(path: &Path) -> Result<Bound, DaemonError> {
     paths::remove_if_present(path)?;
     Bound::bind(path).map_err(io_error("listen on the control socket"))
-}
-
-async fn sync_regularly(registry: Arc<Registry>) {
-    let mut tick = tokio::time::interval(SYNC_INTERVAL);
-    loop {
-        tick.tick().await;
-        let registry = Arc::clone(&registry);
-        let synced = tokio::task::spawn_blocking(move || registry.sync()).await;
-        if let Ok(Err(error)) = synced {
-            tracing::error!(error = &error as &dyn std::error::Error, "the audit log is not on disk");
-        }
-    }
 }
 
 /// Stops in order on INT and TERM, reads the settings again on HUP.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::handover::Successor;
-use crate::audit::{AuditError, AuditLog, Event, Head, Record, unified_file};
+use crate::audit::{AuditError, AuditLog, Event, Head, Lag, Noted, Record, Repeatable, unified_file};
 use crate::paths::Paths;
 
 /// How long a record waits for a log that changes hands; longer than a handover may take.
@@ -70,6 +70,18 @@ impl Ledger {
         }
     }
 
+    /// Appends a record that may come in floods; see [`AuditLog::append_repeatable`].
+    pub(super) fn append_repeatable(
+        &self,
+        what: Repeatable<'_>,
+        record: impl Fn() -> Record,
+    ) -> Result<Noted, AuditError> {
+        if let State::Own(log) = &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
+            return log.append_repeatable(what, record);
+        }
+        self.append(record()).map(|()| Noted::Written)
+    }
+
     /// Returns the number and hash of the last record.
     pub(super) fn head(&self) -> Result<Head, AuditError> {
         match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
@@ -78,16 +90,19 @@ impl Ledger {
         }
     }
 
-    /// Brings to disk what was written, and gives the head of what is there then; what another guardian writes is its
-    /// own concern.
-    pub(super) fn sync(&self) -> Result<Option<Head>, AuditError> {
+    /// Brings to disk what was written; what another guardian writes is its own concern.
+    pub(super) fn sync(&self) -> Result<(), AuditError> {
         match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
-            State::Own(log) => {
-                let head = log.head()?;
-                log.sync()?;
-                Ok(Some(head))
-            }
-            State::Closed | State::Passed(_) => Ok(None),
+            State::Own(log) => log.sync(),
+            State::Closed | State::Passed(_) => Ok(()),
+        }
+    }
+
+    /// Tells how far the disk is behind what this process has written.
+    pub(super) fn lag(&self) -> Result<Lag, AuditError> {
+        match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
+            State::Own(log) => log.lag(),
+            State::Closed | State::Passed(_) => Ok(Lag::default()),
         }
     }
 
@@ -105,14 +120,17 @@ impl Ledger {
     /// [`taken back`](Self::take_back).
     pub(super) fn close(&self) -> Result<Head, AuditError> {
         let mut state = self.write();
-        let State::Own(log) = &*state else {
-            return Err(self.failed(std::io::ErrorKind::NotConnected.into()));
-        };
-        log.sync()?;
-        let head = log.head()?;
-        *self.is_moving.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        *state = State::Closed;
-        Ok(head)
+        match std::mem::replace(&mut *state, State::Closed) {
+            State::Own(log) => {
+                let head = log.close()?;
+                *self.is_moving.lock().unwrap_or_else(PoisonError::into_inner) = true;
+                Ok(head)
+            }
+            other => {
+                *state = other;
+                Err(self.failed(std::io::ErrorKind::NotConnected.into()))
+            }
+        }
     }
 
     /// Opens the log again, because nobody took it. When that fails, every later record tries it again.

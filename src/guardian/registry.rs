@@ -65,14 +65,6 @@ pub(super) struct Registry {
     /// Locked before `served`, wherever both are.
     live: Mutex<Live>,
     latencies: Arc<Latencies>,
-    synced: Mutex<Synced>,
-}
-
-/// What of the audit log is known to be on disk.
-#[derive(Debug, Clone, Copy)]
-struct Synced {
-    seq: u64,
-    at: Instant,
 }
 
 /// One sandbox that is served.
@@ -119,17 +111,15 @@ pub(super) enum RegistryError {
 impl Registry {
     pub(super) fn new(paths: Paths, log: Arc<Ledger>, resolver: Arc<dyn Resolve>) -> io::Result<Self> {
         let guards = Guards::new(report(Arc::clone(&log)))?;
-        let started = Instant::now();
         Ok(Self {
             guards,
             live: Mutex::default(),
             latencies: Arc::default(),
-            synced: Mutex::new(Synced { seq: 0, at: started }),
             paths,
             log,
             resolver,
             descriptors: Arc::new(Descriptors::of_this_process()),
-            started,
+            started: Instant::now(),
             served: Mutex::default(),
             is_closed: AtomicBool::new(false),
             trouble: Arc::default(),
@@ -148,19 +138,6 @@ impl Registry {
         let written = self.log.append(record);
         self.trouble.note(written.as_ref().err());
         written
-    }
-
-    /// Brings the log to disk, as long as this process writes it.
-    pub(super) fn sync(&self) -> Result<(), AuditError> {
-        if let Some(head) = self.log.sync()? {
-            let mut synced = self.synced();
-            *synced = Synced { seq: head.seq.max(synced.seq), at: Instant::now() };
-        }
-        Ok(())
-    }
-
-    fn synced(&self) -> MutexGuard<'_, Synced> {
-        self.synced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes sure that everything that an earlier guardian serves could be served by this one.

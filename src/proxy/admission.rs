@@ -29,6 +29,7 @@ use descriptors::{Descriptors, Share};
 
 mod bucket;
 pub(super) mod descriptors;
+pub(super) mod tunnels;
 
 /// How long the accept loop rests when accepting fails.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

@@ -7,12 +7,12 @@ use tokio::time::timeout;
 
 use crate::policy::{Authority, Host};
 
+use super::admission::tunnels::Registration;
 use super::connection::{Next, Stream, Wire};
 use super::dial::upstream::Upstream;
 use super::journal::{Meter, OpenRecord};
 use super::pipeline::Dialled;
 use super::refusal::Reason;
-use super::tunnels::Registration;
 use super::{Client, Limits};
 use hello::HelloError;
 use relay::{End, Idle, relay};
@@ -23,6 +23,7 @@ mod record;
 pub(super) mod relay;
 mod retry;
 mod sni;
+pub(super) mod splice;
 
 #[cfg(fuzzing)]
 pub(super) use hello::fuzz as fuzz_hello;
@@ -140,6 +141,11 @@ async fn check_hellos<S: Stream>(
 }
 
 impl Tunnel {
+    /// The tunnel that a request has become whose upstream agreed to change the protocol (T6).
+    pub(super) fn upgraded(upstream: Upstream, record: OpenRecord, registration: Registration) -> Box<Self> {
+        Box::new(Self { upstream, record, registration })
+    }
+
     /// Carries bytes until the tunnel ends, and writes how it ended.
     pub(super) async fn run<S: Stream>(self: Box<Self>, wire: Wire<S>, limits: &Limits) {
         let Self { mut upstream, record, mut registration } = *self;

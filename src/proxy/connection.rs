@@ -9,15 +9,16 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::policy::{Authority, ConnectionId};
+use crate::policy::{Authority, ConnectionId, Rule};
 
 use super::Client;
 use super::admission::REFUSAL_PAUSE;
+use super::connect::splice::Spliceable;
 use super::connect::{self, Inside, Tunnel};
 use super::head::{Framing, Head, Parser, Target};
 use super::journal::{Connected, Step};
-use super::pipeline::{Accepted, Dialled};
-use super::plain::hang_up::gone;
+use super::pipeline::{Accepted, Dialled, Reached, Recorded};
+use super::plain::shared::gone;
 use super::plain::{self, Exchange};
 use super::refusal::{After, Reason, Refusal, Show};
 
@@ -29,7 +30,7 @@ const LINGER_BYTES: usize = 256 << 10;
 const READ_BYTES: usize = 4 << 10;
 
 /// A connection to a client, by whatever socket.
-pub trait Stream: AsyncRead + AsyncWrite + AsFd + Unpin + Send + Sync + 'static {
+pub trait Stream: AsyncRead + AsyncWrite + AsFd + Spliceable + Unpin + Send + Sync + 'static {
     /// Closes so that the peer does not take what it received for the whole, where the kind of socket can say so.
     fn abort(self);
 }
@@ -89,50 +90,68 @@ async fn serve_request<S: Stream>(wire: &mut Wire<S>, client: &Client, id: Conne
         }
     };
     let started = Instant::now();
-    let opened = tokio::select! {
-        biased;
-        opened = open(client, id, &head) => opened,
-        // Neither the name servers nor the upstream are waited for when nobody waits for them.
-        () = gone(&wire.stream) => return Next::End,
-    };
-    client.measure(if opened.is_ok() { Step::Open } else { Step::Refuse }, started.into_std());
-    log_decision(head.target.authority(), &opened, started);
-    match opened {
-        Ok(dialled) => match head.target {
-            Target::Connect(authority) => {
-                connect::establish(wire, client, Inside::of(&authority), dialled).await
+    let authority = head.target.authority();
+    // Neither the name servers nor the upstream are waited for when nobody waits for them.
+    let refusal = match &head.target {
+        Target::Connect(authority) => {
+            let opened = tokio::select! {
+                biased;
+                opened = open(client, id, &head) => opened,
+                () = gone(&wire.stream) => return Next::End,
+            };
+            client.measure(Step::of(&opened), started.into_std());
+            log_decision(authority, opened.as_ref().map(|dialled| &dialled.rule), started);
+            match opened {
+                Ok(dialled) => return connect::establish(wire, client, Inside::of(authority), dialled).await,
+                Err(refusal) => refusal,
             }
-            Target::Plain(target) => {
-                let exchange = Exchange {
-                    target: *target,
-                    framing: head.framing,
-                    version: head.version,
-                    keep_alive: head.keep_alive,
-                    expects_continue: head.expects_continue,
-                };
-                plain::exchange(wire, client, exchange, dialled).await
-            }
-        },
-        Err(refusal) => {
-            let (after, show) = wire.after_refusal(&head);
-            wire.refuse(client, &refusal, after, show).await
         }
-    }
+        Target::Plain(target) => {
+            let reached = tokio::select! {
+                biased;
+                reached = reach(client, id, &head) => reached,
+                () = gone(&wire.stream) => return Next::End,
+            };
+            client.measure(Step::of(&reached), started.into_std());
+            log_decision(authority, reached.as_ref().map(|reached| reached.origin.rule()), started);
+            match reached {
+                Ok(reached) => {
+                    return plain::exchange(wire, client, Exchange { target, head: &head }, reached).await;
+                }
+                Err(refusal) => refusal,
+            }
+        }
+    };
+    let (after, show) = wire.after_refusal(&head);
+    wire.refuse(client, &refusal, after, show).await
 }
 
 /// The way of one request, readable from top to bottom.
 async fn open(client: &Client, connection: ConnectionId, head: &Head) -> Result<Dialled, Refusal> {
+    recorded(client, connection, head).await?.dial().await
+}
+
+async fn recorded<'a>(
+    client: &'a Client,
+    connection: ConnectionId,
+    head: &'a Head,
+) -> Result<Recorded<'a>, Refusal> {
     let started = Instant::now();
     let accepted = Accepted { client, connection, head };
     let recorded = accepted.authenticate()?.evaluate()?.resolve().await?.record()?;
     client.measure(Step::Decide, started.into_std());
-    recorded.dial().await
+    Ok(recorded)
+}
+
+/// The same way for absolute-form, where a connection that was kept may serve.
+async fn reach(client: &Client, connection: ConnectionId, head: &Head) -> Result<Reached, Refusal> {
+    recorded(client, connection, head).await?.reach(plain::reuse(head)).await
 }
 
 /// For developers: what users see of it stands in the audit log.
-fn log_decision(authority: &Authority, opened: &Result<Dialled, Refusal>, started: Instant) {
+fn log_decision(authority: &Authority, opened: Result<&Arc<Rule>, &Refusal>, started: Instant) {
     let (decision, reason, rule) = match opened {
-        Ok(dialled) => ("allow", None, Some(&dialled.rule)),
+        Ok(rule) => ("allow", None, Some(rule)),
         Err(refusal) => ("deny", Some(refusal.reason().code()), refusal.rule()),
     };
     tracing::info!(

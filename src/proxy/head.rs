@@ -4,6 +4,10 @@
 //! never repaired. What leaves the parser no longer holds anything that concerns only the connection between
 //! client and proxy: hop-by-hop fields, credentials, `Host` and the framing fields are taken out, so that no
 //! later step can send them upstream by accident (H3, H11).
+//!
+//! What is decided here: a body of a GET or HEAD is framed anew and passed on, since no rule is about bodies yet
+//! (H10); `Max-Forwards` counts down for OPTIONS; no `Via` is added, which would only tell the upstream about the
+//! sandbox and have it answer worse (some never compress for a proxy).
 
 use bytes::BytesMut;
 use http::uri::PathAndQuery;
@@ -38,6 +42,8 @@ pub(super) struct Head {
     pub(super) keep_alive: bool,
     /// Whether the client waits for `100 Continue` before it sends the body.
     pub(super) expects_continue: bool,
+    /// Whether the client wants to speak WebSocket from then on (T6).
+    pub(super) wants_websocket: bool,
 }
 
 /// What a request asks for.
@@ -216,13 +222,21 @@ impl<'a> RequestLine<'a> {
 }
 
 /// Puts request line and fields together; everything that concerns both is checked here.
-fn assemble(line: &RequestLine<'_>, fields: fields::Fields) -> Result<Head, HeadError> {
+fn assemble(line: &RequestLine<'_>, mut fields: fields::Fields) -> Result<Head, HeadError> {
     let (authority, path) = parse_target(&line.method, line.target)?;
     check_host(fields.host.as_deref(), &authority, line)?;
-    fields.refuse_upgrade()?;
     let framing = fields.framing(line.version)?;
     let expects_continue = fields.expects_continue()?;
+    if line.method == Method::OPTIONS {
+        fields.count_hop()?;
+    }
     let connection = Connection::parse(&fields)?;
+    let wants_websocket = fields.wants_websocket(&connection)?;
+    if wants_websocket
+        && (line.method != Method::GET || line.version != Version::Http11 || framing != Framing::None)
+    {
+        return Err(HeadError::Malformed("a WebSocket begins with a GET of HTTP/1.1 without a body"));
+    }
     let credentials = fields.credentials.clone();
     let target = match path {
         None if framing != Framing::None => {
@@ -243,6 +257,7 @@ fn assemble(line: &RequestLine<'_>, fields: fields::Fields) -> Result<Head, Head
         version: line.version,
         keep_alive: line.version == Version::Http11 && !connection.close,
         expects_continue: expects_continue && line.version == Version::Http11,
+        wants_websocket,
     })
 }
 
@@ -322,7 +337,7 @@ fn check_host(host: Option<&[u8]>, target: &Authority, line: &RequestLine<'_>) -
 }
 
 /// Takes a head apart that [`Parser`] has accepted, by the line breaks and colons alone.
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub(super) fn field_lines(head: &[u8]) -> (String, String, Vec<(String, Vec<u8>)>) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let mut lines = head.strip_suffix(END).unwrap_or(head).split(|byte| *byte == b'\n');

@@ -56,6 +56,13 @@ pub enum Step {
     Refuse,
 }
 
+impl Step {
+    /// The step that a request has taken when this became of it.
+    pub(super) fn of<T, E>(outcome: &Result<T, E>) -> Self {
+        if outcome.is_ok() { Self::Open } else { Self::Refuse }
+    }
+}
+
 /// The bytes of one sandbox, also of what is still open.
 #[derive(Debug, Default)]
 pub struct Traffic {
@@ -169,9 +176,19 @@ impl Meter {
         self.touch();
     }
 
+    /// How many bytes came from the upstream.
+    pub(super) fn bytes_down(&self) -> u64 {
+        self.down.load(Ordering::Relaxed)
+    }
+
     /// Notes that something moved, whatever its direction.
     pub(super) fn touch(&self) {
         self.last_millis.store(self.elapsed_millis(), Ordering::Relaxed);
+    }
+
+    /// How much has passed, up and down.
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        (self.up.load(Ordering::Relaxed), self.down.load(Ordering::Relaxed))
     }
 
     /// How long nothing has moved.
@@ -276,12 +293,13 @@ impl Drop for OpenRecord {
         if std::thread::panicking() {
             self.reason = Some(Reason::Aborted);
         }
+        let (bytes_up, bytes_down) = self.meter.bytes();
         self.write(EventKind::Closed {
             address: self.address,
             detail: self.detail.as_deref(),
             reason: self.reason,
-            bytes_up: self.meter.up.load(Ordering::Relaxed),
-            bytes_down: self.meter.down.load(Ordering::Relaxed),
+            bytes_up,
+            bytes_down,
             duration: self.meter.start.elapsed(),
         });
     }

@@ -1,10 +1,12 @@
 //! The way of one request, as steps that consume each other:
-//! [`Accepted`] → [`Authenticated`] → [`Allowed`] → [`Permitted`] → [`Recorded`] → [`Dialled`].
+//! [`Accepted`] → [`Authenticated`] → [`Allowed`] → [`Permitted`] → [`Recorded`] → [`Dialled`] or [`Reached`].
 //!
 //! CONNECT and absolute-form take the same way (H11). No step can be left out: each is made only by the one
-//! before it, and only the last holds a socket to the upstream.
+//! before it, and only the last holds a socket to the upstream. For absolute-form that may be a kept one, which
+//! costs the permit as dialling does.
 
 use std::error::Error;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,13 +14,14 @@ use crate::policy::{ConnectionId, Decision, Destination, NameAllowed, Permit, Po
 
 use super::Client;
 use super::admission::Held;
+use super::admission::tunnels::{Refused, Registration};
 use super::dial::failure::DialError;
 use super::dial::upstream::Upstream;
 use super::dial::{Patience, Way, dial};
 use super::head::Head;
 use super::journal::{OpenRecord, Step};
+use super::plain::{Origin, Taken};
 use super::refusal::Refusal;
-use super::tunnels::{Refused, Registration};
 
 /// A request whose head is parsed.
 pub(super) struct Accepted<'a> {
@@ -159,15 +162,8 @@ impl Recorded<'_> {
     pub(super) async fn dial(self) -> Result<Dialled, Refusal> {
         let Self { client, permit, mut record, mut registration, passage } = self;
         record.dialling();
-        let settings = client.settings();
-        let limits = &settings.limits;
         let rule = Arc::clone(permit.rule());
         let began = Instant::now();
-        let way = Way {
-            outbound: &settings.outbound,
-            resolver: &*client.services.resolver,
-            patience: Patience { attempt: limits.dial_attempt_timeout, whole: limits.dial_timeout },
-        };
         tokio::select! {
             biased;
             reason = registration.stopped() => {
@@ -175,11 +171,11 @@ impl Recorded<'_> {
                 record.close(Some(reason));
                 Err(refusal)
             }
-            dialled = dial(permit, way) => match dialled {
+            dialled = connect(client, permit) => match dialled {
                 Ok((upstream, address)) => {
                     client.measure(Step::Dial, began);
                     record.connected(address);
-                    Ok(Dialled { upstream, rule, record, registration, _passage: passage })
+                    Ok(Dialled { upstream, address, rule, record, registration, passage })
                 }
                 Err(error) => {
                     tracing::debug!(error = &error as &dyn Error, "dialling failed");
@@ -195,14 +191,76 @@ impl Recorded<'_> {
             },
         }
     }
+
+    /// Takes a kept connection that the permit covers, where the request may, or connects to a permitted address.
+    pub(super) async fn reach(self, reuse: Reuse) -> Result<Reached, Refusal> {
+        let Self { client, permit, mut record, registration, passage } = self;
+        let origin = client.pool.origin(&permit);
+        let taken = match reuse {
+            Reuse::Allowed => client.pool.take(permit),
+            Reuse::Never => Err(permit),
+        };
+        match taken {
+            Ok(taken) => {
+                record.connected(taken.address());
+                let upstream = Line::Kept(taken);
+                Ok(Reached { upstream, origin, record, registration, _passage: passage })
+            }
+            Err(permit) => {
+                let dialled = Self { client, permit, record, registration, passage }.dial().await?;
+                let Dialled { upstream, address, record, registration, passage, .. } = dialled;
+                let upstream = Line::Fresh(upstream, address);
+                Ok(Reached { upstream, origin, record, registration, _passage: passage })
+            }
+        }
+    }
+}
+
+/// Whether a request may go over a connection that has served another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reuse {
+    Allowed,
+    /// It could not be sent again if the connection turned out to be closed.
+    Never,
+}
+
+/// Dials for a permit, in the way and with the patience that hold now.
+pub(super) async fn connect(client: &Client, permit: Permit) -> Result<(Upstream, SocketAddr), DialError> {
+    let settings = client.settings();
+    let limits = &settings.limits;
+    let way = Way {
+        outbound: &settings.outbound,
+        resolver: &*client.services.resolver,
+        patience: Patience { attempt: limits.dial_attempt_timeout, whole: limits.dial_timeout },
+    };
+    dial(permit, way).await
 }
 
 /// A request with a connection to its upstream.
 pub(super) struct Dialled {
     pub(super) upstream: Upstream,
+    /// Where it leads.
+    pub(super) address: SocketAddr,
     pub(super) rule: Arc<Rule>,
     pub(super) record: OpenRecord,
     pub(super) registration: Registration,
     /// Accounts for what the first bytes may need, until the connection is a tunnel or the answer is sent.
-    _passage: Held,
+    pub(super) passage: Held,
+}
+
+/// A request in absolute-form with a connection to its upstream.
+pub(super) struct Reached {
+    pub(super) upstream: Line,
+    /// What the connection is permitted for.
+    pub(super) origin: Origin,
+    pub(super) record: OpenRecord,
+    pub(super) registration: Registration,
+    /// Accounts for what the exchange may need besides its two sockets.
+    pub(super) _passage: Held,
+}
+
+/// A connection to an upstream that speaks HTTP.
+pub(super) enum Line {
+    Fresh(Upstream, SocketAddr),
+    Kept(Taken),
 }

@@ -1,34 +1,37 @@
-//! Absolute-form: one plain HTTP request, sent upstream on a connection of its own.
+//! Absolute-form: one plain HTTP request, its answer, and what the connection to the upstream becomes: kept for
+//! another request, a tunnel (WebSocket), or nothing.
 
-use std::future::{pending, poll_fn};
-use std::io;
-use std::pin::{Pin, pin};
+use std::future::pending;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 
-use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use bytes::BytesMut;
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, Method, Uri};
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::AsyncWriteExt as _;
 
 use crate::policy::Authority;
 
 use super::Client;
+use super::connect::Tunnel;
 use super::connect::relay::Idle;
 use super::connection::{Next, Stream, Wire};
-use super::dial::upstream::Upstream;
-use super::head::{Framing, PlainTarget, Version};
-use super::journal::Meter;
-use super::pipeline::Dialled;
+use super::dial::upstream::Upstream as Dialled;
+use super::head::{Framing, Head, PlainTarget};
+use super::journal::{Meter, OpenRecord};
+use super::pipeline::{self, Line, Reached, Reuse};
 use super::refusal::{After, Reason, Refusal, Show};
 use answer::{Answer, Broken, Wanted};
 use body::{BodyError, Decoder, Upload, upload};
-use hang_up::Watch;
+use shared::{Lost, Shared};
+use upstream::Upstream;
+
+pub(super) use pool::{Origin, Pool, Taken};
 
 mod answer;
 mod body;
-pub(super) mod hang_up;
+mod pool;
+pub(super) mod shared;
+mod upstream;
 
 #[cfg(fuzzing)]
 pub(super) use body::fuzz as fuzz_chunked;
@@ -38,40 +41,57 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 const HTTP_PORT: u16 = 80;
 
 /// A request that may go upstream.
-pub(super) struct Exchange {
-    pub(super) target: PlainTarget,
-    pub(super) framing: Framing,
-    pub(super) version: Version,
-    pub(super) keep_alive: bool,
-    pub(super) expects_continue: bool,
+#[derive(Clone, Copy)]
+pub(super) struct Exchange<'a> {
+    pub(super) target: &'a PlainTarget,
+    pub(super) head: &'a Head,
+}
+
+/// Whether a request may use a kept connection: only if it could be sent again, should that prove closed.
+pub(super) fn reuse(head: &Head) -> Reuse {
+    let repeats =
+        |method: &Method| matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE);
+    match &head.target {
+        super::head::Target::Plain(plain) if head.framing == Framing::None && repeats(&plain.method) => {
+            Reuse::Allowed
+        }
+        _ => Reuse::Never,
+    }
 }
 
 /// Sends the request upstream and the answer back, and says how the connection to the client goes on.
 pub(super) async fn exchange<S: Stream>(
     wire: &mut Wire<S>,
     client: &Client,
-    exchange: Exchange,
-    dialled: Dialled,
+    exchange: Exchange<'_>,
+    reached: Reached,
 ) -> Next {
-    let Dialled { upstream, record, mut registration, .. } = dialled;
+    let Reached { upstream, origin, mut record, mut registration, _passage } = reached;
     let meter = Arc::clone(record.meter());
     let show = if exchange.target.method == Method::HEAD { Show::HeadOnly } else { Show::Whole };
-    let mut progress = Progress { answer_begun: false, decoder: Decoder::new(exchange.framing) };
+    let mut progress = Progress { answer_begun: false, decoder: Decoder::new(exchange.head.framing) };
     let idle = Idle::new(&meter, &client.settings().limits);
-    let watch = Watch::new(&wire.stream);
+    let shared = Shared::new(&mut wire.stream);
+    let ends = Ends { client, shared: &shared, buffer: &mut wire.buffer, meter: &meter, record: &mut record };
     let ran = tokio::select! {
         biased;
         reason = registration.stopped() => Err(Failure::Ended(reason)),
-        reason = idle.wait() => Err(Failure::Ended(reason)),
-        ran = run(wire, exchange, Metered { upstream, meter: Arc::clone(&meter) }, &mut progress) => ran,
-        () = watch.gone() => Err(Failure::Client),
+        ran = run(ends, exchange, upstream, &mut progress) => ran,
+        lost = shared.lost(idle) => Err(match lost {
+            Lost::Client => Failure::Client,
+            Lost::Patience(reason) => Failure::Ended(reason),
+        }),
     };
     match ran {
-        Ok(keep_alive) => {
+        Ok(Outcome::Answered { keep_alive, upstream }) => {
+            if let Some(upstream) = upstream {
+                client.pool.keep(upstream, origin);
+            }
             record.close(None);
             // What is left of the body can't be told from another request.
             if keep_alive && progress.decoder.is_complete() { Next::Request } else { Next::Close }
         }
+        Ok(Outcome::Switched(upstream)) => Next::Tunnel(Tunnel::upgraded(upstream, record, registration)),
         Err(failure) => {
             let answer = (!progress.answer_begun).then(|| failure.refusal(record.authority())).flatten();
             record.close(Some(failure.reason()));
@@ -83,10 +103,31 @@ pub(super) async fn exchange<S: Stream>(
     }
 }
 
+/// What an exchange works with besides its request and its upstream.
+struct Ends<'a, S> {
+    client: &'a Client,
+    shared: &'a Shared<'a, S>,
+    buffer: &'a mut BytesMut,
+    meter: &'a Arc<Meter>,
+    record: &'a mut OpenRecord,
+}
+
 /// How far an exchange has come.
 struct Progress {
     answer_begun: bool,
     decoder: Decoder,
+}
+
+/// How an exchange came to its end.
+enum Outcome {
+    Answered {
+        /// Whether the client may send another request.
+        keep_alive: bool,
+        /// The connection, when it may serve another request.
+        upstream: Option<Box<Upstream>>,
+    },
+    /// What follows is no HTTP.
+    Switched(Dialled),
 }
 
 /// Why an exchange did not come to its end.
@@ -121,39 +162,77 @@ impl Failure {
     }
 }
 
-/// Runs one exchange, and says whether the client may send another request after the answer.
+/// Runs one exchange. A request that dies with a kept connection, before a byte of its answer, is sent once more.
 async fn run<S: Stream>(
-    wire: &mut Wire<S>,
-    exchange: Exchange,
-    upstream: Metered,
+    mut ends: Ends<'_, S>,
+    exchange: Exchange<'_>,
+    line: Line,
     progress: &mut Progress,
-) -> Result<bool, Failure> {
-    let meter = Arc::clone(&upstream.meter);
-    let (mut from_client, mut to_client) = tokio::io::split(&mut wire.stream);
-    if exchange.expects_continue && exchange.framing != Framing::None && wire.buffer.is_empty() {
+) -> Result<Outcome, Failure> {
+    let head = exchange.head;
+    if head.expects_continue && head.framing != Framing::None && ends.buffer.is_empty() {
+        let mut to_client = ends.shared;
         to_client.write_all(CONTINUE).await.map_err(|_| Failure::Client)?;
     }
-    let wanted = Wanted {
-        method: exchange.target.method.clone(),
-        version: exchange.version,
-        keep_alive: exchange.keep_alive,
+    let (stream, address) = match line {
+        Line::Fresh(stream, address) => (stream, address),
+        Line::Kept(mut taken) => {
+            taken.upstream.count_for(ends.meter);
+            match attempt(&mut taken.upstream, exchange, &mut ends, progress).await {
+                Err(Failure::Upstream(_)) if ends.meter.bytes_down() == 0 => {
+                    let dialled = pipeline::connect(ends.client, taken.give_up()).await;
+                    let (stream, address) =
+                        dialled.map_err(|_| Failure::Upstream("no connection to it can be made"))?;
+                    ends.record.connected(address);
+                    (stream, address)
+                }
+                answered => return conclude(taken.upstream, answered?, &ends).await,
+            }
+        }
     };
-    let (pieces, body) = Upload::new(exchange.framing);
-    let (mut sender, connection) = http1::handshake(TokioIo::new(upstream)).await.map_err(|_| BROKEN)?;
-    let request = build_request(exchange, body)?;
+    let mut upstream = Upstream::new(stream, address, ends.meter).await.map_err(|_| BROKEN)?;
+    let answered = attempt(&mut upstream, exchange, &mut ends, progress).await?;
+    conclude(upstream, answered, &ends).await
+}
+
+/// What the client has been given.
+enum Answered {
+    Whole { keep_alive: bool, has_certain_end: bool },
+    Switch,
+}
+
+/// Sends the request over `upstream` and the answer to the client.
+async fn attempt<S: Stream>(
+    upstream: &mut Upstream,
+    exchange: Exchange<'_>,
+    ends: &mut Ends<'_, S>,
+    progress: &mut Progress,
+) -> Result<Answered, Failure> {
+    let wanted = Wanted::of(exchange);
+    let (pieces, body) = Upload::new(exchange.head.framing);
+    let response = upstream.send(build_request(exchange, body)?);
+    let (mut from_client, mut to_client) = (ends.shared, ends.shared);
     let Progress { answer_begun, decoder } = progress;
     let sending = async {
-        match upload(decoder, &mut from_client, &mut wire.buffer, pieces).await {
+        match upload(decoder, &mut from_client, ends.buffer, pieces).await {
             Ok(()) => pending().await,
             Err(error) => Failure::Body(error),
         }
     };
     let answering = async {
-        let answer = receive_head(&mut sender, request, &wanted).await?;
+        let response = response.await.map_err(|error| {
+            tracing::debug!(error = &error as &dyn std::error::Error, "no answer");
+            if error.is_parse() { Failure::Upstream("what it answers is not HTTP") } else { BROKEN }
+        })?;
+        let answer = Answer::new(response, &wanted).map_err(Failure::Upstream)?;
         *answer_begun = true;
-        let keep_alive = answer.keep_alive;
-        match answer.send(&mut to_client, &meter).await {
-            Ok(()) => Ok(keep_alive),
+        let answered = if answer.begins_tunnel() {
+            Answered::Switch
+        } else {
+            Answered::Whole { keep_alive: answer.keep_alive, has_certain_end: answer.has_certain_end }
+        };
+        match answer.send(&mut to_client, ends.meter).await {
+            Ok(()) => Ok(answered),
             Err(Broken::Upstream) => Err(BROKEN),
             Err(Broken::Client) => Err(Failure::Client),
         }
@@ -165,38 +244,51 @@ async fn run<S: Stream>(
             failure = sending => Err(failure),
         }
     };
-    alongside(both, connection).await
+    upstream.alongside(both).await
+}
+
+/// Decides what becomes of the connection to the upstream after an answer.
+async fn conclude<S: Stream>(
+    mut upstream: Box<Upstream>,
+    answered: Answered,
+    ends: &Ends<'_, S>,
+) -> Result<Outcome, Failure> {
+    match answered {
+        Answered::Whole { keep_alive, has_certain_end } => {
+            let is_settled = has_certain_end && upstream.is_settled().await;
+            Ok(Outcome::Answered { keep_alive, upstream: is_settled.then_some(upstream) })
+        }
+        Answered::Switch => {
+            let (stream, early) = upstream.into_stream().await;
+            let mut to_client = ends.shared;
+            to_client.write_all(&early).await.map_err(|_| Failure::Client)?;
+            Ok(Outcome::Switched(stream))
+        }
+    }
 }
 
 const BROKEN: Failure = Failure::Upstream("it broke the connection off before it had answered");
 
-async fn receive_head(
-    sender: &mut SendRequest<Upload>,
-    request: http::Request<Upload>,
-    wanted: &Wanted,
-) -> Result<Answer, Failure> {
-    let response = sender.send_request(request).await.map_err(|error| {
-        tracing::debug!(error = &error as &dyn std::error::Error, "no answer");
-        if error.is_parse() { Failure::Upstream("what it answers is not HTTP") } else { BROKEN }
-    })?;
-    Answer::new(response, wanted).map_err(Failure::Upstream)
-}
-
 /// The request as it goes upstream: `Host` and framing are written anew, all else is end-to-end.
-fn build_request(exchange: Exchange, body: Upload) -> Result<http::Request<Upload>, Failure> {
+fn build_request(exchange: Exchange<'_>, body: Upload) -> Result<http::Request<Upload>, Failure> {
     let PlainTarget { authority, method, path, fields } = exchange.target;
     let invalid = Failure::Upstream("its name does not fit into a Host field");
-    let host = HeaderValue::try_from(host_field(&authority)).map_err(|_| invalid)?;
-    let has_content = matches!(method, Method::POST | Method::PUT | Method::PATCH);
+    let host = HeaderValue::try_from(host_field(authority)).map_err(|_| invalid)?;
+    let has_content = matches!(*method, Method::POST | Method::PUT | Method::PATCH);
     let mut request = http::Request::new(body);
-    *request.method_mut() = method;
-    *request.uri_mut() = Uri::from(path);
+    *request.method_mut() = method.clone();
+    *request.uri_mut() = Uri::from(path.clone());
     let headers = request.headers_mut();
+    headers.reserve(fields.len() + 3);
     headers.insert(HOST, host);
     for (name, value) in fields {
-        headers.append(name, value);
+        headers.append(name.clone(), value.clone());
     }
-    match exchange.framing {
+    if exchange.head.wants_websocket {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    }
+    match exchange.head.framing {
         Framing::Length(length) => drop(headers.insert(CONTENT_LENGTH, HeaderValue::from(length))),
         Framing::Chunked => drop(headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))),
         Framing::None if has_content => drop(headers.insert(CONTENT_LENGTH, HeaderValue::from(0))),
@@ -210,70 +302,5 @@ fn host_field(authority: &Authority) -> String {
     match whole.rsplit_once(':') {
         Some((host, _)) if authority.port() == HTTP_PORT => host.to_owned(),
         _ => whole,
-    }
-}
-
-/// Drives `connection` as long as `main` runs: its own end says nothing that `main` does not see.
-async fn alongside<M: Future>(main: M, connection: impl Future) -> M::Output {
-    let (mut main, mut connection) = (pin!(main), pin!(connection));
-    let mut connected = true;
-    poll_fn(|cx| {
-        if let Poll::Ready(output) = main.as_mut().poll(cx) {
-            return Poll::Ready(output);
-        }
-        if connected && connection.as_mut().poll(cx).is_ready() {
-            connected = false;
-        }
-        Poll::Pending
-    })
-    .await
-}
-
-/// The connection to an upstream, with its bytes counted.
-struct Metered {
-    upstream: Upstream,
-    meter: Arc<Meter>,
-}
-
-impl AsyncRead for Metered {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.upstream).poll_read(cx, buffer))?;
-        self.meter.add_down(buffer.filled().len() - before);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Metered {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.upstream).poll_write(cx, bytes))?;
-        self.meter.add_up(written);
-        Poll::Ready(Ok(written))
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.upstream).poll_write_vectored(cx, slices))?;
-        self.meter.add_up(written);
-        Poll::Ready(Ok(written))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.upstream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.upstream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.upstream).poll_shutdown(cx)
     }
 }

@@ -1,10 +1,11 @@
 //! Writes the proxy's events into the audit log.
 
+use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::counters::{Counters, Latencies};
-use crate::audit::{AuditError, Event, Record};
+use crate::audit::{AuditError, Event, Noted, Record, Repeatable};
 use crate::guardian::control::chain;
 use crate::guardian::ledger::Ledger;
 use crate::name::{BranchName, ProjectName};
@@ -52,13 +53,16 @@ pub(super) struct SandboxJournal {
 impl SandboxJournal {
     fn record(&self, event: &proxy::Event<'_>) -> Record {
         let record = match &event.kind {
-            proxy::EventKind::Allowed { rule, .. } => ruled(Record::new(Event::ProxyAllow), Some(rule)),
+            proxy::EventKind::Allowed { rule, addresses, .. } => {
+                ruled(Record::new(Event::ProxyAllow), Some(rule)).addresses(addresses)
+            }
             proxy::EventKind::Denied { reason, rule, detail } => {
                 let record = ruled(Record::new(Event::ProxyDeny).reason(reason.code()), *rule);
                 detail.iter().fold(record, Record::detail)
             }
-            proxy::EventKind::Closed { reason, bytes_up, bytes_down, duration, detail, .. } => {
+            proxy::EventKind::Closed { reason, bytes_up, bytes_down, duration, address, detail } => {
                 let record = Record::new(Event::ProxyClose).bytes(*bytes_up, *bytes_down).duration(*duration);
+                let record = address.iter().fold(record, |record, address| record.addresses(&[*address]));
                 let record = detail.iter().fold(record, Record::detail);
                 reason.iter().fold(record, |record, reason| record.reason(reason.code()))
             }
@@ -81,13 +85,37 @@ fn ruled(record: Record, rule: Option<&Rule>) -> Record {
 
 impl proxy::Journal for SandboxJournal {
     fn write(&self, event: &proxy::Event<'_>) -> Result<(), proxy::JournalError> {
-        let written = self.log.append(self.record(event));
+        let written = match &event.kind {
+            proxy::EventKind::Denied { reason, .. } => {
+                let subject = event.authority.map(|authority| authority as &dyn Display);
+                let what = Repeatable {
+                    cloister: event.cloister,
+                    event: Event::ProxyDeny,
+                    reason: reason.code(),
+                    subject,
+                };
+                self.log.append_repeatable(what, || self.record(event))
+            }
+            proxy::EventKind::Allowed { .. } | proxy::EventKind::Closed { .. } => {
+                self.log.append(self.record(event)).map(|()| Noted::Written)
+            }
+        };
         // What could not be recorded did not pass.
         if written.is_ok() || !matches!(event.kind, proxy::EventKind::Allowed { .. }) {
             self.counters.count(event);
         }
-        self.trouble.note(written.as_ref().err());
-        written.map_err(|error| proxy::JournalError(Box::new(error)))
+        match written {
+            Ok(Noted::Written) => {
+                self.trouble.note(None);
+                Ok(())
+            }
+            // It says nothing about the disk.
+            Ok(Noted::Counted) => Ok(()),
+            Err(error) => {
+                self.trouble.note(Some(&error));
+                Err(proxy::JournalError(Box::new(error)))
+            }
+        }
     }
 
     fn measure(&self, sample: proxy::Sample) {

@@ -62,6 +62,7 @@ impl Registry {
             let live = self.live();
             (live.good_reloads, live.bad_reloads, live.broken.len())
         };
+        let lag = self.log.lag().unwrap_or_default();
         let records = self.log.head().map_or(0, |head| head.seq);
         let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
         let reloads = vec![(result("ok"), good), (result("failed"), bad)];
@@ -96,15 +97,11 @@ impl Registry {
                 "Records that could not be written; nothing passes without one",
                 self.trouble.failed(),
             ),
-            Family::gauge(
-                "audit_unsynced_records",
-                "Records not known to be on disk",
-                number(self.unsynced()),
-            ),
+            Family::gauge("audit_unsynced_records", "Records not known to be on disk", number(lag.records)),
             Family::gauge(
                 "audit_sync_age_seconds",
-                "Since the audit log was brought to disk",
-                self.sync_age().as_secs_f64(),
+                "How long the oldest of them waits for the disk",
+                lag.age.as_secs_f64(),
             ),
             Family::counters("settings_reloads", "How often the settings were read", reloads),
             Family::gauge(

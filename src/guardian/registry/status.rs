@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Instant;
 
 use jiff::Timestamp;
 use rustix::process::{Resource, getrlimit};
@@ -26,7 +25,7 @@ const TOO_MANY: [&str; 2] = ["too_many_tunnels", "overloaded"];
 
 impl Registry {
     pub(in crate::guardian) fn status(&self) -> Status {
-        let (audit_head, sync_problem) = match self.sync().and_then(|()| self.log.head()) {
+        let (audit_head, sync_problem) = match self.log.sync().and_then(|()| self.log.head()) {
             Ok(head) => (head.to_string(), None),
             Err(error) => (String::new(), Some(error.to_string())),
         };
@@ -41,7 +40,7 @@ impl Registry {
             audit_head,
             audit_problem: self.trouble.last().or(sync_problem),
             draining: self.draining(),
-            audit_unsynced: self.unsynced(),
+            audit_unsynced: self.log.lag().map_or(0, |lag| lag.records),
             settings_problems: broken.iter().map(Broken::told).collect(),
             reloads,
             name_servers: name_servers(),
@@ -107,17 +106,6 @@ impl Registry {
                 ago_s: denial.at.elapsed().as_secs(),
             }),
         }
-    }
-
-    /// How many records are written and not known to be on disk.
-    pub(super) fn unsynced(&self) -> u64 {
-        let written = self.log.head().map_or(0, |head| head.seq);
-        written.saturating_sub(self.synced().seq)
-    }
-
-    /// How long ago all was known to be on disk.
-    pub(super) fn sync_age(&self) -> std::time::Duration {
-        Instant::now().saturating_duration_since(self.synced().at)
     }
 }
 

@@ -1,4 +1,7 @@
 //! The bytes of a tunnel, both ways, without a buffer while nothing moves.
+//!
+//! Small messages are copied through a buffer of the thread. Where a read fills that buffer, more is on its way: from
+//! then on the bytes stay in the kernel, until only few come at once again.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -10,11 +13,14 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::splice::{Lent, Socket, Spliceable, is_unsupported};
 use crate::proxy::Limits;
 use crate::proxy::journal::Meter;
 use crate::proxy::refusal::Reason;
 
 const SCRATCH_BYTES: usize = 64 << 10;
+/// What comes at once in a flow that is worth a pipe.
+const LEAST_SPLICED_BYTES: usize = 16 << 10;
 
 thread_local! {
     /// One buffer for all tunnels that a thread serves: it is empty again before the thread turns to another.
@@ -28,12 +34,12 @@ pub(super) type End = Result<(), Reason>;
 /// of time is reached. `early` was read from the client already and goes first.
 pub(super) async fn relay<C, U>(client: &mut C, upstream: &mut U, early: Vec<u8>, idle: Idle<'_>) -> End
 where
-    C: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
+    C: AsyncRead + AsyncWrite + Spliceable + Unpin,
+    U: AsyncRead + AsyncWrite + Spliceable + Unpin,
 {
     let meter = idle.meter;
-    let mut up = Direction { rest: early, sent: 0, state: State::Open };
-    let mut down = Direction { rest: Vec::new(), sent: 0, state: State::Open };
+    let mut up = Direction { rest: early, ..Direction::default() };
+    let mut down = Direction::default();
     let mut timer = pin!(idle.timer());
     poll_fn(|cx| {
         let poll_up = up.poll_copy(cx, client, upstream, |bytes| meter.add_up(bytes));
@@ -67,7 +73,7 @@ impl<'a> Idle<'a> {
     }
 
     /// How long nothing has to happen, or the limit that was reached.
-    fn left(&self) -> Result<Duration, Reason> {
+    pub(in crate::proxy) fn left(&self) -> Result<Duration, Reason> {
         let left = |limit: Duration, spent, reason| {
             limit.checked_sub(spent).filter(|left| !left.is_zero()).ok_or(reason)
         };
@@ -99,16 +105,30 @@ impl<'a> Idle<'a> {
 }
 
 /// One direction of a tunnel.
+#[derive(Default)]
 struct Direction {
     /// Read but not yet written: empty and without memory except while the receiver is slower than the sender.
     rest: Vec<u8>,
     /// How much of `rest` is written.
     sent: usize,
+    /// The same, where the bytes stay in the kernel. At most one of the two holds any.
+    pipe: Option<Lent>,
+    flow: Flow,
     state: State,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How much comes at once.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    #[default]
+    Small,
+    /// So much that a pipe is worth it.
+    Bulk,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum State {
+    #[default]
     Open,
     /// The sender has ended; the receiver is being told.
     Ending,
@@ -125,6 +145,11 @@ enum Side {
 }
 
 impl Direction {
+    /// Whether the next bytes go through a pipe, or some are in one still.
+    fn is_spliced(&self) -> bool {
+        self.flow == Flow::Bulk || self.pipe.is_some()
+    }
+
     fn poll_copy<F, T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -133,12 +158,19 @@ impl Direction {
         count: impl Fn(usize),
     ) -> Poll<Result<(), Side>>
     where
-        F: AsyncRead + Unpin,
-        T: AsyncWrite + Unpin,
+        F: AsyncRead + Spliceable + Unpin,
+        T: AsyncWrite + Spliceable + Unpin,
     {
         loop {
+            let sockets = from.socket().zip(to.socket());
             let step = match self.state {
                 State::Open if !self.rest.is_empty() => self.poll_rest(cx, to, &count),
+                State::Open
+                    if self.is_spliced()
+                        && let Some((from, to)) = sockets =>
+                {
+                    self.poll_splice(cx, from, to, &count)
+                }
                 State::Open => self.poll_through(cx, from, to, &count),
                 State::Ending => Pin::new(&mut *to).poll_shutdown(cx).map(|ended| match ended {
                     Ok(()) => {
@@ -153,12 +185,44 @@ impl Direction {
             match ready!(step) {
                 Ok(()) => {}
                 Err(Side::To) => {
-                    self.rest = Vec::new();
-                    self.state = State::Deaf;
+                    *self = Self { state: State::Deaf, ..Self::default() };
                 }
                 Err(Side::From) => return Poll::Ready(Err(Side::From)),
             }
         }
+    }
+
+    /// Moves bytes within the kernel. While the sender is silent the pipe is empty, and somebody else can have it.
+    fn poll_splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: Socket<'_>,
+        to: Socket<'_>,
+        count: &impl Fn(usize),
+    ) -> Poll<Result<(), Side>> {
+        if let Some(pipe) = self.pipe.as_mut().filter(|pipe| pipe.inside() > 0) {
+            let moved = ready!(pipe.poll_drain(cx, to)).map_err(|_| Side::To)?;
+            count(moved);
+            self.pipe.take_if(|pipe| pipe.inside() == 0 && self.flow == Flow::Small);
+            return Poll::Ready(Ok(()));
+        }
+        let Some(mut pipe) = self.pipe.take().or_else(Lent::take) else {
+            self.flow = Flow::Small;
+            return Poll::Ready(Ok(()));
+        };
+        match ready!(pipe.poll_fill(cx, from)) {
+            Ok(0) => self.state = State::Ending,
+            Ok(moved) => {
+                // What is in the pipe goes out, whatever comes after it.
+                self.pipe = Some(pipe);
+                if moved < LEAST_SPLICED_BYTES {
+                    self.flow = Flow::Small;
+                }
+            }
+            Err(error) if is_unsupported(&error) => self.flow = Flow::Small,
+            Err(_) => return Poll::Ready(Err(Side::From)),
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Writes what an earlier read left over.
@@ -201,6 +265,9 @@ impl Direction {
                 self.state = State::Ending;
                 return Poll::Ready(Ok(()));
             }
+            if read.len() == SCRATCH_BYTES {
+                self.flow = Flow::Bulk;
+            }
             let written = match poll_write(cx, to, read) {
                 Poll::Ready(written) => written.map_err(|_| Side::To)?,
                 Poll::Pending => 0,
@@ -223,3 +290,6 @@ fn poll_write<T: AsyncWrite + Unpin>(
         written => Poll::Ready(Ok(written)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! The connection to an upstream: plain, or inside of TLS to the company's proxy.
 
 use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -8,6 +9,8 @@ use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
+
+use crate::proxy::{Socket, Spliceable};
 
 /// A dialled connection, with what it has said already.
 pub(in crate::proxy) struct Upstream {
@@ -29,20 +32,10 @@ impl Upstream {
         Self { link, early, unsent: 0 }
     }
 
-    #[allow(dead_code, reason = "the relay moves bytes inside of the kernel and comes in another change")]
-    /// Takes what is to be read before anything that [`Self::as_tcp`] says.
-    pub(in crate::proxy) fn take_early(&mut self) -> Bytes {
-        std::mem::take(&mut self.early)
-    }
-
-    #[allow(dead_code, reason = "the relay moves bytes inside of the kernel and comes in another change")]
-    /// The bare socket, for who moves bytes inside of the kernel; `None` inside of TLS, and as long as there are
-    /// early bytes.
-    pub(in crate::proxy) fn as_tcp(&mut self) -> Option<&mut TcpStream> {
-        match &mut self.link {
-            Link::Tcp(stream) if self.early.is_empty() => Some(stream),
-            Link::Tcp(_) | Link::Tls(_) => None,
-        }
+    /// A connection of a test's own.
+    #[cfg(test)]
+    pub(in crate::proxy) fn plain(stream: TcpStream) -> Self {
+        Self::new(Link::Tcp(stream), Bytes::new())
     }
 
     /// The same connection, with bytes in front that were read from it already.
@@ -52,12 +45,30 @@ impl Upstream {
 
     /// Closes so that the upstream does not take what it received for the whole.
     pub(in crate::proxy) fn abort(self) {
-        let stream = match &self.link {
+        // Without it the peer sees an orderly end: worse, but no reason to keep the connection.
+        let _ = self.bare().set_zero_linger();
+    }
+
+    fn bare(&self) -> &TcpStream {
+        match &self.link {
             Link::Tcp(stream) => stream,
             Link::Tls(stream) => stream.get_ref().0,
-        };
-        // Without it the peer sees an orderly end: worse, but no reason to keep the connection.
-        let _ = stream.set_zero_linger();
+        }
+    }
+}
+
+impl AsFd for Upstream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bare().as_fd()
+    }
+}
+
+impl Spliceable for Upstream {
+    fn socket(&self) -> Option<Socket<'_>> {
+        match &self.link {
+            Link::Tcp(stream) if self.early.is_empty() => Some(Socket::Tcp(stream)),
+            Link::Tcp(_) | Link::Tls(_) => None,
+        }
     }
 }
 

@@ -101,19 +101,33 @@ impl Fields {
         }
     }
 
-    /// Refuses every change of protocol (T7): `h2c` would leave the eyes of the proxy, and the others would be
-    /// tunnels without a rule.
-    pub(super) fn refuse_upgrade(&self) -> Result<(), HeadError> {
-        let has = |wanted: &str| self.rest.iter().any(|(name, _)| name == wanted);
-        if has("http2-settings") {
+    /// Whether the client asks for a WebSocket (T6). Every other change of protocol is refused (T7): `h2c` would
+    /// leave the eyes of the proxy, and the rest would be tunnels that nobody knows.
+    pub(super) fn wants_websocket(&self, connection: &Connection) -> Result<bool, HeadError> {
+        let all = |wanted: &'static str| self.rest.iter().filter(move |(name, _)| name == wanted);
+        if all("http2-settings").next().is_some() {
             return Err(HeadError::Malformed(
                 "HTTP2-Settings is refused; HTTP/2 is spoken only inside of TLS",
             ));
         }
-        if has("upgrade") {
-            return Err(HeadError::Malformed("Upgrade is refused; open a tunnel with CONNECT instead"));
+        let mut protocols = all("upgrade").map(|(_, value)| value.as_bytes());
+        match (protocols.next(), protocols.next()) {
+            (None, _) => return Ok(false),
+            (Some(one), None) if one.eq_ignore_ascii_case(b"websocket") => {}
+            (Some(_), _) => {
+                return Err(HeadError::Malformed(
+                    "the only Upgrade taken is `websocket`; open a tunnel with CONNECT instead",
+                ));
+            }
         }
-        Ok(())
+        let is_named = |name: &str| connection.names.iter().any(|named| named == name);
+        let reaches = |name| all(name).count() == 1 && !is_named(name);
+        if is_named("upgrade") && reaches("sec-websocket-key") && reaches("sec-websocket-version") {
+            return Ok(true);
+        }
+        Err(HeadError::Malformed(
+            "a WebSocket needs `Connection: upgrade`, one Sec-WebSocket-Key and one Sec-WebSocket-Version",
+        ))
     }
 
     pub(super) fn expects_continue(&self) -> Result<bool, HeadError> {
@@ -129,6 +143,20 @@ impl Fields {
         let mut rest = self.rest;
         rest.retain(|(name, _)| !is_hop_by_hop(name) && !connection.names.contains(name));
         rest
+    }
+
+    /// Counts this proxy as one of the hops that an OPTIONS may take (RFC 9110, 7.6.2).
+    pub(super) fn count_hop(&mut self) -> Result<(), HeadError> {
+        let mut limits = self.rest.iter_mut().filter(|(name, _)| *name == http::header::MAX_FORWARDS);
+        let Some((_, limit)) = limits.next() else { return Ok(()) };
+        let Ok(Framing::Length(hops)) = parse_length(limit.as_bytes()) else {
+            return Err(HeadError::Malformed("Max-Forwards is no number of hops from 1 on; this is one"));
+        };
+        *limit = HeaderValue::from(hops - 1);
+        match limits.next() {
+            None => Ok(()),
+            Some(_) => Err(HeadError::Malformed("there is more than one Max-Forwards field")),
+        }
     }
 }
 

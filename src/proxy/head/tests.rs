@@ -238,6 +238,257 @@ fn h1_ambiguous_framing_is_refused() {
 }
 
 #[test]
+fn h1_published_smuggling_payloads_are_refused() {
+    // A field, or several, that makes one parser see a body where another sees none.
+    for fields in [
+        "Transfer-Encoding: chunked\x0b",
+        "Transfer-Encoding: \x0bchunked",
+        "Transfer-Encoding:\x0cchunked",
+        "Transfer-Encoding: chunked\0",
+        "Transfer-Encoding: xchunked",
+        "Transfer-Encoding: chunked, identity",
+        "Transfer-Encoding: identity, chunked",
+        "Transfer-Encoding: chunked, chunked",
+        "Transfer-Encoding: chunked,",
+        "Transfer-Encoding: ,chunked",
+        "Transfer-Encoding: chunk",
+        "Transfer-Encoding: 'chunked'",
+        "Transfer-Encoding: chunked;",
+        "Transfer-Encoding: chunked x",
+        "Transfer-Encoding: \u{ff}chunked",
+        "Transfer-Encoding: cow\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: x",
+        "Transfer-Encoding: chunked\r\ntransfer-encoding: chunked",
+        "Transfer-Encoding\t: chunked",
+        "Transfer-Encoding : chunked",
+        "Transfer-Encoding:\r\n chunked",
+        "Transfer-Encoding\r\n: chunked",
+        " Transfer-Encoding: chunked",
+        "\tTransfer-Encoding: chunked",
+        "X: X\r\n\tTransfer-Encoding: chunked",
+        "X: X\nTransfer-Encoding: chunked",
+        "X: X\rTransfer-Encoding: chunked",
+        "X: X\n\rTransfer-Encoding: chunked",
+        "X: X\r\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r",
+        "Transfer\0-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 4",
+        "Content-Length: 4\r\nTransfer-Encoding: chunked",
+        "Content-Length: 0\r\nTransfer-Encoding: chunked",
+        "Content-Length: 5, 5",
+        "Content-Length: 5,5",
+        "Content-Length: +5",
+        "Content-Length: -5",
+        "Content-Length: 0x5",
+        "Content-Length: 5 5",
+        "Content-Length: 5.0",
+        "Content-Length: 5e0",
+        "Content-Length: 5;",
+        "Content-Length: \"5\"",
+        "Content-Length: 5\x0b",
+        "Content-Length: 99999999999999999999",
+        "Content-Length: 5\r\nContent-Length: 5",
+        "Content-Length: 5\r\ncontent-length: 6",
+        "Content-Length : 5",
+        "Content-Length\x0b: 5",
+        " Content-Length: 5",
+        "Content_Length : 5",
+        "Content-Length: 5\r\n ,6",
+        "Host: a.test",
+        "Host : b.test",
+        "X: 1\0",
+        "X: 1\x08",
+        "X: 1\x7f",
+        "X\u{2028}: 1",
+        "(X): 1",
+        "X@: 1",
+        "\"X\": 1",
+        "X",
+        ":",
+        ": X",
+    ] {
+        let text = get(&format!("{fields}\r\n"));
+        let mut buffer = BytesMut::from(&text[..]);
+        assert!(Parser::default().parse(&mut buffer).is_err(), "{text:?}");
+    }
+    // White space around a value means the same to everybody.
+    for space in ["", " ", "\t", " \t "] {
+        accepts(&get(&format!("Transfer-Encoding:{space}chunked{space}\r\n")), "GET a.test:80 / [] Chunked");
+        accepts(&get(&format!("Content-Length:{space}7{space}\r\n")), "GET a.test:80 / [] Length(7)");
+    }
+    // Look-alikes are fields like any other.
+    accepts(&get("Content_Length: 5\r\n"), "GET a.test:80 / [content_length=5]");
+    accepts(&get("X-Transfer-Encoding: chunked\r\n"), "GET a.test:80 / [x-transfer-encoding=chunked]");
+}
+
+#[test]
+fn h2_every_other_first_line_is_refused() {
+    for line in [
+        "GET http://a.test/",
+        "GET /",
+        "GET http://a.test/ HTTP/0.9",
+        "GET http://a.test/ HTTP/1.2",
+        "GET http://a.test/ HTTP/1.10",
+        "GET http://a.test/ HTTP/01.1",
+        "GET http://a.test/ HTTP/1",
+        "GET http://a.test/ HTTP/1.",
+        "GET http://a.test/ HTTP/2",
+        "GET http://a.test/ HTTP/2.0",
+        "GET http://a.test/ HTTP/3.0",
+        "GET http://a.test/ HTTPS/1.1",
+        "GET http://a.test/ Http/1.1",
+        "GET http://a.test/ HTTP/1.1\t",
+        "GET http://a.test/ HTTP/1.1 x",
+        "GET http://a.test/\tHTTP/1.1",
+        "GET\thttp://a.test/ HTTP/1.1",
+        "GET http://a.test/\x0bHTTP/1.1",
+        "GET\0 http://a.test/ HTTP/1.1",
+        " GET http://a.test/ HTTP/1.1",
+        "\tGET http://a.test/ HTTP/1.1",
+        "G:T http://a.test/ HTTP/1.1",
+        "GET http://a.test/%zz\x7f HTTP/1.1",
+        "PRI * HTTP/2.0",
+    ] {
+        let mut buffer = BytesMut::from(&format!("{line}\r\nHost: a.test\r\n\r\n")[..]);
+        assert!(Parser::default().parse(&mut buffer).is_err(), "{line:?}");
+    }
+}
+
+#[test]
+fn n3_n4_n7_every_doubtful_authority_is_refused() {
+    for authority in [
+        "",
+        ":80",
+        "a.test:",
+        "a.test:0",
+        "a.test:65536",
+        "a.test:080",
+        "a.test:+80",
+        "a.test:80:80",
+        "u@a.test",
+        "u:p@a.test",
+        "@a.test",
+        "a.test@b.test",
+        "a.test\\b.test",
+        "a.test%00",
+        "a%2etest",
+        "a..test",
+        ".a.test",
+        "a.test..",
+        "a,b.test",
+        "[::1",
+        "::1",
+        "[::1%25eth0]",
+        "[::1%eth0]",
+        "[fe80::1%1]:80",
+        "[127.0.0.1]",
+        "[a.test]",
+        "127.1",
+        "0x7f.0.0.1",
+        "0177.0.0.1",
+        "2130706433",
+        "127.0.0.1.1",
+        "256.0.0.1",
+    ] {
+        for text in [
+            format!("GET http://{authority}/ HTTP/1.1\r\nHost: {authority}\r\n\r\n"),
+            format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n"),
+        ] {
+            assert!(parse(&text).is_err(), "{text:?}");
+        }
+    }
+    for target in
+        ["http:/a.test/", "http:a.test", "//a.test/", "http:///", "http://?q", "http://#", "ftp://a.test/"]
+    {
+        let text = format!("GET {target} HTTP/1.1\r\nHost: a.test\r\n\r\n");
+        assert!(parse(&text).is_err(), "{text:?}");
+    }
+    refuses("GET http://a.test/#f HTTP/1.1\r\nHost: a.test\r\n\r\n", "the target holds a fragment (`#`)");
+}
+
+#[test]
+fn h3_h5_host_field_is_compared_in_its_canonical_form() {
+    for host in ["a.test", "A.TEST", "a.test.", "a.test:80", "A.Test.:80"] {
+        accepts(&format!("GET http://a.test/ HTTP/1.1\r\nHost: {host}\r\n\r\n"), "GET a.test:80 / []");
+    }
+    for host in
+        ["", "b.test", "a.test:81", "a.test:080", "a.test, b.test", "a.test b.test", "u@a.test", "a.test/"]
+    {
+        refuses(
+            &format!("GET http://a.test/ HTTP/1.1\r\nHost: {host}\r\n\r\n"),
+            "the Host field differs from the target",
+        );
+    }
+}
+
+/// What a real client sends.
+const REAL_HEADS: [&str; 7] = [
+    "GET http://a.test/x?y=%20 HTTP/1.1\r\nHost: a.test\r\nUser-Agent: curl/8.5.0\r\nAccept: */*\r\nProxy-Connection: Keep-Alive\r\n\r\n",
+    "CONNECT a.test:443 HTTP/1.1\r\nHost: a.test:443\r\nUser-Agent: git/2.43.0\r\nProxy-Connection: Keep-Alive\r\n\r\n",
+    "CONNECT a.test:443 HTTP/1.0\r\nProxy-Authorization: Basic eDp5\r\n\r\n",
+    "GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\nUser-Agent: python-requests/2.31.0\r\nAccept-Encoding: gzip, deflate\r\nAccept: */*\r\nConnection: keep-alive\r\n\r\n",
+    "POST http://a.test:8080/v1/x HTTP/1.1\r\nhost: a.test:8080\r\nconnection: keep-alive\r\ncontent-type: application/json\r\naccept: */*\r\naccept-language: *\r\nsec-fetch-mode: cors\r\nuser-agent: node\r\ncontent-length: 17\r\n\r\n",
+    "GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\nUser-Agent: Wget/1.21.3\r\nAccept: */*\r\nAccept-Encoding: identity\r\nConnection: Keep-Alive\r\nProxy-Connection: Keep-Alive\r\n\r\n",
+    "PUT http://a.test/ HTTP/1.1\r\nHost: a.test\r\nUser-Agent: Go-http-client/1.1\r\nTransfer-Encoding: chunked\r\nAccept-Encoding: gzip\r\n\r\n",
+];
+
+/// What stands in a head: its fields in order of their lower-case names.
+#[derive(Debug, PartialEq)]
+struct Opinion {
+    method: String,
+    target: String,
+    version: u8,
+    fields: Vec<(String, Vec<u8>)>,
+}
+
+/// A head as httparse reads it.
+fn second_opinion(head: &[u8]) -> Option<Opinion> {
+    let mut fields = [httparse::EMPTY_HEADER; 2 * MAX_FIELDS];
+    let mut request = httparse::Request::new(&mut fields);
+    let httparse::Status::Complete(length) = request.parse(head).ok()? else { return None };
+    assert_eq!(length, head.len(), "the heads end at different places");
+    let mut fields: Vec<_> = request
+        .headers
+        .iter()
+        .map(|field| (field.name.to_ascii_lowercase(), field.value.trim_ascii().to_vec()))
+        .collect();
+    fields.sort();
+    let (method, target) = (request.method?.to_owned(), request.path?.to_owned());
+    Some(Opinion { method, target, version: request.version?, fields })
+}
+
+/// Whatever is accepted here must be accepted, and understood the same, by the other parser; tells whether it was.
+fn agree(bytes: &[u8]) -> Result<bool, String> {
+    let mut buffer = BytesMut::from(bytes);
+    let Ok(Some(head)) = Parser::default().parse(&mut buffer) else { return Ok(false) };
+    let taken = &bytes[..bytes.len() - buffer.len()];
+    let (method, target, mut fields) = field_lines(taken);
+    fields.sort();
+    let version = u8::from(head.version == Version::Http11);
+    let other = second_opinion(taken);
+    if other != Some(Opinion { method, target, version, fields: fields.clone() }) {
+        return Err(format!("{:?}: {other:?}", String::from_utf8_lossy(taken)));
+    }
+    // What goes on is among what came.
+    if let Target::Plain(plain) = &head.target {
+        for (name, value) in &plain.fields {
+            let field = (name.as_str().to_owned(), value.as_bytes().to_vec());
+            if !fields.contains(&field) && name != "max-forwards" {
+                return Err(format!("{field:?} was not sent"));
+            }
+        }
+    }
+    Ok(true)
+}
+
+#[test]
+fn h2_real_clients_are_understood_by_two_parsers() {
+    for head in REAL_HEADS {
+        assert_eq!(agree(head.as_bytes()), Ok(true), "{head}");
+    }
+}
+
+#[test]
 fn h3_h4_host_field_must_be_the_target() {
     let message = "the Host field differs from the target";
     refuses("GET http://a.test/ HTTP/1.1\r\nHost: b.test\r\n\r\n", message);
@@ -280,15 +531,71 @@ fn h9_connect_in_another_letter_case_is_refused() {
 #[test]
 fn t7_http2_is_refused_in_every_disguise() {
     refuses("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/2 is not spoken here; use HTTP/1.1");
-    let upgrade = "Upgrade is refused; open a tunnel with CONNECT instead";
+    let upgrade = "the only Upgrade taken is `websocket`; open a tunnel with CONNECT instead";
     let settings = "HTTP2-Settings is refused; HTTP/2 is spoken only inside of TLS";
     refuses(&get("Connection: Upgrade\r\nUpgrade: h2c\r\n"), upgrade);
-    refuses(&get("Upgrade: websocket\r\n"), upgrade);
+    for protocols in ["h2c, websocket", "websocket, h2c", "TLS/1.2", "websocket/13", "h2c", "", "foo"] {
+        refuses(&websocket("Connection: upgrade\r\n", protocols), upgrade);
+    }
+    refuses(&websocket("Connection: upgrade\r\nUpgrade: websocket\r\n", "websocket"), upgrade);
     refuses(
         &get("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"),
         settings,
     );
     refuses("CONNECT a.test:443 HTTP/1.1\r\nHost: a.test:443\r\nUpgrade: h2c\r\n\r\n", upgrade);
+}
+
+/// A WebSocket handshake with these fields and this protocol.
+fn websocket(fields: &str, protocol: &str) -> String {
+    get(&format!(
+        "{fields}Upgrade: {protocol}\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+    ))
+}
+
+#[test]
+fn t6_a_websocket_is_asked_for_in_one_way() {
+    for fields in ["Connection: upgrade\r\n", "Connection: keep-alive, Upgrade\r\n"] {
+        for protocol in ["websocket", "WebSocket"] {
+            let head = parse(&websocket(fields, protocol)).unwrap();
+            assert!(head.wants_websocket);
+            // The two hop-by-hop fields are not among those that go on as they came.
+            assert_eq!(
+                render(&head),
+                "GET a.test:80 / [sec-websocket-key=dGhlIHNhbXBsZSBub25jZQ== sec-websocket-version=13]"
+            );
+        }
+    }
+    assert!(!parse(&get("Connection: upgrade\r\n")).unwrap().wants_websocket);
+    let needs =
+        "a WebSocket needs `Connection: upgrade`, one Sec-WebSocket-Key and one Sec-WebSocket-Version";
+    refuses(&websocket("", "websocket"), needs);
+    refuses(&websocket("Connection: close\r\n", "websocket"), needs);
+    refuses(&websocket("Connection: upgrade, sec-websocket-key\r\n", "websocket"), needs);
+    refuses(&websocket("Connection: upgrade\r\nSec-WebSocket-Key: x\r\n", "websocket"), needs);
+    refuses(&websocket("Connection: upgrade\r\nSec-WebSocket-Version: 8\r\n", "websocket"), needs);
+    refuses(&get("Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"), needs);
+    let begins = "a WebSocket begins with a GET of HTTP/1.1 without a body";
+    let good = websocket("Connection: upgrade\r\n", "websocket");
+    refuses(&good.replacen("GET", "POST", 1), begins);
+    refuses(&good.replacen("HTTP/1.1", "HTTP/1.0", 1), begins);
+    refuses(&good.replacen("GET http://a.test/", "CONNECT a.test:80", 1), begins);
+    refuses(&websocket("Connection: upgrade\r\nContent-Length: 1\r\n", "websocket"), begins);
+    refuses(&websocket("Connection: upgrade\r\nTransfer-Encoding: chunked\r\n", "websocket"), begins);
+}
+
+#[test]
+fn h9_hops_of_an_options_are_counted() {
+    let options = |fields: &str| get(fields).replacen("GET", "OPTIONS", 1);
+    accepts(&options("Max-Forwards: 3\r\n"), "OPTIONS a.test:80 / [max-forwards=2]");
+    accepts(&options("Max-Forwards: 1\r\n"), "OPTIONS a.test:80 / [max-forwards=0]");
+    accepts(&get("Max-Forwards: 0\r\n"), "GET a.test:80 / [max-forwards=0]");
+    for limit in ["0", "", "-1", "+1", "1, 2", "x"] {
+        refuses(
+            &options(&format!("Max-Forwards: {limit}\r\n")),
+            "Max-Forwards is no number of hops from 1 on; this is one",
+        );
+    }
+    refuses(&options("Max-Forwards: 1\r\nMax-Forwards: 1\r\n"), "there is more than one Max-Forwards field");
 }
 
 #[test]
@@ -344,6 +651,42 @@ fn h2_broken_lines_are_refused_before_the_head_is_complete() {
 }
 
 proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn h2_no_mutation_of_a_real_head_is_read_in_two_ways(
+        which in 0..REAL_HEADS.len(),
+        cuts in proptest::collection::vec(
+            (proptest::num::usize::ANY, 0_usize..3, "[ -~]{0,2}|[\r\n\t\0\x0b\x0c:, ]{1,2}|\u{e9}|(\r\nX: )"),
+            0..4,
+        ),
+    ) {
+        let mut head = REAL_HEADS[which].as_bytes().to_vec();
+        for (at, removed, inserted) in cuts {
+            let at = at % (head.len() + 1);
+            let end = (at + removed).min(head.len());
+            head.splice(at..end, inserted.bytes());
+        }
+        proptest::prop_assert!(agree(&head).is_ok(), "{:?}", agree(&head));
+    }
+
+    #[test]
+    fn h2_no_composed_head_is_read_in_two_ways(
+        method in "GET|POST|CONNECT|OPTIONS|M-S|G@T| GET|",
+        target in "http://a.test(:80)?(/[a-z%|^{}<>\"\\\\]{0,4})?|a.test:443|\\*|/|http://\u{e9}/",
+        version in "HTTP/1.[0-2]|HTTP/2.0|http/1.1|",
+        fields in proptest::collection::vec(
+            "(Host|host|HOST): a.test|(X|[!-~]{1,3}|[ -~]{0,2}) ?:[ \t]{0,2}[ -~\t\u{80}-\u{ff}]{0,6}|(Content-Length: [0-9]{1,3})|(Connection: [a-z, ]{0,9})",
+            0..5,
+        ),
+        host in proptest::bool::ANY,
+    ) {
+        let host = if host { "Host: a.test\r\n" } else { "" };
+        let fields = fields.join("\r\n") + if fields.is_empty() { "" } else { "\r\n" };
+        let head = format!("{method} {target} {version}\r\n{host}{fields}\r\n");
+        proptest::prop_assert!(agree(head.as_bytes()).is_ok(), "{:?}", agree(head.as_bytes()));
+    }
+
     #[test]
     fn heads_are_understood_the_same_however_they_are_split(
         lines in proptest::collection::vec("[ -~\t]{0,20}|(Host: a.test)|(Content-Length: [0-9]{1,3})|(Transfer-Encoding: chunked)", 0..5),

@@ -1,7 +1,9 @@
 //! The answer of an upstream on its way to the client: its head written anew, its body streamed.
 
+use std::fmt::Write as _;
+
 use bytes::{Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::response::Parts;
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 use http_body_util::BodyExt as _;
@@ -9,6 +11,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::ext::ReasonPhrase;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 
+use super::Exchange;
 use crate::proxy::head::fields::Connection;
 use crate::proxy::head::{Version, is_hop_by_hop};
 use crate::proxy::journal::Meter;
@@ -22,6 +25,17 @@ pub(super) struct Wanted {
     pub(super) method: Method,
     pub(super) version: Version,
     pub(super) keep_alive: bool,
+    pub(super) websocket: bool,
+}
+
+impl Wanted {
+    pub(super) fn of(exchange: Exchange<'_>) -> Self {
+        let Exchange { target, head } = exchange;
+        let websocket = head.wants_websocket;
+        // Behind such a request come bytes of the new protocol, even where the upstream does not want it.
+        let keep_alive = head.keep_alive && !websocket;
+        Self { method: target.method.clone(), version: head.version, keep_alive, websocket }
+    }
 }
 
 /// How the body of an answer is delimited towards the client.
@@ -33,15 +47,19 @@ enum Delimiter {
     Chunks,
     /// The end of the connection: HTTP/1.0 knows nothing better.
     Close,
+    /// It is none: a tunnel follows.
+    Tunnel,
 }
 
 /// An answer whose head is understood.
 pub(super) struct Answer {
-    head: Vec<u8>,
+    head: BytesMut,
     delimiter: Delimiter,
     body: Incoming,
     /// Whether the client may send another request after it.
     pub(super) keep_alive: bool,
+    /// Whether there is one way only to see where it ends.
+    pub(super) has_certain_end: bool,
 }
 
 /// Why an answer does not reach the client whole.
@@ -55,7 +73,8 @@ impl Answer {
     /// Understands the head, or says what is wrong with it.
     pub(super) fn new(response: http::Response<Incoming>, wanted: &Wanted) -> Result<Self, &'static str> {
         let (parts, body) = response.into_parts();
-        if parts.status.is_informational() {
+        let switches = wanted.websocket && agrees_to_websocket(&parts);
+        if parts.status.is_informational() && !switches {
             return Err("it changes the protocol unasked");
         }
         let codings: Vec<_> = parts.headers.get_all(TRANSFER_ENCODING).iter().collect();
@@ -64,10 +83,16 @@ impl Answer {
         {
             return Err("it uses a transfer coding other than `chunked`");
         }
-        let delimiter = delimit(&parts, &body, wanted);
-        let keep_alive = wanted.keep_alive && delimiter != Delimiter::Close;
+        let delimiter = if switches { Delimiter::Tunnel } else { delimit(&parts, &body, wanted) };
+        let keep_alive = wanted.keep_alive && !matches!(delimiter, Delimiter::Close | Delimiter::Tunnel);
         let head = write_head(&parts, delimiter, keep_alive);
-        Ok(Self { head, delimiter, body, keep_alive })
+        let has_certain_end = codings.is_empty() || !parts.headers.contains_key(CONTENT_LENGTH);
+        Ok(Self { head, delimiter, body, keep_alive, has_certain_end })
+    }
+
+    /// Whether the connection is a tunnel from here on.
+    pub(super) fn begins_tunnel(&self) -> bool {
+        self.delimiter == Delimiter::Tunnel
     }
 
     /// Writes the answer to the client, every piece as soon as it is there.
@@ -75,8 +100,8 @@ impl Answer {
     where
         W: AsyncWrite + Unpin,
     {
-        let mut out = BytesMut::from(&self.head[..]);
-        if self.delimiter == Delimiter::None {
+        let mut out = std::mem::take(&mut self.head);
+        if matches!(self.delimiter, Delimiter::None | Delimiter::Tunnel) {
             return flush(client, &mut out, meter).await;
         }
         loop {
@@ -118,7 +143,8 @@ impl Answer {
             return;
         }
         if self.delimiter == Delimiter::Chunks {
-            out.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
+            // Memory always takes what is written.
+            let _ = write!(out, "{:x}\r\n", data.len());
         }
         out.extend_from_slice(data);
         if self.delimiter == Delimiter::Chunks {
@@ -127,6 +153,8 @@ impl Answer {
     }
 }
 
+/// What the head and a short body of an answer commonly take.
+const HEAD_BYTES: usize = 1 << 10;
 /// What is collected at most before it is written.
 const FLUSH_BYTES: usize = 64 << 10;
 
@@ -154,12 +182,25 @@ fn delimit(parts: &Parts, body: &Incoming, wanted: &Wanted) -> Delimiter {
     }
 }
 
-fn write_head(parts: &Parts, delimiter: Delimiter, keep_alive: bool) -> Vec<u8> {
+/// Whether the upstream changes to WebSocket, and to nothing else (RFC 6455, 4.1).
+fn agrees_to_websocket(parts: &Parts) -> bool {
+    let mut protocols = parts.headers.get_all(UPGRADE).iter();
+    let only = protocols.next().filter(|_| protocols.next().is_none());
+    parts.status == StatusCode::SWITCHING_PROTOCOLS
+        && parts.version == http::Version::HTTP_11
+        && only.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
+        && connection_of(&parts.headers).names.contains(&UPGRADE)
+}
+
+fn write_head(parts: &Parts, delimiter: Delimiter, keep_alive: bool) -> BytesMut {
     let phrase = match parts.extensions.get::<ReasonPhrase>() {
         Some(phrase) => phrase.as_bytes(),
         None => parts.status.canonical_reason().unwrap_or_default().as_bytes(),
     };
-    let mut head = format!("HTTP/1.1 {} ", parts.status.as_u16()).into_bytes();
+    let mut head = BytesMut::with_capacity(HEAD_BYTES);
+    head.extend_from_slice(b"HTTP/1.1 ");
+    head.extend_from_slice(parts.status.as_str().as_bytes());
+    head.extend_from_slice(b" ");
     head.extend_from_slice(phrase);
     head.extend_from_slice(b"\r\n");
     let connection = connection_of(&parts.headers);
@@ -177,16 +218,20 @@ fn write_head(parts: &Parts, delimiter: Delimiter, keep_alive: bool) -> Vec<u8> 
                 write_field(&mut head, "content-length", length.to_string().as_bytes());
             }
         }
+        Delimiter::Tunnel => {
+            write_field(&mut head, "upgrade", b"websocket");
+            write_field(&mut head, "connection", b"upgrade");
+        }
         Delimiter::None | Delimiter::Close => {}
     }
-    if !keep_alive {
+    if !keep_alive && delimiter != Delimiter::Tunnel {
         write_field(&mut head, "connection", b"close");
     }
     head.extend_from_slice(b"\r\n");
     head
 }
 
-fn write_field(head: &mut Vec<u8>, name: &str, value: &[u8]) {
+fn write_field(head: &mut BytesMut, name: &str, value: &[u8]) {
     head.extend_from_slice(name.as_bytes());
     head.extend_from_slice(b": ");
     head.extend_from_slice(value);

@@ -1,7 +1,7 @@
 //! The body of a client's request: its framing is undone here, and hyper frames it anew for the upstream.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use hyper::body::{Body, Frame, SizeHint};
@@ -176,11 +176,12 @@ pub(super) async fn upload<R>(
     decoder: &mut Decoder,
     client: &mut R,
     buffer: &mut BytesMut,
-    upstream: mpsc::Sender<Piece>,
+    upstream: Option<mpsc::Sender<Piece>>,
 ) -> Result<(), BodyError>
 where
     R: AsyncRead + Unpin,
 {
+    let Some(upstream) = upstream else { return Ok(()) };
     loop {
         let piece = match decoder.decode(buffer)? {
             Step::Data(bytes) => Piece::Data(bytes),
@@ -212,9 +213,9 @@ pub(super) enum Piece {
 /// The body as hyper reads it.
 #[derive(Debug)]
 pub(super) struct Upload {
-    pieces: mpsc::Receiver<Piece>,
+    /// None when there is no body, or no more of it.
+    pieces: Option<mpsc::Receiver<Piece>>,
     size: SizeHint,
-    ended: bool,
 }
 
 /// The client's body was not complete.
@@ -223,14 +224,17 @@ pub(super) struct Upload {
 pub(super) struct BrokenOff;
 
 impl Upload {
-    pub(super) fn new(framing: Framing) -> (mpsc::Sender<Piece>, Self) {
-        let (sender, pieces) = mpsc::channel(1);
+    /// Makes a body, and where its pieces go in, if it has any.
+    pub(super) fn new(framing: Framing) -> (Option<mpsc::Sender<Piece>>, Self) {
         let size = match framing {
-            Framing::None => SizeHint::with_exact(0),
+            Framing::None => {
+                return (None, Self { pieces: None, size: SizeHint::with_exact(0) });
+            }
             Framing::Length(length) => SizeHint::with_exact(length),
             Framing::Chunked => SizeHint::new(),
         };
-        (sender, Self { pieces, size, ended: framing == Framing::None })
+        let (sender, pieces) = mpsc::channel(1);
+        (Some(sender), Self { pieces: Some(pieces), size })
     }
 }
 
@@ -242,24 +246,20 @@ impl Body for Upload {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
-        if self.ended {
-            return Poll::Ready(None);
+        let Some(pieces) = &mut self.pieces else { return Poll::Ready(None) };
+        let piece = ready!(pieces.poll_recv(cx));
+        if !matches!(piece, Some(Piece::Data(_))) {
+            self.pieces = None;
         }
-        self.pieces.poll_recv(cx).map(|piece| match piece {
+        Poll::Ready(match piece {
             Some(Piece::Data(bytes)) => Some(Ok(Frame::data(bytes))),
-            Some(Piece::End) => {
-                self.ended = true;
-                None
-            }
-            None => {
-                self.ended = true;
-                Some(Err(BrokenOff))
-            }
+            Some(Piece::End) => None,
+            None => Some(Err(BrokenOff)),
         })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ended
+        self.pieces.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::harness::{Proxy, Script, Server, read_head, within};
 use crate::config::RateLimit;
 use crate::proxy::connection::Stream;
-use crate::proxy::{Descriptors, Ending, Limits, Listener, Outbound, Settings, serve};
+use crate::proxy::{Descriptors, Ending, Limits, Listener, Outbound, Settings, Spliceable, serve};
 
 const NO_CREDENTIALS: &str = "GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n";
 
@@ -330,6 +330,8 @@ impl AsFd for Fragile {
         self.stream.as_fd()
     }
 }
+
+impl Spliceable for Fragile {}
 
 impl Stream for Fragile {
     fn abort(self) {}

@@ -80,6 +80,7 @@ async fn second_request_on_a_connection_is_judged_anew() {
     let (mut upstream, _) = case.request("GET", "").await;
     reply(&mut upstream, "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1").await;
     assert_eq!(case.peer.answer().await.1, "1");
+    drop(upstream);
     let denied = case.proxy.get_head("denied.test", "/");
     case.peer.send(denied).await;
     assert!(case.peer.answer().await.0.starts_with("HTTP/1.1 403 "));
@@ -134,6 +135,7 @@ async fn h1_h6_chunked_body_is_framed_anew() {
         assert_eq!(read_exactly(&mut upstream, 12).await, b"2\r\nde\r\n0\r\n\r\n");
         reply(&mut upstream, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
         assert_eq!(case.peer.answer().await.1, "ok");
+        drop(upstream);
         // The connection is clean for another request.
         let (_upstream, head) = case.request("GET", "").await;
         assert!(head.starts_with("get /p "));
@@ -357,4 +359,62 @@ async fn h15_a_client_that_ended_only_its_own_direction_gets_its_answer() {
     case.peer.stream.shutdown().await.unwrap();
     reply(&mut upstream, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
     assert_eq!(case.peer.answer().await.1, "ok");
+}
+
+type Sent = Vec<(String, Vec<u8>)>;
+
+/// What comes to the upstream when these fields are sent, as another parser reads it.
+async fn seen_upstream(path: &str, fields: &Sent) -> (String, String, Sent) {
+    let Case { proxy, mut peer, server, authority } = case().await;
+    let (method, proof) = ("GET", proxy.proof());
+    let mut head =
+        format!("{method} http://{authority}{path} HTTP/1.1\r\nHost: {authority}\r\n{proof}").into_bytes();
+    for (name, value) in fields {
+        head.extend([name.as_bytes(), b":", value, b"\r\n"].concat());
+    }
+    head.extend(b"\r\n");
+    peer.send(head).await;
+    let mut upstream = server.accept().await;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.extend(read_exactly(&mut upstream, 1).await);
+    }
+    let mut slots = [httparse::EMPTY_HEADER; 32];
+    let mut request = httparse::Request::new(&mut slots);
+    assert_eq!(request.parse(&head), Ok(httparse::Status::Complete(head.len())));
+    let host =
+        request.headers.iter().filter(|field| field.name == "host" && field.value == authority.as_bytes());
+    assert_eq!(host.count(), 1);
+    let others = request.headers.iter().filter(|field| field.name != "host");
+    let mut others: Vec<_> = others.map(|field| (field.name.to_owned(), field.value.to_vec())).collect();
+    others.sort();
+    (request.method.unwrap().to_owned(), request.path.unwrap().to_owned(), others)
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn h7_no_value_becomes_another_field_upstream(
+        path in "/[a-zA-Z0-9?&=%._~-]{0,12}",
+        fields in proptest::collection::vec(
+            ("[xX]-[a-zA-Z0-9!#$&'*+.^_`|~-]{1,3}", proptest::collection::vec(b'\t'..=255, 0..16)),
+            0..5,
+        ),
+    ) {
+        // What the parser of heads lets through.
+        let fields: Sent = fields
+            .into_iter()
+            .map(|(name, mut value)| {
+                value.retain(|byte| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f));
+                (name, value)
+            })
+            .collect();
+        let mut expected: Vec<_> =
+            fields.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.trim_ascii().to_vec())).collect();
+        expected.sort();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let seen = runtime.block_on(seen_upstream(&path, &fields));
+        proptest::prop_assert_eq!(seen, ("GET".to_owned(), path, expected));
+    }
 }

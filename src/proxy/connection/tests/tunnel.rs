@@ -122,6 +122,42 @@ async fn client_that_resets_has_the_upstream_reset() {
     assert_eq!(proxy.event().await, format!("close {authority} client_reset 1/6"));
 }
 
+/// Lets the upstream send until nobody takes more: bytes wait everywhere on the way.
+async fn fill_the_way(upstream: &TcpStream) {
+    let bytes = vec![b'x'; 256 << 10];
+    let mut sent = 0;
+    while sent < 64 << 20 {
+        match tokio::time::timeout(Duration::from_millis(300), upstream.writable()).await {
+            Ok(ready) => ready.unwrap(),
+            Err(_) => return,
+        }
+        sent += upstream.try_write(&bytes).unwrap_or(0);
+    }
+    panic!("somebody holds 64 MiB");
+}
+
+#[tokio::test]
+async fn client_that_leaves_a_large_flow_has_the_upstream_reset() {
+    let Open { mut proxy, peer, mut upstream, .. } = open(Limits::default()).await;
+    fill_the_way(&upstream).await;
+    drop(peer);
+    let error = within(upstream.read_u8()).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    let event = proxy.event().await;
+    assert!(event.contains(" client_reset 0/"), "{event}");
+}
+
+#[tokio::test]
+async fn upstream_that_resets_a_large_flow_is_no_orderly_end() {
+    let Open { mut proxy, mut peer, upstream, .. } = open(Limits::default()).await;
+    fill_the_way(&upstream).await;
+    upstream.set_zero_linger().unwrap();
+    drop(upstream);
+    assert!(!peer.rest().await.is_empty());
+    let event = proxy.event().await;
+    assert!(event.contains(" upstream_reset 0/"), "{event}");
+}
+
 #[tokio::test]
 async fn idle_tunnel_is_closed() {
     let limits = Limits { idle: Duration::from_millis(50), ..Limits::default() };

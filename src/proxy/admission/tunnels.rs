@@ -9,7 +9,7 @@ use tokio::sync::{oneshot, watch};
 use crate::name::CloisterName;
 use crate::policy::{Authority, ConnectionId, Policy, Request, Via};
 
-use super::refusal::Reason;
+use crate::proxy::refusal::Reason;
 
 /// Why everything of one sandbox ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +31,7 @@ impl From<Ending> for Reason {
 
 /// The open tunnels and requests of one sandbox.
 #[derive(Debug)]
-pub(super) struct Tunnels {
+pub(in crate::proxy) struct Tunnels {
     open: Mutex<HashMap<ConnectionId, Entry>>,
     /// Set once and never unset.
     ending: watch::Sender<Option<Ending>>,
@@ -54,14 +54,14 @@ struct Entry {
 
 /// Why nothing more is let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(in crate::proxy) enum Refused {
     TooMany { limit: usize },
     Ended(Ending),
 }
 
 impl Tunnels {
     /// Enters what `connection` is about to open, unless `max` are open; dropping the registration takes it out again.
-    pub(super) fn register(
+    pub(in crate::proxy) fn register(
         self: &Arc<Self>,
         connection: ConnectionId,
         authority: Authority,
@@ -84,7 +84,7 @@ impl Tunnels {
     /// Stops all that `policy` does not allow any more, and says how many these were.
     ///
     /// Without a policy nothing is allowed.
-    pub(super) fn revalidate(&self, cloister: &CloisterName, policy: Option<&Policy>) -> usize {
+    pub(in crate::proxy) fn revalidate(&self, cloister: &CloisterName, policy: Option<&Policy>) -> usize {
         let mut open = self.lock();
         let withdrawn: Vec<_> = open
             .iter()
@@ -100,7 +100,7 @@ impl Tunnels {
     }
 
     /// Stops all, and lets nothing in from now on.
-    pub(super) fn end(&self, ending: Ending) {
+    pub(in crate::proxy) fn end(&self, ending: Ending) {
         self.ending.send_if_modified(|current| current.is_none() && current.replace(ending).is_none());
         for (_, entry) in self.lock().drain() {
             stop(Some(entry), ending.into());
@@ -108,12 +108,12 @@ impl Tunnels {
     }
 
     /// Tells when everything ends.
-    pub(super) fn ending(&self) -> watch::Receiver<Option<Ending>> {
+    pub(in crate::proxy) fn ending(&self) -> watch::Receiver<Option<Ending>> {
         self.ending.subscribe()
     }
 
     /// How many are open.
-    pub(super) fn count(&self) -> usize {
+    pub(in crate::proxy) fn count(&self) -> usize {
         self.lock().len()
     }
 
@@ -139,7 +139,7 @@ impl Entry {
 
 /// The proof that something is registered; it hears when it has to stop.
 #[derive(Debug)]
-pub(super) struct Registration {
+pub(in crate::proxy) struct Registration {
     tunnels: Arc<Tunnels>,
     connection: ConnectionId,
     stopped: oneshot::Receiver<Reason>,
@@ -147,14 +147,14 @@ pub(super) struct Registration {
 
 impl Registration {
     /// Notes the addresses that were permitted, to be judged again whenever the policy changes.
-    pub(super) fn permitted(&self, addresses: &[SocketAddr]) {
+    pub(in crate::proxy) fn permitted(&self, addresses: &[SocketAddr]) {
         if let Some(entry) = self.tunnels.lock().get_mut(&self.connection) {
             entry.addresses = addresses.to_vec();
         }
     }
 
     /// Waits until it has to stop, and says why.
-    pub(super) async fn stopped(&mut self) -> Reason {
+    pub(in crate::proxy) async fn stopped(&mut self) -> Reason {
         // The sender is dropped unused only with the whole registry.
         (&mut self.stopped).await.unwrap_or(Reason::ShuttingDown)
     }

@@ -1,0 +1,116 @@
+//! A client's socket while an exchange reads from it, writes to it and watches it, all in one task.
+//!
+//! A client that has gone in both directions leaves nobody to hear an answer (H15); one that has only ended its own
+//! direction still listens.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::sleep;
+
+use crate::proxy::connect::relay::Idle;
+use crate::proxy::connection::Stream;
+use crate::proxy::refusal::Reason;
+
+/// How often it is looked: readiness would tell the end of one direction again and again.
+const BEAT: Duration = Duration::from_millis(250);
+
+/// The socket, whose reader and writer belong to one task: the lock is never waited for.
+pub(super) struct Shared<'a, S>(Mutex<&'a mut S>);
+
+/// Why nobody waits for the end of an exchange any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lost {
+    Client,
+    Patience(Reason),
+}
+
+impl<'a, S: Stream> Shared<'a, S> {
+    pub(super) fn new(stream: &'a mut S) -> Self {
+        Self(Mutex::new(stream))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, &'a mut S> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the client has gone, or a limit of time is reached.
+    pub(super) async fn lost(&self, idle: Idle<'_>) -> Lost {
+        loop {
+            match idle.left() {
+                Ok(left) => sleep(left.min(BEAT)).await,
+                Err(reason) => return Lost::Patience(reason),
+            }
+            if has_hung_up(&**self.lock()) {
+                return Lost::Client;
+            }
+        }
+    }
+}
+
+/// Waits until the client has gone, whose socket nobody else uses meanwhile.
+pub(in crate::proxy) async fn gone(socket: &impl AsFd) {
+    loop {
+        sleep(BEAT).await;
+        if has_hung_up(socket) {
+            return;
+        }
+    }
+}
+
+fn has_hung_up(socket: &impl AsFd) -> bool {
+    let mut asked = [PollFd::new(socket, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut asked, Some(&now)).is_ok() && asked[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+}
+
+impl<S: Stream> AsyncRead for &Shared<'_, S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut **self.lock()).poll_read(cx, buffer)
+    }
+}
+
+impl<S: Stream> AsyncWrite for &Shared<'_, S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut **self.lock()).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut **self.lock()).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut **self.lock()).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::net::Shutdown;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn h15_only_a_client_that_left_in_both_directions_has_gone() {
+        let (mut client, proxy) = UnixStream::pair().unwrap();
+        assert!(!has_hung_up(&proxy));
+        client.write_all(b"bytes that nobody has read").unwrap();
+        assert!(!has_hung_up(&proxy));
+        client.shutdown(Shutdown::Write).unwrap();
+        assert!(!has_hung_up(&proxy));
+        drop(client);
+        assert!(has_hung_up(&proxy));
+    }
+}
