@@ -41,7 +41,7 @@ mod verify;
 pub use entry::Entry;
 pub use event::{Event, UnknownEvent};
 pub use head::{Head, InvalidHead, LineHash};
-pub use log::{AuditLog, Noted, Repeatable, Storage};
+pub use log::{AuditLog, Lag, Noted, Repeatable, Storage};
 pub use read::{Filter, HostFilter, InvalidHostFilter, InvalidSince, ReadError, Reader, parse_since};
 pub use record::Record;
 pub use verify::{Difference, FileReport, Problem, Verified, VerifyError, verify, verify_all};

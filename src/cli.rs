@@ -138,11 +138,13 @@ async fn dispatch(command: Command, paths: &Paths, output: &Output) -> Result<Ex
         Command::Guardian(GuardianCommand::Stop { yes, drain }) => {
             guardian::stop(yes, drain.unwrap_or_default(), paths, output).await
         }
-        Command::Guardian(GuardianCommand::Status) => guardian::status(paths, output).await,
+        Command::Guardian(GuardianCommand::Status { metrics }) => {
+            guardian::status(metrics, paths, output).await
+        }
         Command::Guardian(GuardianCommand::Reload) => guardian::reload(paths, output).await,
         Command::Guardian(GuardianCommand::Run { replace }) => guardian::run_daemon(replace, paths),
         Command::Audit(arguments) => audit::run(arguments, paths, output).await,
-        Command::Why { target, cloister } => why::run(&target, cloister.as_ref(), paths, output),
+        Command::Why { target, cloister } => why::run(&target, cloister.as_ref(), paths, output).await,
         Command::Doctor { probe: false } => doctor::diagnose(paths, output),
         Command::Doctor { probe: true } => doctor::probe(paths, output).await,
         Command::SandboxInit(_) => Err(CommandError::user("`sandbox-init` runs inside a sandbox only")),

@@ -11,7 +11,7 @@
 use std::error::Error;
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Semaphore, watch};
@@ -29,7 +29,7 @@ pub use admission::tunnels::Ending;
 pub use connect::splice::{Socket, Spliceable};
 pub use connection::Stream;
 pub use dial::resolve::{Resolve, ResolveError, Resolving, SystemResolver};
-pub use journal::{Event, EventKind, Journal, JournalError};
+pub use journal::{Event, EventKind, Journal, JournalError, Sample, Step, Traffic};
 pub use refusal::Reason;
 
 use admission::Admission;
@@ -230,9 +230,14 @@ impl Client {
         }
     }
 
+    /// Tells how long a step took that began at `since`.
+    fn measure(&self, step: Step, since: Instant) {
+        self.services.journal.measure(Sample::Took(step, since.elapsed()));
+    }
+
     fn write_denial(&self, refusal: &Refusal) {
         let Audit::Deny { rule, detail } = refusal.audit() else {
-            return;
+            return self.services.journal.measure(Sample::Refused(refusal.reason()));
         };
         let event = Event {
             cloister: &self.identity.cloister,

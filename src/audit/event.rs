@@ -56,6 +56,10 @@ events! {
     GuardianStart = "guardian.start",
     /// The guardian ended in order.
     GuardianStop = "guardian.stop",
+    /// Changed settings hold now, or a file that could not be used is good again.
+    ConfigReload = "config.reload",
+    /// A file of settings can't be used; the rules before it hold.
+    ConfigInvalid = "config.invalid",
     /// A human trusted a project's configuration.
     ConfigTrust = "config.trust",
     /// A sandbox's token was issued.

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rustix::fs::{FlockOperation, OFlags, flock};
@@ -48,6 +48,15 @@ pub enum Noted {
     Counted,
 }
 
+/// How far the disk is behind what was written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Lag {
+    /// How many records of the unified file are not known to be on disk.
+    pub records: u64,
+    /// How long the oldest of them waits.
+    pub age: Duration,
+}
+
 /// Writes the log of all cloisters; one process holds it at a time.
 ///
 /// A record stands in the unified file before [`append`](Self::append) returns, except for `proxy.close`, which tells
@@ -83,6 +92,22 @@ struct State {
     is_failing: bool,
     keeper_sleeps_until: Option<Instant>,
     is_ending: bool,
+    on_disk: OnDisk,
+}
+
+/// What of the unified file is known to be on disk.
+#[derive(Debug)]
+struct OnDisk {
+    seq: u64,
+    /// Since when a record waits.
+    waits_since: Option<Instant>,
+}
+
+/// Files that were written, and the last record in them.
+struct Batch {
+    files: Vec<Unsynced>,
+    seq: u64,
+    at: Instant,
 }
 
 #[derive(Debug)]
@@ -117,8 +142,10 @@ impl AuditLog {
             is_failing: false,
             keeper_sleeps_until: None,
             is_ending: false,
+            on_disk: OnDisk { seq: 0, waits_since: None },
         };
         state.repair()?;
+        state.on_disk.seq = state.unified.head().seq;
         state.sync_due = state.unified.is_dirty().then(|| Instant::now() + SYNC_DELAY);
         let shared = Arc::new(Shared { state: Mutex::new(state), wake: Condvar::new() });
         let keeper = keeper::spawn(Arc::clone(&shared))
@@ -185,11 +212,21 @@ impl AuditLog {
         state.flush(Instant::now())?;
         let unsynced = state.take_unsynced();
         drop(state);
-        let outcome = keeper::sync_all(&unsynced);
-        if outcome.is_err() {
-            self.state()?.mark_dirty();
+        let outcome = keeper::sync_all(&unsynced.files);
+        let mut state = self.state()?;
+        match &outcome {
+            Ok(()) => state.note_on_disk(&unsynced),
+            Err(_) => state.mark_dirty(),
         }
         outcome
+    }
+
+    /// Tells how far the disk is behind.
+    pub fn lag(&self) -> Result<Lag, AuditError> {
+        let state = self.state()?;
+        let records = state.unified.head().seq.saturating_sub(state.on_disk.seq);
+        let age = state.on_disk.waits_since.map_or(Duration::ZERO, |since| since.elapsed());
+        Ok(Lag { records, age })
     }
 
     /// Wakes the keeper when something has to be done before it would look.
@@ -253,6 +290,7 @@ impl State {
         let now = Instant::now();
         self.flush_due.get_or_insert(now + FLUSH_DELAY);
         self.sync_due.get_or_insert(now + SYNC_DELAY);
+        self.on_disk.waits_since.get_or_insert(now);
         outcome
     }
 
@@ -263,7 +301,8 @@ impl State {
         }
         self.flush_all()?;
         let unsynced = self.take_unsynced();
-        keeper::sync_all(&unsynced).inspect_err(|_| self.mark_dirty())?;
+        keeper::sync_all(&unsynced.files).inspect_err(|_| self.mark_dirty())?;
+        self.note_on_disk(&unsynced);
         self.is_failing = false;
         Ok(())
     }
@@ -303,7 +342,7 @@ impl State {
     }
 
     /// Takes the files that were written, and closes those whose sandbox is gone.
-    fn take_unsynced(&mut self) -> Vec<Unsynced> {
+    fn take_unsynced(&mut self) -> Batch {
         self.sync_due = None;
         let mut unsynced = Vec::from_iter(self.unified.take_unsynced());
         self.cloisters.retain(|_, own| {
@@ -312,7 +351,18 @@ impl State {
             unsynced.extend(written);
             is_kept
         });
-        unsynced
+        Batch { files: unsynced, seq: self.unified.head().seq, at: Instant::now() }
+    }
+
+    /// Remembers what was brought to disk.
+    fn note_on_disk(&mut self, batch: &Batch) {
+        if batch.files.is_empty() {
+            // Another sync may be at what was written.
+            return;
+        }
+        self.on_disk.seq = self.on_disk.seq.max(batch.seq);
+        let is_whole = self.unified.head().seq == self.on_disk.seq;
+        self.on_disk.waits_since = if is_whole { None } else { Some(batch.at) };
     }
 
     fn mark_dirty(&mut self) {
@@ -322,8 +372,8 @@ impl State {
     }
 
     /// Remembers how a sync in the background went.
-    fn note_sync(&mut self, synced: Result<(), AuditError>) {
-        let Err(error) = synced else { return };
+    fn note_sync(&mut self, batch: &Batch, synced: Result<(), AuditError>) {
+        let Err(error) = synced else { return self.note_on_disk(batch) };
         tracing::error!(error = &error as &dyn std::error::Error, "the audit log is not on disk");
         self.mark_dirty();
         self.sync_due = Some(Instant::now() + SYNC_DELAY);

@@ -182,9 +182,13 @@ pub(super) enum GuardianCommand {
         #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
         drain: Option<Duration>,
     },
-    /// Say how it is
-    Status,
-    /// Read the settings again
+    /// Say how it is: settings, audit log, and what each cloister does
+    Status {
+        /// Print its measurements as text for Prometheus
+        #[arg(long)]
+        metrics: bool,
+    },
+    /// Read the settings again; changed files are noticed without it
     Reload,
     /// Run it in the foreground
     Run {

@@ -5,10 +5,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::error::CommandError;
-use super::output::{Output, human_duration, json, line};
+use super::output::{Output, json, line};
 use crate::guardian::Role;
 use crate::guardian::client::{ClientError, Guardian, READY};
 use crate::paths::Paths;
+
+mod status;
 
 /// Runs the daemon in the foreground.
 pub(super) fn run_daemon(replace: bool, paths: &Paths) -> Result<ExitCode, CommandError> {
@@ -72,25 +74,15 @@ pub(super) async fn stop(
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) async fn status(paths: &Paths, output: &Output) -> Result<ExitCode, CommandError> {
-    let status = Guardian::connect(paths).await?.status().await?;
-    if output.is_json() {
-        json(&[status])?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    line(&format!("guardian    running, pid {}, version {}", status.pid, status.version))?;
-    line(&format!("uptime      {}", human_duration(Duration::from_secs(status.uptime_s))))?;
-    match &status.audit_problem {
-        None => line(&format!("audit log   ends at {}", status.audit_head))?,
-        Some(problem) => line(&format!("audit log   {problem}; nothing passes"))?,
-    }
-    line("unlisted    refused (asking a human comes in a later version)")?;
-    if status.draining > 0 {
-        line(&format!("draining    {} of the guardian before this one", count(status.draining, "tunnel")))?;
-    }
-    line(&format!("cloisters   {}", status.cloisters.len()))?;
-    for cloister in &status.cloisters {
-        line(&format!("  {}  {}", cloister.cloister, count(cloister.tunnels, "tunnel")))?;
+/// Says how it is: for people, as JSON, or as text for Prometheus.
+pub(super) async fn status(metrics: bool, paths: &Paths, output: &Output) -> Result<ExitCode, CommandError> {
+    let guardian = Guardian::connect(paths).await?;
+    if metrics {
+        line(guardian.metrics().await?.trim_end())?;
+    } else if output.is_json() {
+        json(&[guardian.status().await?])?;
+    } else {
+        status::show(&guardian.status().await?)?;
     }
     Ok(ExitCode::SUCCESS)
 }

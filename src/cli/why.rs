@@ -1,5 +1,6 @@
 //! `cloister why HOST[:PORT]`: the verdict, the rule behind it, and what to type to change it.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use serde::Serialize;
@@ -9,9 +10,10 @@ use super::output::{Output, json, line};
 use super::sandbox::own_project;
 use crate::audit::{self, Entry, Event, Filter, Reader};
 use crate::config::Config;
+use crate::guardian::client::{Guardian, Judgement, SettingsProblem, usual_way};
 use crate::name::{CloisterName, ProjectName};
 use crate::paths::Paths;
-use crate::policy::{Authority, ConnectionId, Decision, Destination, Host, Policy, Request, Rule, Via};
+use crate::policy::{Authority, Host, Policy, Via};
 use crate::sandbox::Receipt;
 
 /// What is told about one destination.
@@ -21,15 +23,17 @@ struct Verdict {
     port: u16,
     cloister: String,
     decision: &'static str,
-    reason: Option<&'static str>,
+    reason: Option<String>,
     rule: Option<String>,
     origin: Option<String>,
     detail: Option<String>,
+    /// The files that can't be used, when the verdict is by the rules before them.
+    stale: Vec<SettingsProblem>,
     last_refusal: Option<Entry>,
     next: Option<String>,
 }
 
-pub(super) fn run(
+pub(super) async fn run(
     target: &str,
     cloister: Option<&CloisterName>,
     paths: &Paths,
@@ -37,14 +41,48 @@ pub(super) fn run(
 ) -> Result<ExitCode, CommandError> {
     let authority = Authority::parse_with_default(target, 443).map_err(CommandError::user)?;
     let (cloister, project) = asker(cloister, paths)?;
-    let policy = Policy::new(Config::load_for(paths, Some(&project))?.policy_input(Vec::new()));
-    let verdict = judge(&policy, &authority, &cloister, &project, paths);
+    let (judgement, stale) = match Config::load_for(paths, Some(&project)) {
+        Ok(config) => {
+            let policy = Policy::new(config.policy_input(Vec::new()));
+            (Judgement::of(&policy, &cloister, &authority), Vec::new())
+        }
+        Err(error) => match held(&cloister, &authority, paths).await {
+            Some(held) => held,
+            None => return Err(error.into()),
+        },
+    };
+    let verdict = Verdict {
+        host: authority.host().to_string(),
+        port: authority.port(),
+        cloister: cloister.to_string(),
+        decision: if judgement.is_allowed { "allowed" } else { "refused" },
+        last_refusal: last_refusal(&authority, &cloister, paths),
+        next: next(&judgement, &authority, &paths.project_file(&project), &stale),
+        reason: judgement.reason,
+        rule: judgement.rule,
+        origin: judgement.origin,
+        detail: judgement.detail,
+        stale,
+    };
     if output.is_json() {
         json(&[&verdict])?;
     } else {
         show(&verdict)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a running guardian says by the rules that it still has from before the files broke.
+async fn held(
+    cloister: &CloisterName,
+    authority: &Authority,
+    paths: &Paths,
+) -> Option<(Judgement, Vec<SettingsProblem>)> {
+    let guardian = Guardian::connect(paths).await.ok()?;
+    let judgement = guardian.judge(cloister, authority).await.ok()?;
+    // Of files that broke this very moment it may know nothing yet.
+    let status = guardian.status().await.ok()?;
+    Some((judgement, status.settings_problems))
 }
 
 /// Who would ask: the named cloister, or this directory's.
@@ -64,84 +102,38 @@ fn asker(
     }
 }
 
-fn judge(
-    policy: &Policy,
-    authority: &Authority,
-    cloister: &CloisterName,
-    project: &ProjectName,
-    paths: &Paths,
-) -> Verdict {
-    let via = if authority.port() == 80 { Via::Plain } else { Via::Connect };
-    let request = Request { cloister, authority, via, connection: ConnectionId::new(0) };
-    let mut verdict = Verdict {
-        host: authority.host().to_string(),
-        port: authority.port(),
-        cloister: cloister.to_string(),
-        decision: "refused",
-        reason: None,
-        rule: None,
-        origin: None,
-        detail: None,
-        last_refusal: last_refusal(authority, cloister, paths),
-        next: None,
-    };
-    let mut name = |rule: Option<&Rule>| {
-        verdict.rule = rule.map(ToString::to_string);
-        verdict.origin = rule.map(|rule| rule.origin().to_string());
-    };
-    let file = paths.project_file(project);
-    let add = format!(
-        "add `{}` to `proxy.allow` in {} and run `cloister guardian reload`",
-        wanted(authority, via),
-        file.display()
-    );
-    match policy.evaluate(&request) {
-        Decision::Allow(allowed) => {
-            name(Some(allowed.rule()));
-            verdict.decision = "allowed";
-            if let Destination::Known(addresses) = allowed.destination() {
-                let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-                verdict.detail = Some(format!("goes to {}", addresses.join(", ")));
-            }
-        }
-        Decision::Deny(denial) => {
-            name(denial.rule().map(AsRef::as_ref));
-            verdict.reason = Some(denial.reason().code());
-            verdict.detail = denial.detail().map(str::to_owned);
-            // A name of this machine alone says so in the detail: a rule does not help it, a pin does.
-            let is_local = matches!(authority.host(), Host::Name(name) if name.is_local());
-            let add = if is_local && denial.detail().is_some() {
-                format!(
-                    "name it exactly in `proxy.allow`, pin it in `proxy.hosts` in {}, and reload",
-                    file.display()
-                )
-            } else {
-                add
-            };
-            verdict.next = next(denial.reason().code(), &verdict, add);
-        }
-        Decision::Ask(_) => {
-            verdict.reason = Some("not_allowed");
-            verdict.detail = Some("no rule names it (asking a human comes in a later version)".to_owned());
-            verdict.next = Some(add);
-        }
-    }
-    verdict
-}
-
 /// The rule that would allow it: the port is written when it is not one that a rule means by itself.
-fn wanted(authority: &Authority, via: Via) -> String {
-    match (via, authority.port()) {
+fn wanted(authority: &Authority) -> String {
+    match (usual_way(authority), authority.port()) {
         (Via::Connect, 443) | (Via::Plain, 80) => authority.host().to_string(),
         _ => authority.to_string(),
     }
 }
 
-fn next(reason: &str, verdict: &Verdict, add: String) -> Option<String> {
-    match (reason, &verdict.origin) {
-        ("not_allowed", _) => Some(add),
+/// What to type or to write, in the project's `file` or another, so that it is otherwise.
+fn next(
+    judgement: &Judgement,
+    authority: &Authority,
+    file: &Path,
+    stale: &[SettingsProblem],
+) -> Option<String> {
+    if !stale.is_empty() {
+        return Some("mend the file: what it says then holds at once".to_owned());
+    }
+    let is_local = matches!(authority.host(), Host::Name(name) if name.is_local());
+    match (judgement.reason.as_deref()?, &judgement.origin) {
+        // A name of this machine alone says so in the detail: a rule does not help it, a pin does.
+        ("not_allowed", _) if is_local && judgement.detail.is_some() => Some(format!(
+            "name it exactly in `proxy.allow`, pin it in `proxy.hosts` in {}; it holds at once",
+            file.display()
+        )),
+        ("not_allowed", _) => Some(format!(
+            "add `{}` to `proxy.allow` in {}; it holds at once",
+            wanted(authority),
+            file.display()
+        )),
         ("denied_by_rule", Some(origin)) => {
-            Some(format!("remove the deny rule at {origin} and run `cloister guardian reload`"))
+            Some(format!("remove the deny rule at {origin}; the change holds at once"))
         }
         _ => None,
     }
@@ -161,8 +153,12 @@ fn last_refusal(authority: &Authority, cloister: &CloisterName, paths: &Paths) -
 
 fn show(verdict: &Verdict) -> Result<(), CommandError> {
     let destination = format!("{}:{}", verdict.host, verdict.port);
-    let reason = verdict.reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
+    let reason = verdict.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
     line(&format!("{destination} is {} for {}{reason}", verdict.decision, verdict.cloister))?;
+    for broken in &verdict.stale {
+        line(&format!("  by the rules from before {} broke, since {}:", broken.path, broken.since))?;
+        broken.problems.iter().try_for_each(|problem| line(&format!("    {problem}")))?;
+    }
     if let (Some(rule), Some(origin)) = (&verdict.rule, &verdict.origin) {
         line(&format!("  rule: {rule}, from {origin}"))?;
     }

@@ -16,7 +16,11 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
 
-pub use super::control::api::{API_VERSION, CloisterStatus, Registration, Reloaded, Status};
+pub use super::control::api::{
+    API_VERSION, CloisterStatus, LastDenial, ProcessStatus, Registration, Reloaded, Reloads, SettingsProblem,
+    Status, Totals,
+};
+pub use super::judgement::{Judgement, usual_way};
 pub use super::registry::tokens::{
     TokenError, TokenFile, files as token_files, forget as forget_token, kept_for as token_kept_for,
 };
@@ -24,6 +28,7 @@ pub use super::registry::tokens::{
 use super::control::api::{Failure, Registered, Revoked, Stop, StopReceipt, Version};
 use crate::name::CloisterName;
 use crate::paths::{Lock, Paths, PathsError};
+use crate::policy::Authority;
 use crate::process;
 
 /// What the variables of a guardian's environment are taken from; everything else stays outside.
@@ -233,6 +238,25 @@ impl Guardian {
         self.ask(Method::GET, "/status", Vec::new()).await
     }
 
+    /// Asks what the rules that hold in it say of a destination.
+    pub async fn judge(
+        &self,
+        cloister: &CloisterName,
+        authority: &Authority,
+    ) -> Result<Judgement, ClientError> {
+        self.ask(Method::GET, &format!("/judgements/{cloister}/{authority}"), Vec::new()).await
+    }
+
+    /// Asks for its measurements, as text for Prometheus.
+    pub async fn metrics(&self) -> Result<String, ClientError> {
+        let (status, body) = self.exchange(Method::GET, "/metrics", Vec::new()).await?;
+        if status.is_success() {
+            Ok(String::from_utf8_lossy(&body).into_owned())
+        } else {
+            Err(refusal(status, &body))
+        }
+    }
+
     /// Stops it and waits until it is gone; the answer is the head of the audit log. Open tunnels may go on for `drain`.
     pub async fn shut_down(&self, paths: &Paths, drain: Duration) -> Result<String, ClientError> {
         let drain_ms = u64::try_from(drain.as_millis()).unwrap_or(u64::MAX);
@@ -257,22 +281,29 @@ impl Guardian {
         path: &str,
         body: Vec<u8>,
     ) -> Result<T, ClientError> {
-        for _ in 0..RETRIES {
-            match self.ask_once(method.clone(), path, body.clone()).await {
-                Ok((StatusCode::MISDIRECTED_REQUEST, _)) => {}
-                // What was not answered was not done, or does no harm when it is done twice.
-                Err(ClientError::Http(error)) if !error.is_parse() && !error.is_user() => {}
-                other => {
-                    let (status, body) = other?;
-                    return parse(status, &body);
-                }
-            }
-        }
-        let (status, body) = self.ask_once(method, path, body).await?;
+        let (status, body) = self.exchange(method, path, body).await?;
         parse(status, &body)
     }
 
-    async fn ask_once(
+    /// Asks, and asks again when another guardian has taken over meanwhile.
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
+        for _ in 0..RETRIES {
+            match self.exchange_once(method.clone(), path, body.clone()).await {
+                Ok((StatusCode::MISDIRECTED_REQUEST, _)) => {}
+                // What was not answered was not done, or does no harm when it is done twice.
+                Err(ClientError::Http(error)) if !error.is_parse() && !error.is_user() => {}
+                other => return other,
+            }
+        }
+        self.exchange_once(method, path, body).await
+    }
+
+    async fn exchange_once(
         &self,
         method: Method,
         path: &str,
@@ -308,10 +339,14 @@ fn parse<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Result<T, Clie
     if status.is_success() {
         return serde_json::from_slice(body).map_err(ClientError::Answer);
     }
-    Err(match serde_json::from_slice::<Failure>(body) {
+    Err(refusal(status, body))
+}
+
+fn refusal(status: StatusCode, body: &[u8]) -> ClientError {
+    match serde_json::from_slice::<Failure>(body) {
         Ok(failure) => ClientError::Refused(failure.error),
         Err(_) => ClientError::Refused(format!("the guardian answered {status}")),
-    })
+    }
 }
 
 /// Starts a guardian and waits until it serves or has given up: then the error is what it said.

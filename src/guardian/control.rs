@@ -5,38 +5,39 @@
 //! the second one is what counts.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::{UnixListener as Bound, UnixStream};
+use std::os::unix::net::UnixListener as Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::body::Bytes;
-use axum::extract::connect_info::Connected;
-use axum::extract::{ConnectInfo, Path, Request, State};
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
-use axum::serve::IncomingStream;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use tokio::net::UnixListener;
 use tokio::runtime::Handle;
 use tokio::sync::{RwLock, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::handover::{self, PROTOCOL};
-use super::registry::{Registry, RegistryError};
+use super::registry::{METRICS_TYPE, Registry, RegistryError};
 use crate::name::CloisterName;
 use crate::paths::Lock;
+use crate::policy::Authority;
 use crate::process::Identity;
 use crate::token::ControlKey;
 use api::{API_VERSION, Failure, Registration, Stop, StopReceipt, Version};
 
 pub(super) mod api;
+mod serve;
 
-/// How long open answers may take once the guardian was told to stop.
-const END_PATIENCE: Duration = Duration::from_secs(3);
+/// The longest body of a request.
+const MAX_BODY_BYTES: usize = 64 << 10;
+/// How long a body may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a new guardian waits for the requests before its own.
 const TURN_PATIENCE: Duration = Duration::from_secs(5);
@@ -88,30 +89,24 @@ impl Control {
 }
 
 /// Whom a connection belongs to; `None` when the kernel does not say.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 struct Peer {
     uid: Option<u32>,
     pid: Option<i32>,
-    /// The connection itself, for a handover.
-    stream: Option<Arc<OwnedFd>>,
-}
-
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        let credentials = stream.io().peer_cred().ok();
-        Self {
-            uid: credentials.map(|credentials| credentials.uid()),
-            pid: credentials.and_then(|credentials| credentials.pid()),
-            stream: stream.io().as_fd().try_clone_to_owned().ok().map(Arc::new),
-        }
-    }
 }
 
 /// Serves the control socket until it is told to stop and the open answers are written, or are overdue.
 pub(super) async fn serve(listener: UnixListener, control: Arc<Control>) -> std::io::Result<()> {
-    let routes = Router::new()
+    let told = control.shutdown.subscribe();
+    serve::serve(listener, routes(control), told).await
+}
+
+fn routes(control: Arc<Control>) -> Router {
+    Router::new()
         .route("/version", get(version))
         .route("/status", get(status))
+        .route("/metrics", get(metrics))
+        .route("/judgements/{cloister}/{authority}", get(judge))
         .route("/reload", post(reload))
         .route("/shutdown", post(shutdown))
         .route("/tokens", post(register))
@@ -119,26 +114,17 @@ pub(super) async fn serve(listener: UnixListener, control: Arc<Control>) -> std:
         .route("/tokens/{cloister}/started", post(confirm))
         .layer(middleware::from_fn_with_state(Arc::clone(&control), wait_for_turn))
         .route("/handover", post(hand_over))
-        .fallback(|| async { (StatusCode::NOT_FOUND, failure("there is no such request")) })
+        .fallback(|| async { refuse(StatusCode::NOT_FOUND, "there is no such request") })
+        .method_not_allowed_fallback(|| async {
+            refuse(StatusCode::METHOD_NOT_ALLOWED, "this is not asked in this way")
+        })
         .layer(middleware::from_fn_with_state(Arc::clone(&control), authorise))
-        .with_state(Arc::clone(&control));
-    let service = routes.into_make_service_with_connect_info::<Peer>();
-    let (mut told, mut overdue) = (control.shutdown.subscribe(), control.shutdown.subscribe());
-    // The sender lives in `control`, which outlives both.
-    let until = async move { drop(told.wait_for(|is_told| *is_told).await) };
-    let overdue = async move {
-        drop(overdue.wait_for(|is_told| *is_told).await);
-        sleep(END_PATIENCE).await;
-    };
-    tokio::select! {
-        served = axum::serve(listener, service).with_graceful_shutdown(until) => served,
-        () = overdue => Ok(()),
-    }
+        .with_state(control)
 }
 
 async fn authorise(
     State(control): State<Arc<Control>>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    Extension(peer): Extension<Peer>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -147,17 +133,39 @@ async fn authorise(
     let key = presented.and_then(|value| value.strip_prefix("Bearer "));
     let is_known = peer.uid.is_some_and(|uid| uid == own || uid == 0);
     if is_known && key.is_some_and(|key| control.key.matches(key)) {
-        next.run(request).await
+        match whole(request).await {
+            Ok(request) => next.run(request).await,
+            Err((status, what)) => refuse(status, what),
+        }
     } else {
-        (StatusCode::FORBIDDEN, failure("the control key is missing or wrong")).into_response()
+        refuse(StatusCode::FORBIDDEN, "the control key is missing or wrong")
     }
+}
+
+/// Waits for the whole body, but neither long nor for a long one: no handler runs on half a request.
+async fn whole(request: Request) -> Result<Request, (StatusCode, &'static str)> {
+    let (parts, body) = request.into_parts();
+    match timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY_BYTES)).await {
+        Ok(Ok(bytes)) => Ok(Request::from_parts(parts, Body::from(bytes))),
+        Ok(Err(_)) => Err((StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than 64 KiB, or broken")),
+        Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the body did not come within 5 seconds")),
+    }
+}
+
+/// The answer when a handler broke off.
+fn broken_off() -> Response {
+    refuse(StatusCode::INTERNAL_SERVER_ERROR, "the guardian broke off in the middle of this; see its log")
+}
+
+fn refuse(status: StatusCode, what: &str) -> Response {
+    (status, failure(what)).into_response()
 }
 
 /// Has a request wait while the guardian is being replaced; afterwards it is the other's to answer.
 async fn wait_for_turn(State(control): State<Arc<Control>>, request: Request, next: Next) -> Response {
     let _turn = control.changes.read().await;
     if control.is_replaced() {
-        return (StatusCode::MISDIRECTED_REQUEST, failure("another guardian has taken over")).into_response();
+        return refuse(StatusCode::MISDIRECTED_REQUEST, "another guardian has taken over");
     }
     next.run(request).await
 }
@@ -166,9 +174,26 @@ fn failure(error: impl Into<String>) -> Json<Failure> {
     Json(Failure { error: error.into() })
 }
 
-impl IntoResponse for RegistryError {
+/// Why a request is not done.
+enum Refusal {
+    /// It can't be understood.
+    Request(String),
+    /// It failed.
+    Failed(RegistryError),
+}
+
+impl From<RegistryError> for Refusal {
+    fn from(error: RegistryError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        (StatusCode::INTERNAL_SERVER_ERROR, failure(chain(&self))).into_response()
+        match self {
+            Self::Request(what) => refuse(StatusCode::BAD_REQUEST, &what),
+            Self::Failed(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &chain(&error)),
+        }
     }
 }
 
@@ -186,75 +211,86 @@ async fn status(State(control): State<Arc<Control>>) -> Response {
     Json(control.registry.status()).into_response()
 }
 
-async fn reload(State(control): State<Arc<Control>>) -> Result<Response, RegistryError> {
+async fn metrics(State(control): State<Arc<Control>>) -> Response {
+    match control.registry.metrics() {
+        Ok(text) => ([(header::CONTENT_TYPE, METRICS_TYPE)], text).into_response(),
+        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}
+
+async fn judge(
+    State(control): State<Arc<Control>>,
+    Path((cloister, authority)): Path<(String, String)>,
+) -> Result<Response, Refusal> {
+    let cloister = name(&cloister)?;
+    let authority = Authority::parse(&authority).map_err(|error| Refusal::Request(error.to_string()))?;
+    Ok(Json(control.registry.judge(&cloister, &authority)?).into_response())
+}
+
+async fn reload(State(control): State<Arc<Control>>) -> Result<Response, Refusal> {
     Ok(Json(control.registry.reload()?).into_response())
 }
 
-async fn register(
-    State(control): State<Arc<Control>>,
-    Json(registration): Json<Registration>,
-) -> Result<Response, RegistryError> {
+async fn register(State(control): State<Arc<Control>>, body: Bytes) -> Result<Response, Refusal> {
+    // Whatever type the caller names: what counts is what the body holds.
+    let registration: Registration = serde_json::from_slice(&body)
+        .map_err(|error| Refusal::Request(format!("this is no registration: {error}")))?;
     Ok((StatusCode::CREATED, Json(control.registry.register(registration)?)).into_response())
 }
 
 async fn confirm(
     State(control): State<Arc<Control>>,
-    Path(cloister): Path<CloisterName>,
-) -> Result<Response, RegistryError> {
+    Path(cloister): Path<String>,
+) -> Result<Response, Refusal> {
+    let cloister = name(&cloister)?;
     control.registry.confirm(&cloister)?;
     Ok(Json(()).into_response())
 }
 
 async fn revoke(
     State(control): State<Arc<Control>>,
-    Path(cloister): Path<CloisterName>,
-) -> Result<Response, RegistryError> {
+    Path(cloister): Path<String>,
+) -> Result<Response, Refusal> {
+    let cloister = name(&cloister)?;
     Ok(Json(control.registry.revoke(&cloister)?).into_response())
 }
 
-async fn shutdown(State(control): State<Arc<Control>>, body: Bytes) -> Response {
+fn name(text: &str) -> Result<CloisterName, Refusal> {
+    CloisterName::parse(text).map_err(|error| Refusal::Request(error.to_string()))
+}
+
+async fn shutdown(State(control): State<Arc<Control>>, body: Bytes) -> Result<Response, Refusal> {
     let stop = if body.is_empty() { Ok(Stop { drain_ms: 0 }) } else { serde_json::from_slice(&body) };
-    let grace = match stop {
-        Ok(Stop { drain_ms }) => Duration::from_millis(drain_ms),
-        Err(error) => return (StatusCode::BAD_REQUEST, failure(error.to_string())).into_response(),
-    };
-    let closed = control.registry.close(grace).await;
+    let Stop { drain_ms } =
+        stop.map_err(|error| Refusal::Request(format!("this is no way to stop: {error}")))?;
+    let closed = control.registry.close(Duration::from_millis(drain_ms)).await;
     // It ends also when its last record can't be written: nothing passes any more.
     control.shutdown.send_replace(true);
-    match closed {
-        Ok(audit_head) => Json(StopReceipt { audit_head }).into_response(),
-        Err(error) => error.into_response(),
-    }
+    Ok(Json(StopReceipt { audit_head: closed? }).into_response())
 }
 
 /// Gives the connection to a new guardian that asks to take over.
 async fn hand_over(
     State(control): State<Arc<Control>>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    Extension(peer): Extension<Peer>,
     request: Request,
 ) -> Response {
     let asked = request.headers().get(header::UPGRADE).and_then(|protocol| protocol.to_str().ok());
     if asked != Some(PROTOCOL) {
-        return (StatusCode::UPGRADE_REQUIRED, failure(format!("this guardian speaks {PROTOCOL}")))
-            .into_response();
+        return refuse(StatusCode::UPGRADE_REQUIRED, &format!("this guardian speaks {PROTOCOL}"));
     }
-    let refuse = |why: &str| (StatusCode::CONFLICT, failure(why)).into_response();
-    let Some(taker) = peer.pid.and_then(Identity::of) else { return refuse("it can't see who asks") };
-    let Some(stream) = peer.stream.and_then(|stream| stream.try_clone().ok()) else {
-        return refuse("it can't use the connection");
-    };
+    let conflict = |why: &str| refuse(StatusCode::CONFLICT, why);
+    let Some(taker) = peer.pid.and_then(Identity::of) else { return conflict("it can't see who asks") };
     let Ok(changes) = timeout(TURN_PATIENCE, Arc::clone(&control.changes).write_owned()).await else {
-        return refuse("it is busy");
+        return conflict("it is busy");
     };
     if control.registry.is_closed() {
-        return refuse("it is stopping, or another has taken over");
+        return conflict("it is stopping, or another has taken over");
     }
     let runtime = Handle::current();
     tokio::spawn(async move {
         // The answer is on its way then, and what follows belongs to the two guardians.
-        let Ok(upgraded) = hyper::upgrade::on(request).await else { return };
-        drop(upgraded);
-        let stream = UnixStream::from(stream);
+        let Some(stream) = serve::taken(request).await else { return };
         let given = std::thread::Builder::new().name("handover".to_owned()).spawn(move || {
             if stream.set_nonblocking(false).is_ok() {
                 handover::give(stream, &taker, &control, changes, &runtime);

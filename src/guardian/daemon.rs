@@ -207,7 +207,10 @@ async fn serve(paths: &Paths, begun: Begun, ready: impl FnOnce(&Path)) -> Result
         && let Some(predecessor) = link.complete(ledger)?
     {
         registry.follow(predecessor);
+        // What changed while the two were busy holds here and there.
+        registry.refresh();
     }
+    registry.follow_settings().map_err(io_error("follow the settings"))?;
     ready(&paths.control_socket());
     let served = control::serve(listener, Arc::clone(&control)).await;
     if control.is_replaced.load(Ordering::SeqCst) {

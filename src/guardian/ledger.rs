@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::handover::Successor;
-use crate::audit::{AuditError, AuditLog, Event, Head, Noted, Record, Repeatable, unified_file};
+use crate::audit::{AuditError, AuditLog, Event, Head, Lag, Noted, Record, Repeatable, unified_file};
 use crate::paths::Paths;
 
 /// How long a record waits for a log that changes hands; longer than a handover may take.
@@ -98,9 +98,22 @@ impl Ledger {
         }
     }
 
+    /// Tells how far the disk is behind what this process has written.
+    pub(super) fn lag(&self) -> Result<Lag, AuditError> {
+        match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
+            State::Own(log) => log.lag(),
+            State::Closed | State::Passed(_) => Ok(Lag::default()),
+        }
+    }
+
     /// Tells whether this process writes the log.
     pub(super) fn is_own(&self) -> bool {
         matches!(&*self.state.read().unwrap_or_else(PoisonError::into_inner), State::Own(_))
+    }
+
+    /// Tells whether another guardian writes the log, which has taken over from this one.
+    pub(super) fn is_passed(&self) -> bool {
+        matches!(&*self.state.read().unwrap_or_else(PoisonError::into_inner), State::Passed(_))
     }
 
     /// Closes the log for another guardian, and gives its head. Records wait until it [`passes`](Self::pass), or is

@@ -7,19 +7,19 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener as Bound;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{OnceCell, watch};
 
-use super::control::api::{API_VERSION, CloisterStatus, Registered, Registration, Reloaded, Revoked, Status};
+use super::control::api::{Registered, Registration, Revoked};
 use super::guards::{Guards, Report};
 use super::handover::{Order, Predecessor};
 use super::ledger::Ledger;
 use crate::audit::{AuditError, Event, Record};
 use crate::config::{Config, ConfigError, Network};
-use crate::name::{CloisterName, ProjectId, ProjectName};
+use crate::name::{CloisterName, ProjectId};
 use crate::paths::{self, Paths, PathsError};
 use crate::policy::Policy;
 use crate::proxy::{
@@ -27,14 +27,23 @@ use crate::proxy::{
 };
 use crate::sandbox::Receipt;
 use crate::token::{HashedToken, PlainToken};
+use counters::{Counters, Latencies};
 use journal::{SandboxJournal, Trouble};
+use live::Live;
 use policies::CurrentPolicy;
 use tokens::{Kept, TokenError};
 
+mod counters;
 mod ending;
+mod follow;
 mod journal;
+mod live;
+mod metrics;
 mod policies;
+mod status;
 pub(super) mod tokens;
+
+pub(super) use metrics::CONTENT_TYPE as METRICS_TYPE;
 
 /// All sandboxes of one guardian.
 pub(super) struct Registry {
@@ -53,6 +62,9 @@ pub(super) struct Registry {
     predecessor: OnceLock<Arc<Predecessor>>,
     /// The head of the log at the end.
     stopped: OnceCell<String>,
+    /// Locked before `served`, wherever both are.
+    live: Mutex<Live>,
+    latencies: Arc<Latencies>,
 }
 
 /// One sandbox that is served.
@@ -62,6 +74,9 @@ struct Served {
     policy: Arc<CurrentPolicy>,
     /// Where it connects, to be shared with another guardian.
     listener: Option<Bound>,
+    counters: Arc<Counters>,
+    /// What its rules were made of.
+    config: Arc<Config>,
 }
 
 /// Why a sandbox could not be registered, reloaded or revoked.
@@ -98,6 +113,8 @@ impl Registry {
         let guards = Guards::new(report(Arc::clone(&log)))?;
         Ok(Self {
             guards,
+            live: Mutex::default(),
+            latencies: Arc::default(),
             paths,
             log,
             resolver,
@@ -116,10 +133,17 @@ impl Registry {
         self.served.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Writes a record; whether it can be is remembered for those who ask.
+    fn append(&self, record: Record) -> Result<(), AuditError> {
+        let written = self.log.append(record);
+        self.trouble.note(written.as_ref().err());
+        written
+    }
+
     /// Makes sure that everything that an earlier guardian serves could be served by this one.
     pub(super) fn check(paths: &Paths) -> Result<(), RegistryError> {
         for kept in Kept::read_all(paths)? {
-            load(paths, &kept.registration.project)?;
+            Config::load_for(paths, Some(&kept.registration.project))?;
         }
         Ok(())
     }
@@ -130,16 +154,19 @@ impl Registry {
         for kept in Kept::read_all(&self.paths)? {
             let name = kept.registration.cloister.clone();
             self.guard(&name);
+            let config = Config::load_for(&self.paths, Some(&kept.registration.project))?;
             let listener = given.remove(&name).map(Bound::from);
-            served.insert(name, self.serve(kept, listener)?);
+            served.insert(name, self.serve(kept, Arc::new(config), listener)?);
         }
         Ok(())
     }
 
     /// Registers a sandbox and gives out its token; an earlier one of the same directory is replaced.
     pub(super) fn register(&self, registration: Registration) -> Result<Registered, RegistryError> {
+        // Nobody reads the settings between their being read here and the sandbox's being one of those they reach.
+        let _live = self.live();
         let mut served = self.served();
-        if self.is_closed.load(Ordering::SeqCst) {
+        if self.is_closed() {
             return Err(RegistryError::Closed);
         }
         let name = registration.cloister.clone();
@@ -149,6 +176,8 @@ impl Registry {
             let owner = other.kept.registration.directory.clone();
             return Err(RegistryError::NameTaken { name, owner });
         }
+        // Before anything changes: with broken settings, an earlier sandbox keeps its way out.
+        let config = Arc::new(Config::load_for(&self.paths, Some(&registration.project))?);
         let token = PlainToken::from_bytes(random()?);
         let kept = Kept {
             token: HashedToken::of(&token),
@@ -156,13 +185,13 @@ impl Registry {
             created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
             registration,
         };
-        self.log.append(about(Event::TokenIssue, &kept))?;
+        self.append(about(Event::TokenIssue, &kept))?;
         kept.write(&self.paths)?;
         if let Some(earlier) = served.remove(&name) {
             earlier.client.end(Ending::Revoked);
             self.order(Order::Revoke { cloister: name.clone() });
         }
-        match self.serve(kept, None) {
+        match self.serve(kept, config, None) {
             Ok(new) => drop(served.insert(name, new)),
             Err(error) => {
                 // The token was told to nobody; a file that can't be removed now is replaced by the next start.
@@ -174,16 +203,19 @@ impl Registry {
     }
 
     /// Opens the sandbox's socket, unless it was given, and serves it.
-    fn serve(&self, kept: Kept, given: Option<Bound>) -> Result<Served, RegistryError> {
+    fn serve(&self, kept: Kept, config: Arc<Config>, given: Option<Bound>) -> Result<Served, RegistryError> {
         let Registration { cloister, project, branch, .. } = &kept.registration;
-        let (policy, settings) = load(&self.paths, project)?;
+        let (policy, settings) = rules(&config);
         let policy = Arc::new(CurrentPolicy::new(policy));
-        let journal = SandboxJournal::new(
-            Arc::clone(&self.log),
-            Arc::clone(&self.trouble),
-            project.clone(),
-            branch.clone(),
-        );
+        let counters = Arc::new(Counters::default());
+        let journal = SandboxJournal {
+            log: Arc::clone(&self.log),
+            trouble: Arc::clone(&self.trouble),
+            project: project.clone(),
+            branch: branch.clone(),
+            counters: Arc::clone(&counters),
+            latencies: Arc::clone(&self.latencies),
+        };
         let identity =
             Identity { cloister: cloister.clone(), project: project.clone(), token: kept.token.clone() };
         let services = Services {
@@ -207,7 +239,7 @@ impl Registry {
                 Some(bound)
             }
         };
-        Ok(Served { kept, client, policy, listener })
+        Ok(Served { kept, client, policy, listener, counters, config })
     }
 
     /// Watches over a registered sandbox that runs, and records it; one that is watched over already is left alone.
@@ -223,7 +255,7 @@ impl Registry {
         let Some(receipt) = receipt.filter(|receipt| !self.guards.watch_over(receipt)) else { return Ok(()) };
         self.guards.remove(cloister);
         self.guards.take_over(&receipt).map_err(failed)?;
-        Ok(self.log.append(about(Event::SandboxStart, &served.kept))?)
+        Ok(self.append(about(Event::SandboxStart, &served.kept))?)
     }
 
     /// Watches over a sandbox that an earlier guardian served; what can't be watched is told in the log.
@@ -255,64 +287,17 @@ impl Registry {
             let sockets = self.paths.sockets_dir(&kept.id());
             let swept = [paths::remove_if_present(&link), paths::remove_directory(&sockets)];
             for event in [Event::TokenRevoke, Event::SandboxStop] {
-                self.log.append(about(event, kept))?;
+                self.append(about(event, kept))?;
             }
             swept.into_iter().collect::<Result<(), _>>()?;
         }
         forgotten?;
         Ok(Revoked { existed: removed.is_some() })
     }
-
-    /// Reads all rules again and applies them; when one file is bad, all stays as it was.
-    pub(super) fn reload(&self) -> Result<Reloaded, RegistryError> {
-        let served = self.served();
-        let loaded = served
-            .values()
-            .map(|served| Ok((served, load(&self.paths, &served.kept.registration.project)?)))
-            .collect::<Result<Vec<_>, RegistryError>>()?;
-        let mut closed_tunnels = 0;
-        for (served, (policy, settings)) in loaded {
-            served.client.apply(settings);
-            served.policy.replace(policy);
-            closed_tunnels += served.client.revalidate();
-        }
-        self.order(Order::Reload);
-        Ok(Reloaded { cloisters: served.len(), closed_tunnels })
-    }
-
-    pub(super) fn status(&self) -> Status {
-        let (audit_head, sync_problem) = match self.log.sync().and_then(|()| self.log.head()) {
-            Ok(head) => (head.to_string(), None),
-            Err(error) => (String::new(), Some(error.to_string())),
-        };
-        let audit_problem = self.trouble.last().or(sync_problem);
-        let cloisters = self.served().values().map(Served::status).collect();
-        Status {
-            pid: std::process::id(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            api: API_VERSION,
-            uptime_s: self.started.elapsed().as_secs(),
-            audit_head,
-            audit_problem,
-            draining: self.predecessor.get().map_or(0, |predecessor| predecessor.carried()),
-            cloisters,
-        }
-    }
 }
 
-impl Served {
-    fn status(&self) -> CloisterStatus {
-        CloisterStatus {
-            cloister: self.kept.registration.cloister.clone(),
-            project: self.kept.registration.project.clone(),
-            tunnels: self.client.open_tunnels(),
-        }
-    }
-}
-
-/// Reads the rules of a project from its files.
-fn load(paths: &Paths, project: &ProjectName) -> Result<(Policy, Settings), RegistryError> {
-    let config = Config::load_for(paths, Some(project))?;
+/// Makes of settings what the proxy obeys.
+fn rules(config: &Config) -> (Policy, Settings) {
     let proxy = &config.proxy;
     let limits = Limits {
         idle: proxy.idle_timeout,
@@ -323,7 +308,7 @@ fn load(paths: &Paths, project: &ProjectName) -> Result<(Policy, Settings), Regi
     };
     let outbound = proxy.upstream.clone().map_or(Outbound::Direct, Outbound::Through);
     // The guardian listens on Unix sockets alone: there is no address of its own to keep sandboxes from.
-    Ok((Policy::new(config.policy_input(Vec::new())), Settings { limits, outbound }))
+    (Policy::new(config.policy_input(Vec::new())), Settings { limits, outbound })
 }
 
 /// Writes down what became of the guards of a sandbox.

@@ -245,7 +245,7 @@ pub(super) async fn accept_all<L: Listener>(listener: &L, client: &Arc<Client>) 
             Ok(stream) => stream,
             Err(error) => {
                 tracing::warn!(error = &error as &dyn Error, "cannot accept a connection");
-                spare.turn_one_away(listener, descriptors::ran_out(&error)).await;
+                spare.turn_one_away(client, listener, descriptors::ran_out(&error)).await;
                 continue;
             }
         };
@@ -257,7 +257,7 @@ pub(super) async fn accept_all<L: Listener>(listener: &L, client: &Arc<Client>) 
                     Full::Connections => Refusal::overloaded(max),
                     Full::Descriptors => Refusal::exhausted(None),
                 };
-                turn_away(&stream, &refusal);
+                turn_away(client, &stream, &refusal);
                 drop(stream);
                 sleep(TURN_AWAY_PAUSE).await;
                 continue;
@@ -287,11 +287,11 @@ impl Spare {
     }
 
     /// Accepts one client in place of the spare and turns it away; where that fails too, the loop rests.
-    async fn turn_one_away<L: Listener>(&mut self, listener: &L, helps: bool) {
+    async fn turn_one_away<L: Listener>(&mut self, client: &Client, listener: &L, helps: bool) {
         if helps && self.0.take().is_some() {
             // Somebody else may have been quicker to take it.
             if let Ok(Ok(stream)) = timeout(ACCEPT_PAUSE, listener.accept()).await {
-                turn_away(&stream, &Refusal::exhausted(None));
+                turn_away(client, &stream, &Refusal::exhausted(None));
                 drop(stream);
                 self.refill();
                 return sleep(TURN_AWAY_PAUSE).await;
@@ -302,7 +302,8 @@ impl Spare {
 }
 
 /// Says no to a client that nothing was sent to yet: what its socket does not take at once, it does not hear.
-fn turn_away(stream: &impl AsFd, refusal: &Refusal) {
+fn turn_away(client: &Client, stream: &impl AsFd, refusal: &Refusal) {
+    client.write_denial(refusal);
     let answer = refusal.render(After::Close, Show::Whole);
     // The connection ends either way; a close with bytes unread would end it with an error.
     let _ = rustix::net::send(stream, &answer, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);

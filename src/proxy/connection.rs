@@ -16,7 +16,8 @@ use super::admission::REFUSAL_PAUSE;
 use super::connect::splice::Spliceable;
 use super::connect::{self, Inside, Tunnel};
 use super::head::{Framing, Head, Parser, Target};
-use super::pipeline::{Accepted, Dialled, Reached};
+use super::journal::{Connected, Step};
+use super::pipeline::{Accepted, Dialled, Reached, Recorded};
 use super::plain::shared::gone;
 use super::plain::{self, Exchange};
 use super::refusal::{After, Reason, Refusal, Show};
@@ -56,6 +57,7 @@ pub(super) enum Next {
 
 /// Serves one connection until it ends.
 pub(super) async fn serve<S: Stream>(stream: S, client: Arc<Client>, id: ConnectionId) {
+    let _connected = Connected::new(&client.services.journal);
     let mut wire = Wire { stream, buffer: BytesMut::new() };
     loop {
         // In a box, so that a tunnel does not carry the state of the request that opened it.
@@ -97,6 +99,7 @@ async fn serve_request<S: Stream>(wire: &mut Wire<S>, client: &Client, id: Conne
                 opened = open(client, id, &head) => opened,
                 () = gone(&wire.stream) => return Next::End,
             };
+            client.measure(Step::of(&opened), started.into_std());
             log_decision(authority, opened.as_ref().map(|dialled| &dialled.rule), started);
             match opened {
                 Ok(dialled) => return connect::establish(wire, client, Inside::of(authority), dialled).await,
@@ -109,6 +112,7 @@ async fn serve_request<S: Stream>(wire: &mut Wire<S>, client: &Client, id: Conne
                 reached = reach(client, id, &head) => reached,
                 () = gone(&wire.stream) => return Next::End,
             };
+            client.measure(Step::of(&reached), started.into_std());
             log_decision(authority, reached.as_ref().map(|reached| reached.origin.rule()), started);
             match reached {
                 Ok(reached) => {
@@ -124,14 +128,24 @@ async fn serve_request<S: Stream>(wire: &mut Wire<S>, client: &Client, id: Conne
 
 /// The way of one request, readable from top to bottom.
 async fn open(client: &Client, connection: ConnectionId, head: &Head) -> Result<Dialled, Refusal> {
+    recorded(client, connection, head).await?.dial().await
+}
+
+async fn recorded<'a>(
+    client: &'a Client,
+    connection: ConnectionId,
+    head: &'a Head,
+) -> Result<Recorded<'a>, Refusal> {
+    let started = Instant::now();
     let accepted = Accepted { client, connection, head };
-    accepted.authenticate()?.evaluate()?.resolve().await?.record()?.dial().await
+    let recorded = accepted.authenticate()?.evaluate()?.resolve().await?.record()?;
+    client.measure(Step::Decide, started.into_std());
+    Ok(recorded)
 }
 
 /// The same way for absolute-form, where a connection that was kept may serve.
 async fn reach(client: &Client, connection: ConnectionId, head: &Head) -> Result<Reached, Refusal> {
-    let accepted = Accepted { client, connection, head };
-    accepted.authenticate()?.evaluate()?.resolve().await?.record()?.reach(plain::reuse(head)).await
+    recorded(client, connection, head).await?.reach(plain::reuse(head)).await
 }
 
 /// For developers: what users see of it stands in the audit log.

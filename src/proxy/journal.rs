@@ -18,6 +18,74 @@ pub trait Journal: Send + Sync + 'static {
     /// # Errors
     /// Whatever keeps the event from being written; the proxy then lets nothing through.
     fn write(&self, event: &Event<'_>) -> Result<(), JournalError>;
+
+    /// Takes a measurement; it lies on the way of every request and must cost next to nothing.
+    fn measure(&self, _sample: Sample) {}
+
+    /// What the bytes of all tunnels and requests of the sandbox are added to.
+    fn traffic(&self) -> Arc<Traffic> {
+        Arc::default()
+    }
+}
+
+/// What is counted besides the events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sample {
+    /// A client connected.
+    Connected,
+    /// A client is gone.
+    Disconnected,
+    /// A refusal of which no event tells.
+    Refused(Reason),
+    /// How long a step of a request took.
+    Took(Step, Duration),
+}
+
+/// A step of a request, as it is timed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Asking the DNS.
+    Resolve,
+    /// From the parsed head to the recorded permit.
+    Decide,
+    /// Connecting to a permitted address.
+    Dial,
+    /// From the parsed head to the connected upstream.
+    Open,
+    /// From the parsed head to the refusal.
+    Refuse,
+}
+
+impl Step {
+    /// The step that a request has taken when this became of it.
+    pub(super) fn of<T, E>(outcome: &Result<T, E>) -> Self {
+        if outcome.is_ok() { Self::Open } else { Self::Refuse }
+    }
+}
+
+/// The bytes of one sandbox, also of what is still open.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// From its clients to upstreams.
+    pub up: AtomicU64,
+    /// From upstreams to its clients.
+    pub down: AtomicU64,
+}
+
+/// Tells that a client is connected for as long as it lives.
+pub(super) struct Connected(Arc<dyn Journal>);
+
+impl Connected {
+    pub(super) fn new(journal: &Arc<dyn Journal>) -> Self {
+        journal.measure(Sample::Connected);
+        Self(Arc::clone(journal))
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.measure(Sample::Disconnected);
+    }
 }
 
 /// Why an event could not be written.
@@ -81,11 +149,14 @@ pub(super) struct Meter {
     up: AtomicU64,
     down: AtomicU64,
     last_millis: AtomicU64,
+    traffic: Arc<Traffic>,
 }
 
 impl Meter {
-    pub(super) fn new() -> Self {
+    /// `traffic` is what is counted besides, for the whole sandbox.
+    pub(super) fn new(traffic: Arc<Traffic>) -> Self {
         Self {
+            traffic,
             start: Instant::now(),
             up: AtomicU64::new(0),
             down: AtomicU64::new(0),
@@ -95,11 +166,13 @@ impl Meter {
 
     pub(super) fn add_up(&self, bytes: usize) {
         self.up.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.traffic.up.fetch_add(bytes as u64, Ordering::Relaxed);
         self.touch();
     }
 
     pub(super) fn add_down(&self, bytes: usize) {
         self.down.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.traffic.down.fetch_add(bytes as u64, Ordering::Relaxed);
         self.touch();
     }
 
@@ -158,11 +231,12 @@ impl OpenRecord {
                 addresses: permit.addresses(),
             },
         })?;
+        let meter = Arc::new(Meter::new(journal.traffic()));
         Ok(Self {
             journal,
             cloister: permit.cloister().clone(),
             authority: permit.authority().clone(),
-            meter: Arc::new(Meter::new()),
+            meter,
             address: None,
             detail: None,
             // What a panic leaves behind.

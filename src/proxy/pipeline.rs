@@ -8,6 +8,7 @@
 use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::policy::{ConnectionId, Decision, Destination, NameAllowed, Permit, Policy, Request, Rule, Via};
 
@@ -18,7 +19,7 @@ use super::dial::failure::DialError;
 use super::dial::upstream::Upstream;
 use super::dial::{Patience, Way, dial};
 use super::head::Head;
-use super::journal::OpenRecord;
+use super::journal::{OpenRecord, Step};
 use super::plain::{Origin, Taken};
 use super::refusal::Refusal;
 
@@ -100,12 +101,14 @@ impl<'a> Allowed<'a> {
         let Self { client, via, name: allowed, policy, mut registration } = self;
         let authority = allowed.authority().clone();
         let passage = client.admission.passage().ok_or_else(|| Refusal::exhausted(Some(&authority)))?;
+        let asked = Instant::now();
         let answers = match allowed.destination() {
             Destination::Known(_) => Vec::new(),
             Destination::Resolve(name) => tokio::select! {
                 biased;
                 reason = registration.stopped() => return Err(Refusal::ended(reason, &authority)),
                 answers = client.lookup(name) => {
+                    client.measure(Step::Resolve, asked);
                     answers.map_err(|error| Refusal::unresolved(&authority, &error))?
                 }
             },
@@ -160,6 +163,7 @@ impl Recorded<'_> {
         let Self { client, permit, mut record, mut registration, passage } = self;
         record.dialling();
         let rule = Arc::clone(permit.rule());
+        let began = Instant::now();
         tokio::select! {
             biased;
             reason = registration.stopped() => {
@@ -169,6 +173,7 @@ impl Recorded<'_> {
             }
             dialled = connect(client, permit) => match dialled {
                 Ok((upstream, address)) => {
+                    client.measure(Step::Dial, began);
                     record.connected(address);
                     Ok(Dialled { upstream, address, rule, record, registration, passage })
                 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::{Shared, State};
+use super::{Batch, Shared, State};
 use crate::audit::AuditError;
 use crate::audit::chain::Unsynced;
 
@@ -39,10 +39,12 @@ fn keep(shared: &Shared) {
             Some(_) => {
                 let unsynced = run(&mut state, now);
                 drop(state);
-                let synced = sync_all(&unsynced);
+                let synced = unsynced.map(|batch| (sync_all(&batch.files), batch));
                 let locked = shared.state.lock();
                 locked.map(|mut state| {
-                    state.note_sync(synced);
+                    if let Some((synced, batch)) = synced {
+                        state.note_sync(&batch, synced);
+                    }
                     state
                 })
             }
@@ -53,17 +55,14 @@ fn keep(shared: &Shared) {
 }
 
 /// Does what is due, and gives what has to be brought to disk.
-fn run(state: &mut State, now: Instant) -> Vec<Unsynced> {
+fn run(state: &mut State, now: Instant) -> Option<Batch> {
     let outcome = state.flush(now);
     if let Err(error) = &outcome {
         tracing::error!(error = error as &dyn std::error::Error, "the audit log can't be written");
     }
     state.note_failure(outcome.is_err(), now + RETRY);
-    if outcome.is_ok() && state.sync_due.is_some_and(|due| due <= now) {
-        state.take_unsynced()
-    } else {
-        Vec::new()
-    }
+    let is_due = outcome.is_ok() && state.sync_due.is_some_and(|due| due <= now);
+    is_due.then(|| state.take_unsynced())
 }
 
 /// Brings all files to disk; all are tried, and the first error is given.

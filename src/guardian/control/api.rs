@@ -90,10 +90,80 @@ pub struct Status {
     pub audit_head: String,
     /// What keeps the audit log from being written, if anything does.
     pub audit_problem: Option<String>,
+    /// Records that are written and not yet known to be on disk.
+    pub audit_unsynced: u64,
     /// The tunnels that the guardian before it still carries.
     pub draining: usize,
+    /// The files of settings that can't be used; the rules before them hold.
+    pub settings_problems: Vec<SettingsProblem>,
+    /// How often settings were read since it started.
+    pub reloads: Reloads,
+    /// The name servers of the system.
+    pub name_servers: Vec<String>,
+    /// What of the system it uses.
+    pub process: ProcessStatus,
+    /// All cloisters together, since it started to serve each.
+    pub totals: Totals,
     /// The cloisters that it serves.
     pub cloisters: Vec<CloisterStatus>,
+}
+
+/// A file of settings that can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SettingsProblem {
+    /// The file.
+    pub path: String,
+    /// The line of the first problem, where it has one.
+    pub line: Option<usize>,
+    /// All that is wrong, with path, line and repair.
+    pub problems: Vec<String>,
+    /// When it was noticed, in RFC 3339.
+    pub since: String,
+    /// Seconds since then.
+    pub since_s: u64,
+}
+
+/// How often settings were read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reloads {
+    /// And all was good.
+    pub good: u64,
+    /// And a file was broken.
+    pub bad: u64,
+    /// When settings changed last, in RFC 3339.
+    pub changed: Option<String>,
+}
+
+/// What the guardian's process uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProcessStatus {
+    /// Open descriptors.
+    pub descriptors: u64,
+    /// How many may be open; none when that is not bounded.
+    pub max_descriptors: Option<u64>,
+    /// Resident memory, in bytes.
+    pub resident_bytes: u64,
+}
+
+/// What the cloisters have in sum.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Totals {
+    /// Tunnels and requests that are open.
+    pub tunnels: usize,
+    /// Connections of clients.
+    pub connections: usize,
+    /// Requests that were allowed.
+    pub allowed: u64,
+    /// Denials in the audit log.
+    pub denied: u64,
+    /// Bytes from the sandboxes.
+    pub bytes_up: u64,
+    /// Bytes to the sandboxes.
+    pub bytes_down: u64,
 }
 
 /// How one cloister is served.
@@ -104,8 +174,48 @@ pub struct CloisterStatus {
     pub cloister: CloisterName,
     /// Its project.
     pub project: ProjectName,
+    /// How far it reaches.
+    pub network: Network,
     /// Tunnels and requests that are open.
     pub tunnels: usize,
+    /// How many may be.
+    pub max_tunnels: usize,
+    /// Connections of its clients.
+    pub connections: usize,
+    /// How many there may be.
+    pub max_connections: usize,
+    /// Requests that were allowed, since the guardian serves it.
+    pub allowed: u64,
+    /// Denials in the audit log.
+    pub denied: u64,
+    /// Requests that came too fast.
+    pub rate_limited: u64,
+    /// Requests for which it had too many tunnels or connections open.
+    pub too_many: u64,
+    /// Bytes from the sandbox.
+    pub bytes_up: u64,
+    /// Bytes to the sandbox.
+    pub bytes_down: u64,
+    /// The way out: `direct`, or the upstream proxy without its credentials.
+    pub way_out: String,
+    /// Whether a file of its settings is broken, so that the rules before it hold.
+    pub is_stale: bool,
+    /// What was denied last.
+    pub last_denial: Option<LastDenial>,
+}
+
+/// A denial; the texts come from a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LastDenial {
+    /// What was asked for; none when the sandbox did not prove who it is.
+    pub host: Option<String>,
+    /// Its port.
+    pub port: Option<u16>,
+    /// The code of the reason.
+    pub reason: String,
+    /// How many seconds ago.
+    pub ago_s: u64,
 }
 
 /// Why the guardian did not do what was asked.

@@ -154,7 +154,11 @@ impl Registry {
             if !self.log.is_own() {
                 return Ok::<_, RegistryError>(String::new());
             }
-            self.log.append(Record::new(Event::GuardianStop))?;
+            // Nothing is told of settings behind the last record.
+            let mut live = self.live();
+            live.is_over = true;
+            self.append(Record::new(Event::GuardianStop))?;
+            drop(live);
             self.log.sync()?;
             Ok(self.log.head()?.to_string())
         });

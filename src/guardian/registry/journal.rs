@@ -1,8 +1,10 @@
 //! Writes the proxy's events into the audit log.
 
 use std::fmt::Display;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::counters::{Counters, Latencies};
 use crate::audit::{AuditError, Event, Noted, Record, Repeatable};
 use crate::guardian::control::chain;
 use crate::guardian::ledger::Ledger;
@@ -12,39 +14,43 @@ use crate::proxy;
 
 /// What keeps the log from being written at present, for all sandboxes together.
 #[derive(Debug, Default)]
-pub(super) struct Trouble(Mutex<Option<String>>);
+pub(super) struct Trouble {
+    current: Mutex<Option<String>>,
+    failed: AtomicU64,
+}
 
 impl Trouble {
-    fn note(&self, error: Option<&AuditError>) {
-        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn note(&self, error: Option<&AuditError>) {
+        if error.is_some() {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+        }
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if error.is_some() || current.is_some() {
             *current = error.map(|error| chain(error));
         }
     }
 
     pub(super) fn last(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How many records could not be written.
+    pub(super) fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
     }
 }
 
 /// The journal of one sandbox.
 pub(super) struct SandboxJournal {
-    log: Arc<Ledger>,
-    trouble: Arc<Trouble>,
-    project: ProjectName,
-    branch: Option<BranchName>,
+    pub(super) log: Arc<Ledger>,
+    pub(super) trouble: Arc<Trouble>,
+    pub(super) project: ProjectName,
+    pub(super) branch: Option<BranchName>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) latencies: Arc<Latencies>,
 }
 
 impl SandboxJournal {
-    pub(super) fn new(
-        log: Arc<Ledger>,
-        trouble: Arc<Trouble>,
-        project: ProjectName,
-        branch: Option<BranchName>,
-    ) -> Self {
-        Self { log, trouble, project, branch }
-    }
-
     fn record(&self, event: &proxy::Event<'_>) -> Record {
         let record = match &event.kind {
             proxy::EventKind::Allowed { rule, addresses, .. } => {
@@ -94,6 +100,10 @@ impl proxy::Journal for SandboxJournal {
                 self.log.append(self.record(event)).map(|()| Noted::Written)
             }
         };
+        // What could not be recorded did not pass.
+        if written.is_ok() || !matches!(event.kind, proxy::EventKind::Allowed { .. }) {
+            self.counters.count(event);
+        }
         match written {
             Ok(Noted::Written) => {
                 self.trouble.note(None);
@@ -106,5 +116,15 @@ impl proxy::Journal for SandboxJournal {
                 Err(proxy::JournalError(Box::new(error)))
             }
         }
+    }
+
+    fn measure(&self, sample: proxy::Sample) {
+        if let Some((step, took)) = self.counters.measure(sample) {
+            self.latencies.add(step, took);
+        }
+    }
+
+    fn traffic(&self) -> Arc<proxy::Traffic> {
+        self.counters.traffic()
     }
 }

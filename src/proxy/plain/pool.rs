@@ -210,7 +210,9 @@ mod tests {
         let _peer = listener.accept().await.unwrap();
         let address = "8.8.8.8:80".parse().unwrap();
         let mut upstream =
-            Upstream::new(Dialled::plain(stream), address, &Arc::new(Meter::new())).await.unwrap();
+            Upstream::new(Dialled::plain(stream), address, &Arc::new(Meter::new(Arc::default())))
+                .await
+                .unwrap();
         assert!(upstream.is_settled().await);
 
         let (policy, pool) = (policy(), Pool::default());

@@ -176,7 +176,8 @@ fn t10_a_reload_closes_the_tunnels_that_no_rule_allows_any_more() {
         origin.address
     ));
     let reloaded = host.run(&["guardian", "reload"]);
-    assert_eq!(reloaded.stderr, "read the settings of 1 cloister; 1 tunnel closed\n");
+    // The change may have been noticed before: then the tunnel is closed already.
+    assert!(reloaded.stderr.starts_with("read the settings of 1 cloister; "), "{reloaded:?}");
     let ended = collect(download);
     assert!(ended.stdout.starts_with("ended:") && ended.stdout != "ended:0\n", "{ended:?}");
     let why = host.ok(&["why", "web.test"]);

@@ -89,7 +89,7 @@ async fn check<C, U>(
         programs.clone().map(|program| program.pieces.iter().map(|(size, _)| size).sum::<usize>());
     let (all_up, all_down) = (pattern(early + up), pattern(down));
     let (begin, rest) = all_up.split_at(early);
-    let meter = Arc::new(Meter::new());
+    let meter = Arc::new(Meter::new(Arc::default()));
     let relayed = tokio::spawn({
         let (meter, early) = (Arc::clone(&meter), begin.to_vec());
         let (mut client, mut upstream) = (inner_client, inner_upstream);
