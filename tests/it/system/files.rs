@@ -373,7 +373,7 @@ fn etc_is_complete_enough_for_common_programs() {
     inside(
         &host,
         "cd /etc; ls -d shadow sudoers gitconfig npmrc pip.conf apt environment 2>/dev/null; ls ssh",
-        "ssh_config",
+        "ssh_config\n",
     );
 }
 
