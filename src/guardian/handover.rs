@@ -25,6 +25,8 @@
 //! - When the old one dies before `yours`, the new one starts as if there had been none; after that, it has all it needs.
 //! - The old one carries its tunnels only as long as the connection between the two holds: without the new one nobody
 //!   writes the log, and everything ends at once (invariant 7).
+//! - Only the newest one follows the files of settings and tells of them in the log. Each time it reads them it orders the
+//!   one before to do so too, once also right after the handover: the two may have read them at different times.
 //! - What was handed over once can be handed over again while older guardians still carry tunnels: each passes on
 //!   records and orders.
 

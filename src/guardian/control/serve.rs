@@ -191,4 +191,14 @@ mod tests {
         tell.send_replace(true);
         served.await.unwrap().unwrap();
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_answered_late_is_not_late_himself() {
+        let work = watch::Sender::new(true);
+        let overdue = tokio::spawn(overdue(work.subscribe()));
+        sleep(10 * CALLER_TIMEOUT).await;
+        assert!(!overdue.is_finished(), "the guardian is at work");
+        work.send_replace(false);
+        timeout(2 * CALLER_TIMEOUT, overdue).await.expect("nobody takes the answer").unwrap();
+    }
 }

@@ -524,6 +524,42 @@ fn a_guardian_that_knows_no_handover_is_named_and_left_alone() {
 }
 
 #[test]
+fn t10_a_rule_that_is_withdrawn_closes_the_tunnels_of_the_guardian_before_too() {
+    let stage = Stage::new();
+    let open = stage.tunnels(2);
+    stage.upgrade();
+    stage.drains(2);
+    let metrics = stage.host.ok(&["guardian", "status", "--metrics"]);
+    assert!(metrics.contains("cloister_draining_tunnels 2"), "{metrics}");
+    let status = stage.host.ok(&["guardian", "status"]);
+    assert!(status.contains("draining   2 tunnels of the guardian before this one"), "{status}");
+    let new = stage.tunnel().unwrap();
+    // Nobody asks for it: the file is watched.
+    stage.host.configure("proxy:\n  allow: []\n");
+    open.iter().for_each(ends);
+    ends(&new);
+    stage.drains(0);
+    assert_eq!(stage.count("config.reload"), 1, "the guardian before does not tell it a second time");
+    stage.host.ok(&["guardian", "stop", "--yes"]);
+    stage.is_closed();
+}
+
+#[test]
+fn t10_a_rule_that_is_withdrawn_closes_the_tunnels_that_a_stop_waits_for() {
+    let stage = Stage::new();
+    let open = stage.tunnels(1);
+    let mut command = stage.host.cloister(&["guardian", "stop", "--yes", "--drain", "10m"]);
+    let stopping = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    until("it still accepts", || (stage.tunnel().is_none(), ()));
+    assert!(open.iter().all(echoes));
+    stage.host.configure("proxy:\n  allow: []\n");
+    open.iter().for_each(ends);
+    let stopped = collect(stopping);
+    assert_eq!(stopped.code, 0, "{stopped:?}");
+    stage.is_closed();
+}
+
+#[test]
 fn fifty_tunnels_and_a_kill_leave_nothing_that_nobody_owns() {
     let stage = Stage::new();
     let open = stage.tunnels(50);
