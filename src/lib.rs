@@ -27,15 +27,30 @@
 //! ```text
 //! client in the sandbox
 //!   → proxy listener     who: which socket, then which token (constant time, hashed at rest)
+//!   → admission          how much: connections, a share of the descriptors, a bucket of requests
 //!   → request head       what: one parser, one canonical form; anything ambiguous is refused
-//!   → policy (pure)      deny? allow? else not listed        ← rules: built-in + global + project
-//!   → resolve            only now; all answers are judged
+//!   → policy (pure)      deny? allow? else not listed        ← rules: built-in + global + project, live
+//!   → resolve            only now; the cache holds answers and no verdicts: all of them are judged every time
 //!   → Permit             proof: authority + addresses + rule; only `policy` can make one
-//!   → audit              the record is written before the first byte flows
-//!   → dial(permit)       the one place that opens an outgoing socket
+//!   → audit              the record is written before the first byte flows; repetitions of a refusal are counted
+//!   → dial(permit)       the one place that opens an outgoing socket: both families in a race, or through the
+//!                        company's proxy by the checked address; a kept connection wants the permit, too
 //!   → ClientHello        CONNECT on 443: the SNI must be the authorised host, also after a HelloRetryRequest
-//!   → tunnel             bytes both ways, half-close kept, idle limit, closed when its rule is withdrawn
+//!   → tunnel             bytes both ways (large flows inside of the kernel), half-close kept, limits of silence and
+//!                        duration, closed when its rule is withdrawn; a WebSocket becomes one, too
 //!   → audit              closed, with byte counts
+//! ```
+//!
+//! # The life of a guardian
+//!
+//! ```text
+//! lock → audit log (repaired) → settings → sandboxes of the one before → control socket → serving
+//!   settings change      each project reads its files anew; a broken one keeps the rules that held, and says so
+//!   another binary       the new guardian asks on the control socket for the sockets, gets them and the lock, opens the
+//!                        log where the old one closed it, serves; the old one carries its tunnels to their end, sends
+//!                        its records over, obeys revocations, and ends all at once when the new one is gone
+//!   stop                 nothing more is let in; what is open ends, at once or after a time; last record, head
+//!   kill -9              every connection ends; the next command starts a guardian that serves the same sandboxes
 //! ```
 //!
 //! # Modules
@@ -48,7 +63,7 @@
 //! | 3 wholes | [`guardian`], [`session`] (→ `guardian::client`, `init`) | 0–2 |
 //! | 4 edge | [`cli`], `main` | all |
 //!
-//! Sole owners: [`git`] of git2; [`proxy`] of dialling, DNS and TLS hellos; [`guardian`] of axum; [`sandbox`] of
+//! Sole owners: [`git`] of git2; [`proxy`] of dialling, DNS and TLS; [`guardian`] of axum and of watching settings; [`sandbox`] of
 //! bwrap and seccomp; [`process`] of starting programs; [`paths`] of the file layout; [`policy`] of allow and deny;
 //! [`kernel`] of `unsafe`.
 //! `tests/it/architecture.rs` checks the table, the owners and the sizes.
@@ -66,7 +81,8 @@
 //! 6. What the project's git would execute or obey is read-only inside, also when absent ([`git::Repository::guards`]),
 //!    and so is what editors and agents execute ([`files::protect()`]); `stop` names what else has changed
 //!    ([`files::Baseline`]).
-//! 7. When the guardian, the settings or the audit log fail, traffic stops ([`proxy::Journal`] is asked first).
+//! 7. When the guardian, the settings or the audit log fail, traffic stops ([`proxy::Journal`] is asked first); what a
+//!    replaced guardian still carries ends with the one that writes its records.
 //! 8. Secrets stand in no argument list, log or error: a token reaches the first process through a pipe, and the
 //!    disk as a hash.
 //! 9. Text from a sandbox is shown escaped ([`text::Untrusted`], [`text::Quoted`]); bytes from a first process are
