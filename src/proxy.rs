@@ -35,6 +35,7 @@ pub use refusal::Reason;
 use admission::Admission;
 use admission::tunnels::Tunnels;
 use plain::Pool;
+use plain::beat::Beat;
 use refusal::{Audit, Refusal};
 
 mod admission;
@@ -156,6 +157,7 @@ pub struct Client {
     lookups: Semaphore,
     is_draining: watch::Sender<bool>,
     pool: Arc<Pool>,
+    beat: Arc<Beat>,
 }
 
 impl Client {
@@ -165,8 +167,8 @@ impl Client {
         let admission = Arc::new(Admission::new(Arc::clone(&services.descriptors)));
         let lookups = Semaphore::new(MAX_LOOKUPS);
         let is_draining = watch::Sender::new(false);
-        let (tunnels, pool) = (Arc::default(), Arc::default());
-        Self { identity, services, settings, tunnels, admission, lookups, is_draining, pool }
+        let (tunnels, pool, beat) = (Arc::default(), Arc::default(), Arc::default());
+        Self { identity, services, settings, tunnels, admission, lookups, is_draining, pool, beat }
     }
 
     /// What holds now for a new request.

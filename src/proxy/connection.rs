@@ -97,7 +97,7 @@ async fn serve_request<S: Stream>(wire: &mut Wire<S>, client: &Client, id: Conne
             let opened = tokio::select! {
                 biased;
                 opened = open(client, id, &head) => opened,
-                () = gone(&wire.stream) => return Next::End,
+                () = gone(&wire.stream, &client.beat) => return Next::End,
             };
             client.measure(Step::of(&opened), started.into_std());
             log_decision(authority, opened.as_ref().map(|dialled| &dialled.rule), started);
@@ -110,7 +110,7 @@ async fn serve_request<S: Stream>(wire: &mut Wire<S>, client: &Client, id: Conne
             let reached = tokio::select! {
                 biased;
                 reached = reach(client, id, &head) => reached,
-                () = gone(&wire.stream) => return Next::End,
+                () = gone(&wire.stream, &client.beat) => return Next::End,
             };
             client.measure(Step::of(&reached), started.into_std());
             log_decision(authority, reached.as_ref().map(|reached| reached.origin.rule()), started);

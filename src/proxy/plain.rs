@@ -28,6 +28,7 @@ use upstream::Upstream;
 pub(super) use pool::{Origin, Pool, Taken};
 
 mod answer;
+pub(super) mod beat;
 mod body;
 mod pool;
 pub(super) mod shared;
@@ -77,7 +78,7 @@ pub(super) async fn exchange<S: Stream>(
         biased;
         reason = registration.stopped() => Err(Failure::Ended(reason)),
         ran = run(ends, exchange, upstream, &mut progress) => ran,
-        lost = shared.lost(idle) => Err(match lost {
+        lost = shared.lost(idle, &client.beat) => Err(match lost {
             Lost::Client => Failure::Client,
             Lost::Patience(reason) => Failure::Ended(reason),
         }),

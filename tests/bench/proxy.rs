@@ -1,4 +1,5 @@
-//! Measures the guardian's proxy beside others: `cargo bench --bench proxy`, or with `-- --quick`, or `-- --soak`.
+//! Measures the guardian's proxy beside others: `cargo bench --bench proxy`, or with `-- --quick`, `-- --soak`, or
+//! `-- --only CONNECT` for one kind of work.
 //!
 //! Every round asks every peer once, in an order that is reversed every other round; a ratio is taken within a round,
 //! so that a machine that is busy for a while is so for both. The guardian is the real binary with a home of its own.
@@ -61,6 +62,7 @@ fn main() {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
         ["--role", role, ref rest @ ..] => play(role, rest),
+        [.., "--only", work] | [.., "--only", work, "--bench"] => run_alone(measure_one(work)),
         _ => run_alone(measure(words.contains(&"--quick"), words.contains(&"--soak"))),
     }
 }
@@ -103,16 +105,32 @@ fn run_on_two(future: impl Future<Output = std::io::Result<()>> + Send + 'static
     runtime.block_on(async { tokio::spawn(future).await }).unwrap().unwrap();
 }
 
-async fn measure(quick: bool, soak: bool) {
-    // Twice 9 500 descriptors are needed.
+/// Twice 9 500 descriptors are needed.
+fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+}
+
+async fn measure_one(work: &str) {
+    raise_descriptor_limit();
+    let mut stage = Stage::new();
+    let all = series(stage.has_tls_port).into_iter().filter(|series| series.name == work).collect();
+    let results = compare(&mut stage, ROUNDS, all).await;
+    results.print_medians();
+    print_title();
+    print_at_the_socket(&results);
+    print_over_tcp(&results);
+}
+
+async fn measure(quick: bool, soak: bool) {
+    raise_descriptor_limit();
     let mut stage = Stage::new();
     if soak {
         return soak::run(&mut stage).await;
     }
     let rounds = if quick { QUICK_ROUNDS } else { ROUNDS };
-    let results = compare(&mut stage, rounds).await;
+    let all = series(stage.has_tls_port);
+    let results = compare(&mut stage, rounds, all).await;
     results.print_medians();
     print_title();
     print_at_the_socket(&results);
@@ -178,7 +196,7 @@ fn client_hello() -> Arc<[u8]> {
     hello.into()
 }
 
-async fn compare(stage: &mut Stage, rounds: usize) -> Results {
+async fn compare(stage: &mut Stage, rounds: usize, all: Vec<Series>) -> Results {
     let cloister = Peer { name: CLOISTER, ..stage.guardian("home", 1).await.remove(0) };
     let mut peers = vec![
         stage.direct(),
@@ -191,7 +209,6 @@ async fn compare(stage: &mut Stage, rounds: usize) -> Results {
     ];
     peers.extend(stage.squid());
     peers.extend(stage.tinyproxy());
-    let all = series(stage.has_tls_port);
     let mut results = Results::default();
     for round in 0..=rounds {
         let begun = Instant::now();

@@ -6,20 +6,17 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::pin::Pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::sleep;
 
+use super::beat::{BEAT, Beat};
 use crate::proxy::connect::relay::Idle;
 use crate::proxy::connection::Stream;
 use crate::proxy::refusal::Reason;
-
-/// How often it is looked: readiness would tell the end of one direction again and again.
-const BEAT: Duration = Duration::from_millis(250);
 
 /// The socket, whose reader and writer belong to one task: the lock is never waited for.
 pub(super) struct Shared<'a, S>(Mutex<&'a mut S>);
@@ -41,10 +38,11 @@ impl<'a, S: Stream> Shared<'a, S> {
     }
 
     /// Waits until the client has gone, or a limit of time is reached.
-    pub(super) async fn lost(&self, idle: Idle<'_>) -> Lost {
+    pub(super) async fn lost(&self, idle: Idle<'_>, beat: &Arc<Beat>) -> Lost {
         loop {
             match idle.left() {
-                Ok(left) => sleep(left.min(BEAT)).await,
+                Ok(left) if left < BEAT => sleep(left).await,
+                Ok(_) => beat.next().await,
                 Err(reason) => return Lost::Patience(reason),
             }
             if has_hung_up(&**self.lock()) {
@@ -54,10 +52,11 @@ impl<'a, S: Stream> Shared<'a, S> {
     }
 }
 
-/// Waits until the client has gone, whose socket nobody else uses meanwhile.
-pub(in crate::proxy) async fn gone(socket: &impl AsFd) {
+/// Waits until the client has gone, whose socket nobody else uses meanwhile. It is looked now and then: readiness
+/// would tell the end of one direction again and again.
+pub(in crate::proxy) async fn gone(socket: &impl AsFd, beat: &Arc<Beat>) {
     loop {
-        sleep(BEAT).await;
+        beat.next().await;
         if has_hung_up(socket) {
             return;
         }
