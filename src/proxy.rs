@@ -20,7 +20,7 @@ use tracing::Instrument as _;
 
 use crate::config::{RateLimit, UpstreamProxy};
 use crate::name::{CloisterName, ProjectName};
-use crate::policy::{DomainName, Policy};
+use crate::policy::{Authority, DomainName, Policy};
 use crate::token::HashedToken;
 
 pub use admission::Listener;
@@ -235,6 +235,15 @@ impl Client {
     /// Tells how long a step took that began at `since`.
     fn measure(&self, step: Step, since: Instant) {
         self.services.journal.measure(Sample::Took(step, since.elapsed()));
+    }
+
+    /// Writes that a client went away while the name servers were asked for what it wanted.
+    fn write_lost(&self, authority: &Authority) {
+        let kind = EventKind::Denied { reason: Reason::ClientReset, rule: None, detail: None };
+        let event = Event { cloister: &self.identity.cloister, authority: Some(authority), kind };
+        if let Err(error) = self.services.journal.write(&event) {
+            tracing::error!(error = &error as &dyn Error, "a question to the name servers is not recorded");
+        }
     }
 
     fn write_denial(&self, refusal: &Refusal) {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::UnixListener;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
@@ -104,7 +105,7 @@ pub fn run(paths: &Paths, role: Role, ready: impl FnOnce(&Path)) -> Result<(), D
         None => begin(paths)?,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(workers())
+        .worker_threads(WORKERS)
         .enable_all()
         .build()
         .map_err(io_error("start the event loop"))?;
@@ -113,11 +114,8 @@ pub fn run(paths: &Paths, role: Role, ready: impl FnOnce(&Path)) -> Result<(), D
     result
 }
 
-/// How many threads carry bytes: half the processors, the others being the sandboxes', and never many, for all of them
-/// meet at the audit log. On two processors, two workers take half as much time again for a tunnel as one.
-fn workers() -> usize {
-    std::thread::available_parallelism().map_or(1, |processors| (processors.get() / 2).clamp(1, 4))
-}
+/// How many threads serve the control socket and ask the name servers; every sandbox has one of its own.
+const WORKERS: usize = 2;
 
 /// What a guardian has before it serves.
 struct Begun {
@@ -191,7 +189,7 @@ fn open_log(directory: &Path, audit: &Audit) -> Result<AuditLog, AuditError> {
 
 async fn serve(paths: &Paths, begun: Begun, ready: impl FnOnce(&Path)) -> Result<(), DaemonError> {
     let Begun { lock, ledger, taken } = begun;
-    let resolver: Arc<dyn Resolve> = Arc::new(SystemResolver::default());
+    let resolver: Arc<dyn Resolve> = Arc::new(SystemResolver::on(Handle::current()));
     let registry = Arc::new(
         Registry::new(paths.clone(), Arc::clone(&ledger), resolver).map_err(io_error("watch over files"))?,
     );

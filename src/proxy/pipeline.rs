@@ -10,7 +10,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::policy::{ConnectionId, Decision, Destination, NameAllowed, Permit, Policy, Request, Rule, Via};
+use crate::policy::{
+    Authority, ConnectionId, Decision, Destination, NameAllowed, Permit, Policy, Request, Rule, Via,
+};
 
 use super::Client;
 use super::admission::Held;
@@ -104,14 +106,19 @@ impl<'a> Allowed<'a> {
         let asked = Instant::now();
         let answers = match allowed.destination() {
             Destination::Known(_) => Vec::new(),
-            Destination::Resolve(name) => tokio::select! {
-                biased;
-                reason = registration.stopped() => return Err(Refusal::ended(reason, &authority)),
-                answers = client.lookup(name) => {
-                    client.measure(Step::Resolve, asked);
-                    answers.map_err(|error| Refusal::unresolved(&authority, &error))?
-                }
-            },
+            Destination::Resolve(name) => {
+                let mut unheard = Unheard { client, authority: &authority, is_heard: false };
+                let answers = tokio::select! {
+                    biased;
+                    reason = registration.stopped() => Err(Refusal::ended(reason, &authority)),
+                    answers = client.lookup(name) => {
+                        client.measure(Step::Resolve, asked);
+                        answers.map_err(|error| Refusal::unresolved(&authority, &error))
+                    }
+                };
+                unheard.is_heard = true;
+                answers?
+            }
         };
         let permit = allowed
             .permit(&answers, |address| client.services.resolver.is_own(address))
@@ -122,6 +129,22 @@ impl<'a> Allowed<'a> {
             client.revalidate();
         }
         Ok(Permitted { client, permit, registration, passage })
+    }
+}
+
+/// What was asked of the DNS and has no record yet. A client that goes away meanwhile leaves one: the name servers
+/// have heard the name.
+struct Unheard<'a> {
+    client: &'a Client,
+    authority: &'a Authority,
+    is_heard: bool,
+}
+
+impl Drop for Unheard<'_> {
+    fn drop(&mut self) {
+        if !self.is_heard {
+            self.client.write_lost(self.authority);
+        }
     }
 }
 

@@ -1,12 +1,15 @@
 //! How what is carried comes to an end: at a stop, when another guardian takes over, when an order comes from it.
 
+use std::error::Error;
 use std::io;
 use std::os::unix::net::UnixListener as Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::Duration;
 
 use tokio::net::UnixListener;
+use tokio::runtime::Builder;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -14,6 +17,7 @@ use super::{Registry, RegistryError};
 use crate::audit::{Event, Record};
 use crate::guardian::handover::{Order, Predecessor, Successor};
 use crate::guardian::ledger::Ledger;
+use crate::kernel;
 use crate::name::CloisterName;
 use crate::proxy::{self, Client, Ending};
 
@@ -37,15 +41,31 @@ impl Drop for Carried {
 }
 
 impl Registry {
-    /// Serves the clients that connect to a socket.
+    /// Serves the clients that connect to a socket, in a thread of the sandbox's own.
+    ///
+    /// A sandbox can send descriptors over its socket, and closing what was sent can block for as long as the sandbox
+    /// likes (a TCP socket that lingers). New kernels refuse them; under older ones the thread that blocks is the
+    /// sandbox's, and all others go on.
     pub(super) fn spawn(&self, bound: &Bound, client: &Arc<Client>) -> io::Result<()> {
         bound.set_nonblocking(true)?;
-        let listener = UnixListener::from_std(bound.try_clone()?)?;
+        if let Err(error) = kernel::refuse_descriptors(bound) {
+            tracing::debug!(%error, "this kernel can't refuse descriptors");
+        }
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let listener = {
+            let _inside = runtime.enter();
+            UnixListener::from_std(bound.try_clone()?)?
+        };
         let (client, carried) = (Arc::clone(client), Carried::enter(&self.carried));
-        tokio::spawn(async move {
-            proxy::serve(listener, client).await;
+        thread::Builder::new().name("sandbox".to_owned()).spawn(move || {
+            // In a task of its own: a panic ends it and not the count.
+            let served = runtime.block_on(runtime.spawn(proxy::serve(listener, client)));
+            if let Err(error) = served {
+                tracing::error!(error = &error as &dyn Error, "a sandbox is not served any more");
+            }
             drop(carried);
-        });
+            runtime.shutdown_background();
+        })?;
         Ok(())
     }
 

@@ -18,7 +18,9 @@ use std::time::{Duration, SystemTime};
 
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::hosts::Hosts;
@@ -29,7 +31,7 @@ use crate::policy::DomainName;
 /// The longest time a name is waited for, with all name servers and all attempts.
 pub(in crate::proxy) const TIMEOUT: Duration = Duration::from_secs(10);
 /// How many names are asked for at the same time, for all sandboxes together: each takes two sockets.
-const MAX_LOOKUPS: usize = 64;
+const MAX_LOOKUPS: usize = 256;
 /// How many addresses a name may have.
 const MAX_ADDRESSES: usize = 256;
 /// What is read of a file at most.
@@ -93,19 +95,47 @@ impl From<NetError> for ResolveError {
 /// The names of this machine, as its files tell them now: a machine moves from network to network, and a guardian
 /// runs on.
 pub struct SystemResolver {
+    names: Arc<Names>,
+    /// Where the questions are asked: what a sandbox does to its own thread must not keep the others from theirs.
+    runtime: Handle,
+}
+
+impl SystemResolver {
+    /// The names of this machine, asked for on this runtime.
+    pub fn on(runtime: Handle) -> Self {
+        let names = Names::new(Path::new("/etc/hosts"), Path::new("/etc/resolv.conf"));
+        Self { names: Arc::new(names), runtime }
+    }
+}
+
+impl Resolve for SystemResolver {
+    fn resolve<'a>(&'a self, name: &'a DomainName) -> Resolving<'a> {
+        let (names, name) = (Arc::clone(&self.names), name.clone());
+        // It ends with whoever waits for it.
+        let mut question = JoinSet::new();
+        question.spawn_on(async move { names.resolve(&name).await }, &self.runtime);
+        Box::pin(async move {
+            match question.join_next().await {
+                Some(Ok(answer)) => answer,
+                Some(Err(_)) | None => Err(ResolveError::Failed(None)),
+            }
+        })
+    }
+
+    fn is_own(&self, address: IpAddr) -> bool {
+        self.names.own.contain(address)
+    }
+}
+
+/// Files and name servers, with what they said.
+struct Names {
     hosts: Watched<Hosts>,
     servers: Watched<Servers>,
     lookups: Semaphore,
     own: OwnAddresses,
 }
 
-impl Default for SystemResolver {
-    fn default() -> Self {
-        Self::new(Path::new("/etc/hosts"), Path::new("/etc/resolv.conf"))
-    }
-}
-
-impl SystemResolver {
+impl Names {
     fn new(hosts: &Path, settings: &Path) -> Self {
         Self {
             hosts: Watched::new(hosts),
@@ -113,6 +143,10 @@ impl SystemResolver {
             lookups: Semaphore::new(MAX_LOOKUPS),
             own: OwnAddresses::default(),
         }
+    }
+
+    async fn resolve(&self, name: &DomainName) -> Result<Vec<IpAddr>, ResolveError> {
+        timeout(TIMEOUT, self.lookup(name)).await.map_err(|_| ResolveError::Timeout)?
     }
 
     async fn lookup(&self, name: &DomainName) -> Result<Vec<IpAddr>, ResolveError> {
@@ -129,16 +163,6 @@ impl SystemResolver {
             1..=MAX_ADDRESSES => Ok(addresses),
             _ => Err(ResolveError::TooMany),
         }
-    }
-}
-
-impl Resolve for SystemResolver {
-    fn resolve<'a>(&'a self, name: &'a DomainName) -> Resolving<'a> {
-        Box::pin(async move { timeout(TIMEOUT, self.lookup(name)).await.map_err(|_| ResolveError::Timeout)? })
-    }
-
-    fn is_own(&self, address: IpAddr) -> bool {
-        self.own.contain(address)
     }
 }
 
@@ -186,14 +210,13 @@ mod tests {
     /// Files of a machine, and a resolver that goes by them.
     struct Machine {
         directory: tempfile::TempDir,
-        resolver: SystemResolver,
+        resolver: Names,
     }
 
     impl Machine {
         fn new() -> Self {
             let directory = tempfile::tempdir().unwrap();
-            let resolver =
-                SystemResolver::new(&directory.path().join("hosts"), &directory.path().join("resolv.conf"));
+            let resolver = Names::new(&directory.path().join("hosts"), &directory.path().join("resolv.conf"));
             Self { directory, resolver }
         }
 

@@ -33,6 +33,8 @@ const MAX_TTL: Duration = Duration::from_mins(5);
 const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(30);
 /// How long a server that did not answer is asked last.
 const PENALTY: Duration = Duration::from_secs(30);
+/// How long an answer about a name that nobody has may take.
+const PROBE: Duration = Duration::from_secs(1);
 /// How long the other family is waited for when one is known.
 const GRACE: Duration = Duration::from_secs(1);
 /// How many questions one server may have open.
@@ -207,9 +209,22 @@ impl Server {
     async fn ask(&self, name: &Name) -> Result<Vec<IpAddr>, ResolveError> {
         let answer = timeout(self.wait, self.ask_both(name)).await;
         let answer = answer.unwrap_or(Err(NetError::Timeout)).map_err(ResolveError::from);
-        let silent = matches!(answer, Err(ResolveError::Timeout)).then(Instant::now);
+        let is_silent = matches!(answer, Err(ResolveError::Timeout)) && !self.answers_at_all().await;
+        let silent = is_silent.then(Instant::now);
         *self.silent.lock().unwrap_or_else(PoisonError::into_inner) = silent;
         answer
+    }
+
+    /// Asks for a name that nobody has (RFC 6761). That one name gets no answer says little of the server: whoever serves the
+    /// name decides that, and could choose which server answers all others.
+    async fn answers_at_all(&self) -> bool {
+        static PROBES: AtomicUsize = AtomicUsize::new(0);
+        let number = PROBES.fetch_add(1, Ordering::Relaxed);
+        let Ok(nobodys) = Name::from_ascii(format!("cloister-{}-{number}.test.", std::process::id())) else {
+            return false;
+        };
+        let probe = timeout(PROBE, self.resolver.ipv4_lookup(nobodys)).await;
+        matches!(probe, Ok(Ok(_) | Err(NetError::Dns(_))))
     }
 
     /// Asks for both families at once. Some networks swallow the question for one of them: once the other is

@@ -18,6 +18,9 @@ use super::body::Upload;
 use crate::proxy::dial::upstream::Upstream as Dialled;
 use crate::proxy::journal::Meter;
 
+/// What is read of an answer before it goes on, and so the longest head of one.
+const MAX_BUFFER_BYTES: usize = 64 << 10;
+
 /// A connection to an upstream, for one request after the other.
 pub(in crate::proxy) struct Upstream {
     sender: SendRequest<Upload>,
@@ -38,7 +41,9 @@ impl Upstream {
         let state = State { meter: Arc::clone(meter), probes: false };
         let link = Arc::new(Link(Mutex::new(state)));
         let metered = Metered { stream, link: Arc::clone(&link) };
-        let (sender, connection) = http1::handshake(TokioIo::new(metered)).await?;
+        let mut speaker = http1::Builder::new();
+        speaker.max_buf_size(MAX_BUFFER_BYTES);
+        let (sender, connection) = speaker.handshake(TokioIo::new(metered)).await?;
         Ok(Box::new(Self { sender, connection, has_ended: false, link, address }))
     }
 

@@ -4,14 +4,17 @@
 //! place of the relay.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::Shutdown;
+use std::io::{BufRead as _, BufReader, IoSlice, Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg, sockopt};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Value, json};
 
@@ -326,4 +329,47 @@ fn h15_a_flood_beyond_the_rate_gets_the_rate() {
     guardian.host.ok(&["guardian", "reload"]);
     assert_eq!(greedy.status(&greedy.unlisted()), 403);
     guardian.end();
+}
+
+/// A descriptor can be sent over the sandbox's socket, and closing it may take as long as its sender likes.
+#[test]
+fn h15_a_descriptor_that_takes_long_to_close_holds_up_nobody_else() {
+    let origin = Plain::start("the page\n");
+    let guardian = Guardian::start(1024, &leading_to(&origin));
+    let (first, second) = (guardian.register("first"), guardian.register("second"));
+    for _ in 0..8 {
+        let (slow, _peer) = lingering();
+        let mut stream = connect(&first.socket);
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let descriptors = [slow.as_fd()];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)));
+        match sendmsg(&stream, &[IoSlice::new(b"G")], &mut control, SendFlags::NOSIGNAL) {
+            // Linux 6.16 and newer let a socket refuse them.
+            Err(Errno::PERM) => {}
+            sent => {
+                sent.unwrap();
+                drop(slow);
+                let _ = stream.write_all(b"E");
+            }
+        }
+    }
+    for _ in 0..20 {
+        let begun = Instant::now();
+        assert_eq!(second.status(&second.unlisted()), 403);
+        // The descriptors would have taken a minute.
+        assert!(begun.elapsed() < Duration::from_secs(20));
+    }
+}
+
+/// A connection whose end takes a minute to close, because nobody reads what it has still to send.
+#[expect(clippy::disallowed_methods, reason = "both ends are the test's own")]
+fn lingering() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let peer = listener.accept().unwrap().0;
+    sockopt::set_socket_linger(&stream, Some(Duration::from_mins(1))).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    while (&stream).write(&[0; 1 << 12]).is_ok() {}
+    (stream, peer)
 }

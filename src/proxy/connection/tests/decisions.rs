@@ -399,3 +399,17 @@ async fn s4_a_denied_address_closes_the_tunnel_of_a_name() {
         "{event}"
     );
 }
+
+#[tokio::test]
+async fn d3_a16_a_question_to_the_dns_leaves_a_record_also_when_the_client_has_gone() {
+    let mut proxy = Script::allowing("silent.test").start();
+    for (head, port) in
+        [(proxy.connect_head("silent.test:443"), 443), (proxy.get_head("silent.test:80", "/"), 80)]
+    {
+        let mut peer = proxy.connect();
+        peer.send(head).await;
+        drop(peer);
+        assert_eq!(proxy.event().await, format!("deny silent.test:{port} client_reset"));
+    }
+    assert_eq!(proxy.client.open_tunnels(), 0);
+}

@@ -155,6 +155,9 @@ impl Resolve for Names {
         if name.as_str() == "silent.test" {
             return Box::pin(std::future::pending());
         }
+        if name.as_str() == "silent.test" {
+            return Box::pin(std::future::pending());
+        }
         let answer = self.answers.lock().unwrap().pop_front().unwrap_or(Err(ResolveError::Failed(None)));
         Box::pin(std::future::ready(answer))
     }

@@ -175,14 +175,24 @@ async fn the_first_server_is_asked_first_and_its_no_is_final() {
         let servers = Servers::build(&settings).unwrap();
         assert_eq!(lookup(&servers, "public.test").await, found(&["192.0.2.7"]));
     }
-    // Who was silent is asked last for a while.
+    // One name that gets no answer says nothing of the server: a sandbox can't choose who answers the others.
     first.say("silent.test.", Says::Nothing);
     second.say("silent.test.", Says::Records(vec![("silent.test.", 60, ADDRESS)]));
     let servers = Servers::build(&settings).unwrap();
     assert_eq!(lookup(&servers, "silent.test").await, found(&["192.0.2.7"]));
     let _ = first.asked();
     assert_eq!(lookup(&servers, "both.test").await, found(&["192.0.2.1", "2001:db8::1"]));
-    assert_eq!(first.asked(), []);
+    assert_eq!(first.asked().len(), 2);
+    // Who says nothing at all is asked last for a while.
+    let mute = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    mute.set_nonblocking(true).unwrap();
+    let mut with_mute = settings.clone();
+    with_mute.servers[0] = mute.local_addr().unwrap();
+    let servers = Servers::build(&with_mute).unwrap();
+    assert_eq!(lookup(&servers, "both.test").await, found(&["192.0.2.1", "2001:db8::1"]));
+    while mute.recv(&mut [0; 512]).is_ok() {}
+    assert_eq!(lookup(&servers, "public.test").await, found(&["192.0.2.7"]));
+    assert!(mute.recv(&mut [0; 512]).is_err(), "it was asked again");
     let rotating = Servers::build(&Settings { rotate: true, ..settings }).unwrap();
     for _ in 0..2 {
         assert_eq!(lookup(&rotating, "both.test").await, found(&["192.0.2.1", "2001:db8::1"]));
