@@ -27,7 +27,7 @@
 //! ```text
 //! client in the sandbox
 //!   → proxy listener     who: which socket, then which token (constant time, hashed at rest)
-//!   → admission          how much: connections, a share of the descriptors, a bucket of requests
+//!   → admission          how much: connections, a share of the descriptors, a bucket of requests; a thread of its own
 //!   → request head       what: one parser, one canonical form; anything ambiguous is refused
 //!   → policy (pure)      deny? allow? else not listed        ← rules: built-in + global + project, live
 //!   → resolve            only now; the cache holds answers and no verdicts: all of them are judged every time
