@@ -64,10 +64,14 @@ pub fn cloister_file(dir: &Path, cloister: &crate::name::CloisterName) -> PathBu
     dir.join(CLOISTERS_FOLDER).join(format!("{cloister}.jsonl"))
 }
 
-/// Tells whether there is a log in the audit directory `dir`.
+/// Tells whether there is a log in the audit directory `dir`, or something that a log has left: then the unified file
+/// has to be there too.
 pub fn exists(dir: &Path) -> bool {
-    let files = chain::ChainFiles::of(&unified_file(dir));
-    files.current().exists() || files.list_full().is_ok_and(|full| !full.is_empty())
+    let has_chain = |dir: &Path| {
+        let names = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        names.into_iter().any(|name| name.to_str().is_some_and(|name| chain::split_name(name).is_some()))
+    };
+    log::has_lock(dir) || has_chain(dir) || has_chain(&dir.join(CLOISTERS_FOLDER))
 }
 
 /// Says why the audit log can't be opened or written: without audit there is no traffic (invariant 7).
