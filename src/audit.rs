@@ -18,8 +18,9 @@
 //! says `"own_file": false`.
 //!
 //! **Floods.** A repeated event (same cloister, event, reason and subject) is written once and then counted; a record
-//! with `repeated`, `from` and `to` follows each minute, and before the end of its cloister or of the guardian. A
-//! cloister has a budget of subjects a minute; what goes beyond is counted by event and reason, without a host.
+//! with `repeated`, `from` and `to` follows each minute, and before the end of its cloister or of the guardian. Each
+//! reason of a cloister has a budget of subjects a minute; what goes beyond is counted by event and reason, without a
+//! host, and `detail` names a few of them.
 //!
 //! **Crashes.** What a crash leaves of a line without its line feed is kept: the next start closes it with a line feed
 //! and a record `audit.recovered`, whose `prev` is the hash of the remains and whose `recovers` is the hash of the last

@@ -39,6 +39,8 @@ pub struct Verified {
     pub records: u64,
     /// How many of them close the remains of a crash.
     pub recoveries: u64,
+    /// With an expected head: the last record that the log says was removed after that head.
+    pub removed_since: Option<u64>,
 }
 
 /// Says why a chain can't be trusted.
@@ -263,8 +265,9 @@ pub fn verify_all(dir: &Path, expect: Option<Head>) -> io::Result<Vec<FileReport
 
 fn verify_once(dir: &Path, expect: Option<Head>, ending: Ending) -> io::Result<Vec<FileReport>> {
     let unified = unified_file(dir);
-    let outcome =
-        written_lines(&unified).and_then(|lines| verify_chain(lines.hold(&mut { MAX_HELD }), expect, ending));
+    let outcome = written_lines(&unified)
+        .and_then(|lines| lines.hold(&mut { MAX_HELD }))
+        .and_then(|lines| verify_chain(lines, expect, ending));
     let complete = match (ending, &outcome) {
         (Ending::Whole, _) => u64::MAX,
         (Ending::Written, Ok(verified)) => verified.head.seq,
@@ -277,7 +280,7 @@ fn verify_once(dir: &Path, expect: Option<Head>, ending: Ending) -> io::Result<V
     wait(ending);
     for stem in stems(&dir.join(CLOISTERS_FOLDER))? {
         let path = dir.join(CLOISTERS_FOLDER).join(format!("{stem}.jsonl"));
-        let lines = Lines::of(&ChainFiles::of(&path)).map(|lines| lines.hold(&mut room));
+        let lines = Lines::of(&ChainFiles::of(&path)).and_then(|lines| lines.hold(&mut room));
         let outcome = lines.and_then(|lines| {
             owns.insert(path.clone(), lines.again());
             verify_chain(lines, None, ending)
@@ -286,11 +289,8 @@ fn verify_once(dir: &Path, expect: Option<Head>, ending: Ending) -> io::Result<V
     }
     // A buffer of an own file may be written before the unified one's: what was read of them is in that one by now.
     wait(ending);
-    match written_lines(&unified) {
-        Ok(lines) => {
-            let lines = lines.hold(&mut { MAX_HELD });
-            compare::compare(&Files { dir, unified: lines, owns, complete }, &mut reports);
-        }
+    match written_lines(&unified).and_then(|lines| lines.hold(&mut { MAX_HELD })) {
+        Ok(unified) => compare::compare(&Files { dir, unified, owns, complete }, &mut reports),
         Err(error) => compare::enter(&mut reports, unified, error),
     }
     Ok(reports)

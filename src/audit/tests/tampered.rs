@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 
-const SMALL: Storage = Storage { per_cloister: true, max_bytes: 20_000, max_files: 2 };
+const SMALL: Storage = Storage { per_cloister: true, max_bytes: 50_000, max_files: 2 };
 
 fn own(place: &Place) -> PathBuf {
     cloister_file(&place.dir(), &cloister("demo"))
@@ -68,7 +68,7 @@ fn a17_a_removed_unified_file_is_missed_whatever_else_is_left() {
 #[test]
 fn a17_a_removed_unified_file_is_missed_behind_full_ones() {
     let place = Place::new();
-    fill(&AuditLog::open(&place.dir(), SMALL).unwrap(), 200);
+    fill(&AuditLog::open(&place.dir(), SMALL).unwrap(), 400);
     fs::remove_file(place.unified()).unwrap();
     fs::remove_file(place.dir().join("audit.lock")).unwrap();
     assert!(exists(&place.dir()));

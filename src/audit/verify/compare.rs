@@ -231,3 +231,46 @@ fn is_same(one: &[u8], other: &[u8]) -> bool {
     let (one, other) = (one.trim_ascii_end(), other.trim_ascii_end());
     shared_parts(one).is_some_and(|parts| shared_parts(other) == Some(parts))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::audit::chain::ChainFiles;
+    use crate::audit::verify::verify;
+    use crate::audit::{AuditLog, Event, Record, Storage};
+    use crate::name::ProjectName;
+
+    fn listed(path: &Path) -> Lines {
+        Lines::of(&ChainFiles::of(path)).unwrap()
+    }
+
+    fn report(path: &Path) -> FileReport {
+        FileReport { path: path.to_owned(), outcome: verify(path, None) }
+    }
+
+    #[test]
+    fn a17_a_file_that_was_removed_meanwhile_is_an_error_of_its_report() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = place.path();
+        let name = CloisterName::of(&ProjectName::parse("demo").unwrap(), None).unwrap();
+        let storage = Storage { per_cloister: true, max_bytes: 1 << 20, max_files: 1 };
+        let log = AuditLog::open(dir, storage).unwrap();
+        log.append(Record::new(Event::ProxyAllow).cloister(&name)).unwrap();
+        drop(log);
+        let paths = [unified_file(dir), cloister_file(dir, &name)];
+        for (removed, other) in [(0, 1), (1, 0)] {
+            let content = fs::read(&paths[removed]).unwrap();
+            let owns = BTreeMap::from([(paths[1].clone(), listed(&paths[1]))]);
+            let files = Files { dir, unified: listed(&paths[0]), owns, complete: u64::MAX };
+            let mut reports = paths.iter().map(|path| report(path)).collect();
+            fs::remove_file(&paths[removed]).unwrap();
+            compare(&files, &mut reports);
+            assert!(reports[other].outcome.is_ok(), "{reports:?}");
+            let error = reports[removed].outcome.as_ref().unwrap_err();
+            assert!(error.may_pass() && matches!(error, VerifyError::Read { .. }), "{error}");
+            fs::write(&paths[removed], content).unwrap();
+        }
+    }
+}

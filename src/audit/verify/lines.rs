@@ -127,15 +127,19 @@ impl Lines {
     }
 
     /// Opens the files now, as long as there is room for them, so that no rotation takes them away.
-    pub(super) fn hold(mut self, room: &mut usize) -> Self {
-        for part in self.files.iter_mut().filter(|part| part.held.is_none()) {
-            let Some(left) = room.checked_sub(1) else { break };
-            // What can't be opened says so when it is read.
-            let Ok(file) = part.open(&self.chain) else { continue };
-            part.held = Some(file);
-            *room = left;
+    pub(super) fn hold(mut self, room: &mut usize) -> Result<Self, VerifyError> {
+        for _ in 1..MAX_LISTINGS {
+            let is_held = self.files.iter_mut().take(*room).all(|part| {
+                part.held = part.open(&self.chain).ok();
+                part.held.is_some()
+            });
+            if is_held {
+                break;
+            }
+            self = Self::of(&self.chain)?;
         }
-        self.again()
+        *room = room.saturating_sub(self.files.len());
+        Ok(self.again())
     }
 
     /// Tells whether the file that is written is there, and not only full ones.
