@@ -285,7 +285,7 @@ fn verify_once(dir: &Path, expect: Option<Head>, ending: Ending) -> io::Result<V
             owns.insert(path.clone(), lines.again());
             verify_chain(lines, None, ending)
         });
-        reports.push(FileReport { outcome, path });
+        reports.push(FileReport { path, outcome });
     }
     // A buffer of an own file may be written before the unified one's: what was read of them is in that one by now.
     wait(ending);
