@@ -18,8 +18,9 @@
 //! says `"own_file": false`.
 //!
 //! **Floods.** A repeated event (same cloister, event, reason and subject) is written once and then counted; a record
-//! with `repeated`, `from` and `to` follows each minute, and before the end of its cloister or of the guardian. A
-//! cloister has a budget of subjects a minute; what goes beyond is counted by event and reason, without a host.
+//! with `repeated`, `from` and `to` follows each minute, and before the end of its cloister or of the guardian. Each
+//! reason of a cloister has a budget of subjects a minute; what goes beyond is counted by event and reason, without a
+//! host, and `detail` names a few of them.
 //!
 //! **Crashes.** What a crash leaves of a line without its line feed is kept: the next start closes it with a line feed
 //! and a record `audit.recovered`, whose `prev` is the hash of the remains and whose `recovers` is the hash of the last
@@ -64,10 +65,14 @@ pub fn cloister_file(dir: &Path, cloister: &crate::name::CloisterName) -> PathBu
     dir.join(CLOISTERS_FOLDER).join(format!("{cloister}.jsonl"))
 }
 
-/// Tells whether there is a log in the audit directory `dir`.
+/// Tells whether there is a log in the audit directory `dir`, or something that a log has left: then the unified file
+/// has to be there too.
 pub fn exists(dir: &Path) -> bool {
-    let files = chain::ChainFiles::of(&unified_file(dir));
-    files.current().exists() || files.list_full().is_ok_and(|full| !full.is_empty())
+    let has_chain = |dir: &Path| {
+        let names = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        names.into_iter().any(|name| name.to_str().is_some_and(|name| chain::split_name(name).is_some()))
+    };
+    log::has_lock(dir) || has_chain(dir) || has_chain(&dir.join(CLOISTERS_FOLDER))
 }
 
 /// Says why the audit log can't be opened or written: without audit there is no traffic (invariant 7).

@@ -419,6 +419,11 @@ impl Storage {
     }
 }
 
+/// Tells whether a guardian has ever written the log in `dir`; where that can't be seen, it may have.
+pub(super) fn has_lock(dir: &Path) -> bool {
+    dir.join(LOCK_FILE).try_exists().unwrap_or(true)
+}
+
 /// Tells whether a guardian writes the log in `dir` at present.
 pub(super) fn is_written(dir: &Path) -> bool {
     let Ok(file) = File::open(dir.join(LOCK_FILE)) else { return false };

@@ -19,6 +19,7 @@ fn cloister(name: &str) -> CloisterName {
 
 mod copies;
 mod rotation;
+mod tampered;
 
 const STORAGE: Storage = Storage { per_cloister: true, max_bytes: 1 << 30, max_files: 8 };
 const UNIFIED_ONLY: Storage = Storage { per_cloister: false, ..STORAGE };

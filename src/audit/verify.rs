@@ -1,14 +1,16 @@
 //! Recomputes the chains, names the first bad line, and compares the chains with each other (A17).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use super::chain::{ChainFiles, split_name};
 use super::log::is_written;
 use super::{CLOISTERS_FOLDER, Head, unified_file};
+use compare::Files;
 #[cfg(test)]
 use lines::LinePlace;
 use lines::Lines;
@@ -18,8 +20,12 @@ mod compare;
 mod lines;
 mod walk;
 
-/// How long the cloisters' own files may be behind the unified one while the guardian writes; see the keeper.
+/// How long the cloisters' own files and the unified one may be apart while the guardian writes; see the keeper.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// How often all is verified again while rotation removes what is read.
+const MAX_TRIES: usize = 3;
+/// Bounds the files that are held open against rotation.
+const MAX_HELD: usize = 256;
 
 /// Says what an unbroken chain holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +39,8 @@ pub struct Verified {
     pub records: u64,
     /// How many of them close the remains of a crash.
     pub recoveries: u64,
+    /// With an expected head: the last record that the log says was removed after that head.
+    pub removed_since: Option<u64>,
 }
 
 /// Says why a chain can't be trusted.
@@ -46,6 +54,16 @@ pub enum VerifyError {
         /// Why not.
         #[source]
         source: io::Error,
+    },
+    /// The file that is written is not there.
+    #[error(
+        "cannot verify the audit file `{}`: it is missing, and other files of the log are there: somebody removed it \
+         (only after a crash in the middle of a rotation the next start of the guardian puts it back)",
+        path.display()
+    )]
+    Gone {
+        /// The file.
+        path: PathBuf,
     },
     /// A line breaks the chain.
     #[error("cannot verify the audit file `{}`: line {line} {problem}", path.display())]
@@ -111,6 +129,12 @@ pub enum Difference {
         /// The record's number in the unified file.
         unified: u64,
     },
+    /// The own file does not say whose copy a record is.
+    #[error("its record {own} can't be compared: it does not name the unified file's record")]
+    Unnamed {
+        /// The record's number in the own file.
+        own: u64,
+    },
     /// Both have it, with different words.
     #[error("its record {own} says something else than record {unified} of the unified file")]
     Other {
@@ -165,8 +189,18 @@ pub enum Problem {
 /// # Errors
 /// The first bad line, or the missing end.
 pub fn verify(current: &Path, expect: Option<Head>) -> Result<Verified, VerifyError> {
-    let lines = Lines::of(&ChainFiles::of(current))?;
-    verify_chain(lines, expect, Ending::Whole)
+    verify_chain(written_lines(current)?, expect, Ending::Whole)
+}
+
+/// Lists a chain whose current file has to be there.
+fn written_lines(current: &Path) -> Result<Lines, VerifyError> {
+    let gone = || VerifyError::Gone { path: current.to_owned() };
+    match Lines::of(&ChainFiles::of(current)) {
+        Ok(lines) if lines.has_current() => Ok(lines),
+        Ok(_) => Err(gone()),
+        Err(error) if error.is_not_found() => Err(gone()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Tells whether the last line may be on its way.
@@ -212,30 +246,77 @@ pub struct FileReport {
 }
 
 /// Verifies the unified chain (against the expected head, if one is known) and every cloister's chain in `dir`, and
-/// compares them with each other.
+/// compares them with each other. When rotation removes a file that is read, all is done again, a few times.
 ///
 /// # Errors
 /// When the directory can't be listed; what is wrong with a chain stands in its report.
 pub fn verify_all(dir: &Path, expect: Option<Head>) -> io::Result<Vec<FileReport>> {
     let ending = if is_written(dir) { Ending::Written } else { Ending::Whole };
-    let unified = unified_file(dir);
-    let lines = Lines::of(&ChainFiles::of(&unified));
-    if ending == Ending::Written {
-        // The cloisters' own files follow the unified one.
-        std::thread::sleep(PATIENCE);
-    }
-    let copy = lines.as_ref().ok().map(Lines::again);
-    let outcome = lines.and_then(|lines| verify_chain(lines, expect, ending));
-    let mut reports = vec![FileReport { outcome, path: unified }];
-    for stem in stems(&dir.join(CLOISTERS_FOLDER))? {
-        let path = dir.join(CLOISTERS_FOLDER).join(format!("{stem}.jsonl"));
-        let lines = Lines::of(&ChainFiles::of(&path));
-        reports.push(FileReport { outcome: lines.and_then(|lines| verify_chain(lines, None, ending)), path });
-    }
-    if let Some(copy) = copy {
-        compare::compare(dir, &copy, ending, &mut reports);
+    let mut reports = verify_once(dir, expect, ending)?;
+    for _ in 1..MAX_TRIES {
+        let may_pass = |report: &FileReport| report.outcome.as_ref().is_err_and(VerifyError::may_pass);
+        if ending == Ending::Whole || !reports.iter().any(may_pass) {
+            break;
+        }
+        reports = verify_once(dir, expect, ending)?;
     }
     Ok(reports)
+}
+
+fn verify_once(dir: &Path, expect: Option<Head>, ending: Ending) -> io::Result<Vec<FileReport>> {
+    let unified = unified_file(dir);
+    let outcome = written_lines(&unified)
+        .and_then(|lines| lines.hold(&mut { MAX_HELD }))
+        .and_then(|lines| verify_chain(lines, expect, ending));
+    let complete = match (ending, &outcome) {
+        (Ending::Whole, _) => u64::MAX,
+        (Ending::Written, Ok(verified)) => verified.head.seq,
+        (Ending::Written, Err(_)) => 0,
+    };
+    let mut reports = vec![FileReport { outcome, path: unified.clone() }];
+    let mut owns = BTreeMap::new();
+    let mut room = MAX_HELD;
+    // The own files follow the unified one: what was read of it is in them by now.
+    wait(ending);
+    for stem in stems(&dir.join(CLOISTERS_FOLDER))? {
+        let path = dir.join(CLOISTERS_FOLDER).join(format!("{stem}.jsonl"));
+        let lines = Lines::of(&ChainFiles::of(&path)).and_then(|lines| lines.hold(&mut room));
+        let outcome = lines.and_then(|lines| {
+            owns.insert(path.clone(), lines.again());
+            verify_chain(lines, None, ending)
+        });
+        reports.push(FileReport { path, outcome });
+    }
+    // A buffer of an own file may be written before the unified one's: what was read of them is in that one by now.
+    wait(ending);
+    match written_lines(&unified).and_then(|lines| lines.hold(&mut { MAX_HELD })) {
+        Ok(unified) => compare::compare(&Files { dir, unified, owns, complete }, &mut reports),
+        Err(error) => compare::enter(&mut reports, unified, error),
+    }
+    Ok(reports)
+}
+
+fn wait(ending: Ending) {
+    if ending == Ending::Written {
+        thread::sleep(PATIENCE);
+    }
+}
+
+impl VerifyError {
+    /// Tells whether this may come from a rotation that went on at the same time.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Read { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::ResourceBusy)
+            }
+            Self::Gone { .. } => true,
+            _ => false,
+        }
+    }
+
+    fn is_not_found(&self) -> bool {
+        matches!(self, Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
 }
 
 /// Names the chains of a folder.

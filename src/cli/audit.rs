@@ -72,6 +72,11 @@ fn verify(expect: Option<Head>, paths: &Paths, output: &Output) -> Result<ExitCo
                 let since =
                     if verified.oldest > 1 { format!(" from {}", verified.oldest) } else { String::new() };
                 line(&format!("{file}: good, {} records{since}, head {}", verified.records, verified.head))?;
+                if let Some(last) = verified.removed_since {
+                    line(&format!(
+                        "{file}: removed after the head that you expect: the records up to {last}; the log calls it rotation"
+                    ))?;
+                }
             }
             Err(error) => {
                 code = ExitCode::from(1);

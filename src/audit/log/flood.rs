@@ -1,7 +1,8 @@
 //! Repeated events: written once, then counted, and summed up once a minute.
 //!
-//! The table is bounded: a cloister has [`MAX_SUBJECTS`] subjects a minute, and what goes beyond is counted by event
-//! and reason alone. Time comes from outside.
+//! The table is bounded: each reason of a cloister has [`MAX_SUBJECTS`] subjects a minute, so that a flood of one
+//! reason hides no other; what goes beyond is counted by event and reason alone, with a few of the subjects. Time comes
+//! from outside.
 
 use std::collections::HashMap;
 use std::fmt::{Display, Write};
@@ -14,10 +15,14 @@ use crate::name::CloisterName;
 
 /// How long repetitions are counted before they are summed up.
 const WINDOW: Duration = Duration::from_mins(1);
-/// Bounds the subjects of one cloister that get a record of their own in one window.
+/// Bounds the subjects of one reason of a cloister that get a record of their own in one window.
 const MAX_SUBJECTS: usize = 128;
-/// Bounds the reasons under which the others are counted.
-const MAX_OTHERS: usize = 32;
+/// Bounds the reasons of a cloister that have subjects; what has another one is counted together.
+const MAX_REASONS: usize = 32;
+/// Bounds the subjects that a summary of others names.
+const MAX_SAMPLES: usize = 5;
+/// Bounds such a subject, in bytes.
+const MAX_SAMPLE_BYTES: usize = 100;
 
 /// Says what makes two events repetitions of each other.
 #[derive(Clone, Copy)]
@@ -62,15 +67,48 @@ pub(super) struct Floods {
     windows: HashMap<CloisterName, Window>,
     /// When the first window is over.
     next: Option<Instant>,
-    /// Where keys are put together, so that a repetition allocates nothing.
-    key: String,
+    /// Where subjects and reasons are put together, so that a repetition allocates nothing.
+    key: Key,
+}
+
+/// Is an event's reason and subject as texts.
+#[derive(Debug, Default)]
+struct Key {
+    reason: String,
+    subject: String,
+}
+
+impl Key {
+    fn set(&mut self, what: Repeatable<'_>) {
+        self.reason.clear();
+        self.subject.clear();
+        let written = write!(self.reason, "{} {}", what.event, what.reason);
+        let written = written.and_then(|()| match what.subject {
+            Some(subject) => write!(self.subject, "{subject}"),
+            None => Ok(()),
+        });
+        written.expect("a text takes whatever is written");
+    }
 }
 
 #[derive(Debug)]
 struct Window {
     end: Instant,
+    /// By event and reason; the empty one has no subjects.
+    reasons: HashMap<String, Reason>,
+}
+
+#[derive(Debug, Default)]
+struct Reason {
     subjects: HashMap<String, Count>,
-    others: HashMap<String, Count>,
+    others: Option<Others>,
+}
+
+/// Counts what goes beyond the budget.
+#[derive(Debug)]
+struct Others {
+    count: Count,
+    samples: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -110,19 +148,14 @@ impl Floods {
         record: impl FnOnce() -> Record,
         now: Moment,
     ) -> Option<Record> {
-        self.key.clear();
-        let written = match what.subject {
-            Some(subject) => write!(self.key, "{} {} {subject}", what.event, what.reason),
-            None => write!(self.key, "{} {}", what.event, what.reason),
-        };
-        written.expect("a text takes whatever is written");
+        self.key.set(what);
         if let Some(window) = self.windows.get_mut(what.cloister) {
-            return window.note(&self.key, what, record, now.time);
+            return window.note(&self.key, record, now.time);
         }
         let end = now.instant + WINDOW;
         self.next = Some(self.next.map_or(end, |next| next.min(end)));
-        let mut window = Window { end, subjects: HashMap::new(), others: HashMap::new() };
-        let record = window.note(&self.key, what, record, now.time);
+        let mut window = Window { end, reasons: HashMap::new() };
+        let record = window.note(&self.key, record, now.time);
         self.windows.insert(what.cloister.clone(), window);
         record
     }
@@ -153,7 +186,7 @@ impl Floods {
                 (Err(_), _) => true,
                 (Ok(()), Scope::Over(now)) => {
                     window.end = now + WINDOW;
-                    !window.subjects.is_empty()
+                    !window.reasons.is_empty()
                 }
                 (Ok(()), Scope::Of(_) | Scope::All) => false,
             }
@@ -164,42 +197,83 @@ impl Floods {
 }
 
 impl Window {
-    fn note(
-        &mut self,
-        key: &str,
-        what: Repeatable<'_>,
-        record: impl FnOnce() -> Record,
-        now: Timestamp,
-    ) -> Option<Record> {
-        if let Some(count) = self.subjects.get_mut(key) {
+    fn note(&mut self, key: &Key, record: impl FnOnce() -> Record, now: Timestamp) -> Option<Record> {
+        if let Some(reason) = self.reasons.get_mut(&key.reason) {
+            return reason.note(&key.subject, record, now);
+        }
+        if self.reasons.len() < MAX_REASONS {
+            return self.reasons.entry(key.reason.clone()).or_default().note(&key.subject, record, now);
+        }
+        self.reasons.entry(String::new()).or_default().count_other(&key.subject, record, now);
+        None
+    }
+
+    fn summarise<E>(&mut self, write: &mut impl FnMut(Record) -> Result<(), E>) -> Result<(), E> {
+        for reason in self.reasons.values_mut() {
+            reason.summarise(write)?;
+        }
+        // What was repeated is counted on; what was not is written again when it comes again.
+        self.reasons.retain(|_, reason| {
+            reason.subjects.retain(|_, count| std::mem::take(&mut count.goes_on));
+            !reason.subjects.is_empty()
+        });
+        Ok(())
+    }
+}
+
+impl Reason {
+    fn note(&mut self, subject: &str, record: impl FnOnce() -> Record, now: Timestamp) -> Option<Record> {
+        if let Some(count) = self.subjects.get_mut(subject) {
             count.add(now);
             return None;
         }
         if self.subjects.len() < MAX_SUBJECTS {
             let record = record();
-            self.subjects.insert(key.to_owned(), Count::new(record.clone(), now));
+            self.subjects.insert(subject.to_owned(), Count::new(record.clone(), now));
             return Some(record);
         }
-        let mut key = format!("{} {}", what.event, what.reason);
-        if !self.others.contains_key(&key) && self.others.len() >= MAX_OTHERS {
-            key.clear();
-        }
-        let others = self.others.entry(key);
-        others.or_insert_with(|| Count::new(record().of_others(), now)).add(now);
+        self.count_other(subject, record, now);
         None
     }
 
+    fn count_other(&mut self, subject: &str, record: impl FnOnce() -> Record, now: Timestamp) {
+        let others = self.others.get_or_insert_with(|| Others {
+            count: Count::new(record().of_others(), now),
+            samples: Vec::new(),
+        });
+        others.count.add(now);
+        let sample = &subject[..subject.floor_char_boundary(MAX_SAMPLE_BYTES)];
+        if others.samples.len() < MAX_SAMPLES
+            && !sample.is_empty()
+            && !others.samples.iter().any(|one| one == sample)
+        {
+            others.samples.push(sample.to_owned());
+        }
+    }
+
+    /// Writes the summaries; one that is written is not counted again when a later one fails.
     fn summarise<E>(&mut self, write: &mut impl FnMut(Record) -> Result<(), E>) -> Result<(), E> {
-        for count in self.subjects.values_mut().chain(self.others.values_mut()) {
+        for count in self.subjects.values_mut() {
             if let Some(summary) = count.summary() {
                 write(summary)?;
-                // What was repeated is counted on; what was not is written again when it comes again.
                 (count.left_out, count.goes_on) = (0, true);
             }
         }
-        self.subjects.retain(|_, count| std::mem::take(&mut count.goes_on));
-        self.others.clear();
+        if let Some(summary) = self.others.as_ref().and_then(Others::summary) {
+            write(summary)?;
+        }
+        self.others = None;
         Ok(())
+    }
+}
+
+impl Others {
+    fn summary(&self) -> Option<Record> {
+        let summary = self.count.summary()?;
+        if self.samples.is_empty() {
+            return Some(summary);
+        }
+        Some(summary.detail(format_args!("other destinations, such as {}", self.samples.join(", "))))
     }
 }
 
@@ -293,13 +367,15 @@ mod tests {
             .filter(|number| deny(&mut floods, &demo, &format!("h{number}.test"), &clock).is_some())
             .count();
         assert_eq!(records, MAX_SUBJECTS);
-        assert_eq!(floods.windows[&demo].subjects.len(), MAX_SUBJECTS);
+        assert_eq!(floods.windows[&demo].reasons["proxy.deny not_allowed"].subjects.len(), MAX_SUBJECTS);
         assert!(
             deny(&mut floods, &cloister("other"), "h.test", &clock).is_some(),
             "each has a budget of its own"
         );
         clock.go(60);
         let others = Record::new(Event::ProxyDeny).cloister(&demo).reason("not_allowed").of_others();
+        let others = others
+            .detail("other destinations, such as h128.test, h129.test, h130.test, h131.test, h132.test");
         let others = others.repeated(1_000_000 - MAX_SUBJECTS as u64, second(0), second(0));
         assert_eq!(summaries(&mut floods, Scope::Over(clock.0.instant)), [others]);
         assert!(deny(&mut floods, &demo, "new.test", &clock).is_some(), "the next minute has a new budget");
@@ -313,9 +389,36 @@ mod tests {
             let what = Repeatable { cloister: &demo, event: Event::ProxyAsk, reason: &reason, subject: None };
             floods.note(what, || Record::new(Event::ProxyAsk).cloister(&demo).reason(&reason), clock.0);
         }
-        assert_eq!(floods.windows[&demo].others.len(), MAX_OTHERS + 1);
-        let counted: u64 = floods.windows[&demo].others.values().map(|count| count.left_out).sum();
-        assert_eq!(counted, 10_000 - MAX_SUBJECTS as u64);
+        let window = &floods.windows[&demo];
+        assert_eq!(window.reasons.len(), MAX_REASONS + 1);
+        let counted = window.reasons[""].others.as_ref().unwrap().count.left_out;
+        assert_eq!(counted, 10_000 - MAX_REASONS as u64);
+    }
+
+    #[test]
+    fn a15_a_flood_of_one_reason_hides_no_denial_of_another() {
+        let (mut floods, clock, demo) = (Floods::default(), Clock::new(), cloister("demo"));
+        for number in 0..10 * MAX_SUBJECTS {
+            deny(&mut floods, &demo, &format!("h{number}.test"), &clock);
+        }
+        for reason in ["address_forbidden", "sni_mismatch"] {
+            let host = "target.test";
+            let what = Repeatable { cloister: &demo, event: Event::ProxyDeny, reason, subject: Some(&host) };
+            let record = || Record::new(Event::ProxyDeny).cloister(&demo).host(host).reason(reason);
+            assert_eq!(floods.note(what, record, clock.0), Some(record()));
+        }
+    }
+
+    #[test]
+    fn a15_the_subjects_that_a_summary_names_are_few_and_short() {
+        let (mut floods, clock, demo) = (Floods::default(), Clock::new(), cloister("demo"));
+        for number in 0..2 * MAX_SUBJECTS {
+            deny(&mut floods, &demo, &format!("{number:03}{}", "é".repeat(5000)), &clock);
+        }
+        let summaries = summaries(&mut floods, Scope::All);
+        let line = serde_json::to_string(&summaries[0]).unwrap();
+        assert_eq!(summaries.len(), 1);
+        assert!(line.contains("such as 128é") && line.len() < 1000, "{line}");
     }
 
     #[test]

@@ -57,6 +57,12 @@ fn a17_what_rotation_removed_is_told_from_what_somebody_removed() {
     assert!(place.entries(removals).last().unwrap().removed.unwrap().seq == verified.oldest - 1);
     let gone = Head { seq: 1, hash: LineHash::START };
     assert!(matches!(verify(&place.unified(), Some(gone)), Err(VerifyError::Removed { expected: 1, .. })));
+    let older = verified.oldest;
+    let expected = verify(&place.unified(), None).unwrap().head;
+    assert_eq!(verify(&place.unified(), Some(expected)).unwrap().removed_since, None);
+    let kept = place.entries(Filter::default()).into_iter().find(|entry| entry.seq == older + 1).unwrap();
+    let kept = Head { seq: older, hash: kept.prev };
+    assert_eq!(verify(&place.unified(), Some(kept)).unwrap().removed_since, Some(older - 1));
     for number in 0..3 {
         let file = &full_files(&place)[number];
         let content = fs::read(file).unwrap();

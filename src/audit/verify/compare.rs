@@ -5,50 +5,58 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::lines::Lines;
-use super::{Difference, Ending, FileReport, VerifyError};
-use crate::audit::chain::ChainFiles;
-use crate::audit::cloister_file;
+use super::{Difference, FileReport, VerifyError};
 use crate::audit::entry::{Link, shared_parts};
+use crate::audit::{cloister_file, unified_file};
 use crate::name::CloisterName;
 
 /// How many own files are open at a time; each run over the unified file compares so many.
 const MAX_OPEN: usize = 128;
 
+/// Is what is compared, as it was listed.
+pub(super) struct Files<'a> {
+    pub(super) dir: &'a Path,
+    /// The unified file, listed after the others: whatever they copy has to be here.
+    pub(super) unified: Lines,
+    /// The own files that can be read, by their path.
+    pub(super) owns: BTreeMap<PathBuf, Lines>,
+    /// Up to which record of the unified file the others have to be complete.
+    pub(super) complete: u64,
+}
+
 /// Enters every difference in the report of the own file, unless that one is bad already.
-pub(super) fn compare(dir: &Path, unified: &Lines, ending: Ending, reports: &mut Vec<FileReport>) {
+pub(super) fn compare(files: &Files<'_>, reports: &mut Vec<FileReport>) {
     let mut done: Option<CloisterName> = None;
     let mut compared = BTreeSet::new();
-    let (oldest, newest) = loop {
-        let mut lines = unified.again();
-        let mut run = Run { dir, after: done.as_ref(), owns: BTreeMap::new(), oldest: None, newest: 0 };
-        // What can't be read stands in the unified file's own report.
-        while let Ok(Some(line)) = lines.next() {
-            run.step(line.bytes);
+    let oldest = loop {
+        let mut run = Run { files, after: done.as_ref(), owns: BTreeMap::new(), oldest: None };
+        if let Err(error) = run.read() {
+            return enter(reports, unified_file(files.dir), error);
         }
-        let Run { owns, newest, oldest, .. } = run;
+        let Run { owns, oldest, .. } = run;
         let is_more = owns.len() == MAX_OPEN;
         done = owns.keys().next_back().cloned();
         for own in owns.into_values() {
             let path = own.path.clone();
             compared.insert(path.clone());
-            if let Some(error) = own.finish(oldest, newest, ending) {
+            if let Some(error) = own.finish(oldest) {
                 enter(reports, path, error);
             }
         }
         if !is_more {
-            break (oldest, newest);
+            break oldest;
         }
     };
     // The unified file names none of these cloisters.
     let others = reports.iter().skip(1).map(|report| report.path.clone());
     for path in others.filter(|path| !compared.contains(path)).collect::<Vec<_>>() {
-        if let Some(error) = Own::open(&path).finish(oldest, newest, ending) {
+        if let Some(error) = Own::open(files, path.clone()).finish(oldest) {
             enter(reports, path, error);
         }
     }
 }
 
-fn enter(reports: &mut Vec<FileReport>, path: PathBuf, error: VerifyError) {
+pub(super) fn enter(reports: &mut Vec<FileReport>, path: PathBuf, error: VerifyError) {
     match reports.iter_mut().find(|report| report.path == path) {
         Some(report) if report.outcome.is_ok() => report.outcome = Err(error),
         Some(_) => {}
@@ -58,32 +66,37 @@ fn enter(reports: &mut Vec<FileReport>, path: PathBuf, error: VerifyError) {
 
 /// Is one run over the unified file.
 struct Run<'a> {
-    dir: &'a Path,
+    files: &'a Files<'a>,
     /// The last cloister of the run before.
     after: Option<&'a CloisterName>,
     owns: BTreeMap<CloisterName, Own>,
     /// The first record of the unified file that is kept.
     oldest: Option<u64>,
-    /// The last one.
-    newest: u64,
 }
 
 impl Run<'_> {
+    fn read(&mut self) -> Result<(), VerifyError> {
+        let mut lines = self.files.unified.again();
+        while let Some(line) = lines.next()? {
+            self.step(line.bytes);
+        }
+        Ok(())
+    }
+
     fn step(&mut self, line: &[u8]) {
         let Some(record) = Link::parse(line) else { return };
         let oldest = *self.oldest.get_or_insert(record.seq);
-        self.newest = record.seq;
         if record.own_file == Some(false) || record.is_about_its_chain() {
             return;
         }
         let Some(name) = record.cloister.filter(|name| self.after.is_none_or(|after| name > after)) else {
             return;
         };
-        let (dir, has_room) = (self.dir, self.owns.len() < MAX_OPEN);
+        let (files, has_room) = (self.files, self.owns.len() < MAX_OPEN);
         let own = match self.owns.entry(name) {
             Entry::Occupied(own) => own.into_mut(),
             Entry::Vacant(vacant) if has_room => {
-                let own = Own::open(&cloister_file(dir, vacant.key()));
+                let own = Own::open(files, cloister_file(files.dir, vacant.key()));
                 vacant.insert(own)
             }
             // The names are taken in their order: the last one makes place for one before it.
@@ -93,7 +106,7 @@ impl Run<'_> {
                     return;
                 }
                 self.owns.pop_last();
-                let own = Own::open(&cloister_file(dir, &name));
+                let own = Own::open(files, cloister_file(files.dir, &name));
                 self.owns.entry(name).or_insert(own)
             }
         };
@@ -104,12 +117,15 @@ impl Run<'_> {
 /// Is one own file, read in step with the unified one.
 struct Own {
     path: PathBuf,
-    /// `None` when it can't be read: its own report says why.
+    /// `None` when it is not there or can't be read; its own report says why.
     lines: Option<Lines>,
     next: Option<Copy>,
     /// The first record of the unified file that has to be here.
     begin: u64,
-    difference: Option<Difference>,
+    /// The last one.
+    complete: u64,
+    /// What was found; then nothing more is read.
+    error: Option<VerifyError>,
 }
 
 /// Is one record of an own file.
@@ -120,88 +136,141 @@ struct Copy {
 }
 
 impl Own {
-    fn open(path: &Path) -> Self {
-        let lines = Lines::of(&ChainFiles::of(path)).ok();
-        let mut own = Self { path: path.to_owned(), lines, next: None, begin: 0, difference: None };
-        own.begin = own.find_begin().unwrap_or(0);
+    fn open(files: &Files<'_>, path: PathBuf) -> Self {
+        let lines = files.owns.get(&path).map(Lines::again);
+        let complete = files.complete;
+        let mut own = Self { path, lines, next: None, begin: 0, complete, error: None };
+        match own.find_begin() {
+            Ok(begin) => own.begin = begin,
+            Err(error) => own.error = Some(error),
+        }
         own.lines = own.lines.map(|lines| lines.again());
-        own.next = own.read();
+        own.advance();
         own
     }
 
     /// Finds where the file begins to tell; a file from its first record on has to tell everything.
-    fn find_begin(&mut self) -> Option<u64> {
-        let lines = self.lines.as_mut()?;
-        while let Some(line) = lines.next().ok()? {
+    fn find_begin(&mut self) -> Result<u64, VerifyError> {
+        let Some(lines) = &mut self.lines else { return Ok(0) };
+        while let Some(line) = lines.next()? {
             let Some(link) = Link::parse(line.bytes) else { continue };
-            match link.unified {
-                Some(_) if link.seq == 1 => return Some(0),
-                Some(unified) if link.is_about_its_chain() => return Some(unified + 1),
-                Some(unified) => return Some(unified),
-                // Records of a version that did not name the unified file's can't be compared.
-                None => {}
-            }
+            return Ok(match link.unified {
+                Some(unified) if link.seq > 1 && link.is_about_its_chain() => unified + 1,
+                Some(unified) if link.seq > 1 => unified,
+                _ => 0,
+            });
         }
-        None
+        Ok(0)
     }
 
-    fn read(&mut self) -> Option<Copy> {
-        let lines = self.lines.as_mut()?;
-        loop {
-            let line = lines.next().ok()??;
+    fn advance(&mut self) {
+        match self.read() {
+            Ok(next) => self.next = next,
+            Err(error) => (self.next, self.error) = (None, self.error.take().or(Some(error))),
+        }
+    }
+
+    fn read(&mut self) -> Result<Option<Copy>, VerifyError> {
+        let Some(lines) = &mut self.lines else { return Ok(None) };
+        while let Some(line) = lines.next()? {
             let Some(record) = Link::parse(line.bytes).filter(|record| !record.is_about_its_chain()) else {
                 continue;
             };
-            if let Some(unified) = record.unified {
-                return Some(Copy { own: record.seq, unified, line: line.bytes.to_owned() });
-            }
+            let Some(unified) = record.unified else {
+                let difference = Difference::Unnamed { own: record.seq };
+                return Err(VerifyError::Differs { path: self.path.clone(), difference });
+            };
+            return Ok(Some(Copy { own: record.seq, unified, line: line.bytes.to_owned() }));
         }
+        Ok(None)
     }
 
     /// Compares with one record of the unified file, whose oldest record is `oldest`.
     fn step(&mut self, unified: u64, line: &[u8], oldest: u64) {
-        while self.difference.is_none()
+        while self.error.is_none()
             && let Some(copy) = self.next.take_if(|copy| copy.unified < unified)
         {
             self.miss(&copy, oldest);
-            self.next = self.read();
+            self.advance();
         }
-        if self.difference.is_some() || unified < self.begin {
+        if self.error.is_some() || unified < self.begin {
             return;
         }
-        self.difference = match self.next.take_if(|copy| copy.unified == unified) {
-            Some(copy) if is_same(&copy.line, line) => None,
-            Some(copy) => Some(Difference::Other { own: copy.own, unified }),
-            None => Some(Difference::MissingHere { unified }),
-        };
-        if self.next.is_none() {
-            self.next = self.read();
+        match self.next.take_if(|copy| copy.unified == unified) {
+            Some(copy) if is_same(&copy.line, line) => self.advance(),
+            Some(copy) => self.differ(Difference::Other { own: copy.own, unified }),
+            // While the guardian writes, the unified file is ahead of what was read of this one.
+            None if self.next.is_none() && unified > self.complete => {}
+            None => self.differ(Difference::MissingHere { unified }),
         }
     }
 
     /// Notes a record that the unified file lacks, unless rotation removed it there.
     fn miss(&mut self, copy: &Copy, oldest: u64) {
         if copy.unified >= oldest {
-            self.difference = Some(Difference::MissingThere { own: copy.own, unified: copy.unified });
+            self.differ(Difference::MissingThere { own: copy.own, unified: copy.unified });
         }
     }
 
-    fn finish(mut self, oldest: Option<u64>, newest: u64, ending: Ending) -> Option<VerifyError> {
-        while self.difference.is_none()
+    fn differ(&mut self, difference: Difference) {
+        self.error = Some(VerifyError::Differs { path: self.path.clone(), difference });
+    }
+
+    fn finish(mut self, oldest: Option<u64>) -> Option<VerifyError> {
+        while self.error.is_none()
             && let Some(copy) = self.next.take()
         {
-            // While the guardian writes, the own file may be ahead of what was read of the unified one.
-            if copy.unified <= newest || ending == Ending::Whole {
-                self.miss(&copy, oldest.unwrap_or(0));
-            }
-            self.next = self.read();
+            self.miss(&copy, oldest.unwrap_or(0));
+            self.advance();
         }
-        let Self { path, difference, .. } = self;
-        difference.map(|difference| VerifyError::Differs { path, difference })
+        self.error
     }
 }
 
 fn is_same(one: &[u8], other: &[u8]) -> bool {
     let (one, other) = (one.trim_ascii_end(), other.trim_ascii_end());
     shared_parts(one).is_some_and(|parts| shared_parts(other) == Some(parts))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::audit::chain::ChainFiles;
+    use crate::audit::verify::verify;
+    use crate::audit::{AuditLog, Event, Record, Storage};
+    use crate::name::ProjectName;
+
+    fn listed(path: &Path) -> Lines {
+        Lines::of(&ChainFiles::of(path)).unwrap()
+    }
+
+    fn report(path: &Path) -> FileReport {
+        FileReport { path: path.to_owned(), outcome: verify(path, None) }
+    }
+
+    #[test]
+    fn a17_a_file_that_was_removed_meanwhile_is_an_error_of_its_report() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = place.path();
+        let name = CloisterName::of(&ProjectName::parse("demo").unwrap(), None).unwrap();
+        let storage = Storage { per_cloister: true, max_bytes: 1 << 20, max_files: 1 };
+        let log = AuditLog::open(dir, storage).unwrap();
+        log.append(Record::new(Event::ProxyAllow).cloister(&name)).unwrap();
+        drop(log);
+        let paths = [unified_file(dir), cloister_file(dir, &name)];
+        for (removed, other) in [(0, 1), (1, 0)] {
+            let content = fs::read(&paths[removed]).unwrap();
+            let owns = BTreeMap::from([(paths[1].clone(), listed(&paths[1]))]);
+            let files = Files { dir, unified: listed(&paths[0]), owns, complete: u64::MAX };
+            let mut reports = paths.iter().map(|path| report(path)).collect();
+            fs::remove_file(&paths[removed]).unwrap();
+            compare(&files, &mut reports);
+            assert!(reports[other].outcome.is_ok(), "{reports:?}");
+            let error = reports[removed].outcome.as_ref().unwrap_err();
+            assert!(error.may_pass() && matches!(error, VerifyError::Read { .. }), "{error}");
+            fs::write(&paths[removed], content).unwrap();
+        }
+    }
 }

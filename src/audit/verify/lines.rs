@@ -1,16 +1,23 @@
 //! The lines of all files of a chain, as far as they were written when the reading began.
+//!
+//! Files that are held are read to their end, also when a rotation removes them meanwhile.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, Metadata};
 use std::io::{self, BufRead, BufReader, Read, Take};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use super::{Problem, VerifyError};
 use crate::audit::chain::ChainFiles;
 
 /// How often a chain is listed again that is rotated at the same time.
 const MAX_LISTINGS: usize = 10;
+/// How long a rotation gets to begin the next file before the listing is made again.
+const ROTATION: Duration = Duration::from_millis(2);
 
 /// Gives the lines of a chain, one after the other.
 pub(super) struct Lines {
@@ -18,9 +25,10 @@ pub(super) struct Lines {
     /// The files in their order.
     files: Vec<Part>,
     rest: VecDeque<Part>,
-    open: Option<(PathBuf, BufReader<Take<File>>)>,
+    open: Option<(PathBuf, BufReader<Take<Shared>>)>,
     number: u64,
     line: Vec<u8>,
+    has_current: bool,
 }
 
 /// Is a file of the chain as it was listed.
@@ -30,30 +38,52 @@ struct Part {
     inode: u64,
     /// Up to where it is read.
     length: u64,
+    held: Option<Arc<File>>,
+}
+
+/// Is a file that is read from its beginning, whoever else reads it.
+struct Shared {
+    file: Arc<File>,
+    offset: u64,
+}
+
+impl Read for Shared {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buffer, self.offset)?;
+        self.offset += read as u64;
+        Ok(read)
+    }
 }
 
 impl Part {
     fn new(path: PathBuf, metadata: &Metadata) -> Self {
-        Self { path, inode: metadata.ino(), length: metadata.len() }
+        Self { path, inode: metadata.ino(), length: metadata.len(), held: None }
     }
 
     /// Opens the file that was listed, by the name that it has now: a rotation may have renamed it.
-    fn open(&mut self, chain: &ChainFiles) -> io::Result<File> {
-        let is_it = |file: &File| Ok::<_, io::Error>(file.metadata()?.ino() == self.inode);
-        match File::open(&self.path) {
-            Ok(file) if is_it(&file)? => return Ok(file),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+    fn open(&mut self, chain: &ChainFiles) -> io::Result<Arc<File>> {
+        if let Some(held) = &self.held {
+            return Ok(Arc::clone(held));
+        }
+        if let Some(file) = self.open_as(&self.path)? {
+            return Ok(file);
         }
         for full in chain.list_full()? {
-            let file = File::open(&full.path)?;
-            if is_it(&file)? {
+            if let Some(file) = self.open_as(&full.path)? {
                 self.path = full.path;
                 return Ok(file);
             }
         }
         Err(io::Error::new(io::ErrorKind::NotFound, "it was removed meanwhile"))
+    }
+
+    /// Opens the file if it has this name.
+    fn open_as(&self, path: &Path) -> io::Result<Option<Arc<File>>> {
+        match File::open(path) {
+            Ok(file) => Ok((file.metadata()?.ino() == self.inode).then(|| Arc::new(file))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -82,17 +112,39 @@ impl Lines {
     pub(super) fn of(chain: &ChainFiles) -> Result<Self, VerifyError> {
         let failed = |source| VerifyError::Read { path: chain.current().to_owned(), source };
         let files = snapshot(chain).map_err(failed)?;
-        Ok(Self::new(chain.clone(), files))
+        let has_current = files.last().is_some_and(|part| part.path == chain.current());
+        Ok(Self::new(chain.clone(), files, has_current))
     }
 
-    fn new(chain: ChainFiles, files: Vec<Part>) -> Self {
+    fn new(chain: ChainFiles, files: Vec<Part>, has_current: bool) -> Self {
         let rest = files.iter().cloned().collect();
-        Self { chain, rest, files, open: None, number: 0, line: Vec::new() }
+        Self { chain, rest, files, open: None, number: 0, line: Vec::new(), has_current }
     }
 
     /// Begins anew, with what was there when these were begun.
     pub(super) fn again(&self) -> Self {
-        Self::new(self.chain.clone(), self.files.clone())
+        Self::new(self.chain.clone(), self.files.clone(), self.has_current)
+    }
+
+    /// Opens the files now, as long as there is room for them, so that no rotation takes them away.
+    pub(super) fn hold(mut self, room: &mut usize) -> Result<Self, VerifyError> {
+        for _ in 1..MAX_LISTINGS {
+            let is_held = self.files.iter_mut().take(*room).all(|part| {
+                part.held = part.open(&self.chain).ok();
+                part.held.is_some()
+            });
+            if is_held {
+                break;
+            }
+            self = Self::of(&self.chain)?;
+        }
+        *room = room.saturating_sub(self.files.len());
+        Ok(self.again())
+    }
+
+    /// Tells whether the file that is written is there, and not only full ones.
+    pub(super) const fn has_current(&self) -> bool {
+        self.has_current
     }
 
     /// Names the chain's newest file.
@@ -114,7 +166,7 @@ impl Lines {
             let Some(mut part) = self.rest.pop_front() else { return Ok(None) };
             let opened = part.open(&self.chain);
             let file = opened.map_err(|source| VerifyError::Read { path: part.path.clone(), source })?;
-            self.open = Some((part.path, BufReader::new(file.take(part.length))));
+            self.open = Some((part.path, BufReader::new(Shared { file, offset: 0 }.take(part.length))));
             self.number = 0;
         }
         self.number += 1;
@@ -124,33 +176,44 @@ impl Lines {
     }
 }
 
-/// Lists the files with their lengths. A rotation meanwhile shows by the name of the newest full one.
+/// Lists the files with their lengths.
+///
+/// A rotation meanwhile shows by the name of the newest full file; a removal by two lists that differ: what the log
+/// says of it may stand behind the length that was seen.
 fn snapshot(chain: &ChainFiles) -> io::Result<Vec<Part>> {
-    for _ in 0..MAX_LISTINGS {
-        let current = match fs::metadata(chain.current()) {
-            Ok(metadata) => Some(metadata),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error),
-        };
+    for listing in 1..=MAX_LISTINGS {
+        let before = chain.list_full()?;
+        let current = part(chain.current())?;
         let mut files = Vec::new();
         let mut is_settled = true;
-        for full in chain.list_full()? {
-            match fs::metadata(&full.path) {
-                Ok(metadata) => {
-                    is_settled &= current.as_ref().is_none_or(|current| current.ino() != metadata.ino());
-                    files.push(Part::new(full.path, &metadata));
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => is_settled = false,
-                Err(error) => return Err(error),
-            }
+        for full in &before {
+            let Some(part) = part(&full.path)? else {
+                is_settled = false;
+                continue;
+            };
+            is_settled &= current.as_ref().is_none_or(|current| current.inode != part.inode);
+            files.push(part);
         }
         if current.is_none() && files.is_empty() {
             return Err(io::ErrorKind::NotFound.into());
         }
-        if is_settled {
-            files.extend(current.map(|current| Part::new(chain.current().to_owned(), &current)));
+        if current.is_none() && listing < MAX_LISTINGS {
+            thread::sleep(ROTATION);
+            continue;
+        }
+        if is_settled && chain.list_full()? == before {
+            files.extend(current);
             return Ok(files);
         }
     }
-    Err(io::Error::other("its files change faster than they can be listed"))
+    Err(io::Error::new(io::ErrorKind::ResourceBusy, "its files change faster than they can be listed"))
+}
+
+/// Lists one file, if it is there.
+fn part(path: &Path) -> io::Result<Option<Part>> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(Some(Part::new(path.to_owned(), &metadata))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }

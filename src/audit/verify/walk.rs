@@ -36,7 +36,8 @@ struct Front {
 
 impl Walk {
     pub(super) const fn new(expect: Option<Head>) -> Self {
-        let verified = Verified { head: Head::START, oldest: 1, records: 0, recoveries: 0 };
+        let verified =
+            Verified { head: Head::START, oldest: 1, records: 0, recoveries: 0, removed_since: None };
         Self { expect, verified, remains: None, front: None }
     }
 
@@ -65,6 +66,10 @@ impl Walk {
         };
         self.check(&record, before).map_err(|problem| place.bad(problem))?;
         self.explain(&record);
+        if self.expect.is_some_and(|expect| record.seq > expect.seq) {
+            self.verified.removed_since =
+                record.removal().map(|last| last.seq).or(self.verified.removed_since);
+        }
         self.verified.head = Head { seq: record.seq, hash: LineHash::of(line) };
         self.verified.records += 1;
         self.verified.recoveries += u64::from(record.is_recovery());
