@@ -200,6 +200,8 @@ pub struct CloisterStatus {
     pub way_out: String,
     /// Whether a file of its settings is broken, so that the rules before it hold.
     pub is_stale: bool,
+    /// Why its guards can't be watched, if they can't: it has no way out then.
+    pub unguarded: Option<String>,
     /// What was denied last.
     pub last_denial: Option<LastDenial>,
 }
