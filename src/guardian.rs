@@ -11,6 +11,7 @@ mod daemon;
 pub mod fuzz;
 mod guards;
 mod handover;
+mod holder;
 mod judgement;
 mod ledger;
 mod registry;

@@ -320,6 +320,8 @@ fn client_hint(error: &ClientError) -> Option<String> {
         ClientError::DoesNotStart(_) => {
             Some("run `cloister guardian run` to see it in the foreground".into())
         }
+        ClientError::Stalled { pid, .. } => Some(ending(*pid, "kill -9")),
+        ClientError::Unreachable { pid } => Some(ending(*pid, "kill")),
         // What it said ends with its own hint.
         ClientError::NotReplaced(_) => None,
         ClientError::OtherVersion { api, .. } if *api < API_VERSION => {
@@ -334,6 +336,17 @@ fn client_hint(error: &ClientError) -> Option<String> {
         }
         ClientError::Paths(error) => paths_hint(error),
         ClientError::Io { source, .. } => io_hint(source),
+    }
+}
+
+/// Says how to end a guardian that does not listen.
+fn ending(pid: Option<i32>, kill: &str) -> String {
+    match pid {
+        Some(pid) => format!("if it does not recover, run `{kill} {pid}` and then `cloister guardian start`"),
+        None => format!(
+            "find its process with `pgrep -af 'guardian run'`; if it does not recover, end it with `{kill}`, then run \
+             `cloister guardian start`"
+        ),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::error::CommandError;
 use super::output::{Output, json, line};
 use crate::guardian::Role;
-use crate::guardian::client::{ClientError, Guardian, READY};
+use crate::guardian::client::{Guardian, READY};
 use crate::paths::Paths;
 
 mod status;
@@ -28,7 +28,11 @@ pub(super) async fn start(upgrade: bool, paths: &Paths, output: &Output) -> Resu
     if let Some(version) = replaced {
         output.note(&format!("replaced the guardian of version {version}"));
     } else {
-        Guardian::ensure(paths).await?;
+        if Guardian::ensure(paths).await?.is_stopping() {
+            return Err(CommandError::user("the guardian is stopping, and serves nothing new").hint(
+                "try again when it has ended; `cloister guardian stop --yes` ends the wait for open tunnels",
+            ));
+        }
         output.note("the guardian is running");
     }
     Ok(ExitCode::SUCCESS)
@@ -55,12 +59,9 @@ pub(super) async fn stop(
     paths: &Paths,
     output: &Output,
 ) -> Result<ExitCode, CommandError> {
-    let guardian = match Guardian::connect_any(paths).await {
-        Err(ClientError::NotRunning) => {
-            output.note("the guardian is not running");
-            return Ok(ExitCode::SUCCESS);
-        }
-        other => other?,
+    let Some(guardian) = Guardian::find_to_stop(paths).await? else {
+        output.note("the guardian is not running");
+        return Ok(ExitCode::SUCCESS);
     };
     let running = crate::session::running(paths)?.running;
     if !running.is_empty() && !yes {

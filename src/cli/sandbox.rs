@@ -12,7 +12,7 @@ use super::arguments::StartArguments;
 use super::error::CommandError;
 use super::output::{Output, complain, human_duration, json, line, table};
 use crate::files::Change;
-use crate::guardian::client::{ClientError, Guardian};
+use crate::guardian::client::Guardian;
 use crate::name::CloisterName;
 use crate::paths::Paths;
 use crate::process;
@@ -243,10 +243,10 @@ pub(super) fn show_changes(rows: &[ChangeRow]) -> Result<(), CommandError> {
 
 pub(super) async fn shutdown(paths: &Paths, output: &Output) -> Result<ExitCode, CommandError> {
     let code = report(session::stop_all(paths).await?, output)?;
-    match Guardian::connect_any(paths).await {
-        Err(ClientError::NotRunning) => output.note("the guardian is not running"),
-        guardian => {
-            let head = guardian?.shut_down(paths, Duration::ZERO).await?;
+    match Guardian::find_to_stop(paths).await? {
+        None => output.note("the guardian is not running"),
+        Some(guardian) => {
+            let head = guardian.shut_down(paths, Duration::ZERO).await?;
             output.note(&format!("stopped the guardian; the audit log ends at {head}"));
         }
     }

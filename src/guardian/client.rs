@@ -14,7 +14,7 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 pub use super::control::api::{
     API_VERSION, CloisterStatus, LastDenial, ProcessStatus, Registration, Reloaded, Reloads, SettingsProblem,
@@ -26,6 +26,7 @@ pub use super::registry::tokens::{
 };
 
 use super::control::api::{Failure, Registered, Revoked, Stop, StopReceipt, Version};
+use super::holder::{self, Holder};
 use crate::name::CloisterName;
 use crate::paths::{Lock, Paths, PathsError};
 use crate::policy::Authority;
@@ -44,6 +45,10 @@ const RETRIES: usize = 5;
 const MAX_LOG_BYTES: u64 = 1024 * 1024;
 /// How a guardian is started that takes over from the running one.
 const SUCCESSOR: [&str; 3] = ["guardian", "run", "--replace"];
+/// How long the guardian may take to say who and how it is.
+const GLANCE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take for everything else.
+const PATIENCE: Duration = Duration::from_mins(1);
 /// The first word that a guardian says when it serves.
 pub const READY: &str = "ready";
 
@@ -59,6 +64,20 @@ pub enum ClientError {
     /// Another one could not take its place, and so it runs as before.
     #[error("the running guardian can't be replaced: {0}")]
     NotReplaced(String),
+    /// It does not answer.
+    #[error("the guardian{} did not answer within {} s", process_text(*pid), patience.as_secs())]
+    Stalled {
+        /// Its process, where that can be seen.
+        pid: Option<i32>,
+        /// How long it was waited for.
+        patience: Duration,
+    },
+    /// It can't be asked, and still is one.
+    #[error("a guardian{} holds the lock, but can't be reached: its socket or key is gone", process_text(*pid))]
+    Unreachable {
+        /// Its process, where that can be seen.
+        pid: Option<i32>,
+    },
     /// It speaks another language.
     #[error("the running guardian is version {version} with control interface {api}; this is {}, {API_VERSION}", env!("CARGO_PKG_VERSION"))]
     OtherVersion {
@@ -90,6 +109,10 @@ pub enum ClientError {
     },
 }
 
+fn process_text(pid: Option<i32>) -> String {
+    pid.map_or_else(String::new, |pid| format!(" (process {pid})"))
+}
+
 fn io_error(action: &'static str) -> impl FnOnce(io::Error) -> ClientError {
     move |source| ClientError::Io { action, source }
 }
@@ -98,6 +121,7 @@ fn io_error(action: &'static str) -> impl FnOnce(io::Error) -> ClientError {
 #[derive(Debug, Clone)]
 pub struct Guardian {
     socket: PathBuf,
+    lock: PathBuf,
     key: String,
     version: Version,
 }
@@ -137,7 +161,7 @@ impl Guardian {
     /// [`ClientError::NotRunning`] when there is none, [`ClientError::OtherVersion`] when it speaks another language.
     pub async fn connect(paths: &Paths) -> Result<Self, ClientError> {
         let guardian = Self::connect_any(paths).await?;
-        let Version { version, api } = guardian.version.clone();
+        let Version { version, api, .. } = guardian.version.clone();
         if api == API_VERSION { Ok(guardian) } else { Err(ClientError::OtherVersion { version, api }) }
     }
 
@@ -150,10 +174,29 @@ impl Guardian {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(ClientError::NotRunning),
             other => other.map_err(io_error("read the control key"))?,
         };
-        let version = Version { version: String::new(), api: 0 };
-        let mut guardian = Self { socket: paths.control_socket(), key, version };
+        let version = Version::default();
+        let mut guardian = Self { socket: paths.control_socket(), lock: paths.guardian_lock(), key, version };
         guardian.version = guardian.ask(Method::GET, "/version", Vec::new()).await?;
         Ok(guardian)
+    }
+
+    /// Finds the running guardian of whatever version, to stop it; `None` when there certainly is none.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`] when there is one that can't be asked.
+    pub async fn find_to_stop(paths: &Paths) -> Result<Option<Self>, ClientError> {
+        match Self::connect_any(paths).await {
+            Err(ClientError::NotRunning) => match Holder::lasting(paths).await {
+                Holder::Nobody => Ok(None),
+                Holder::Process(pid) => Err(ClientError::Unreachable { pid }),
+            },
+            other => other.map(Some),
+        }
+    }
+
+    /// Tells whether it was stopping when it was found: it serves nothing new.
+    pub fn is_stopping(&self) -> bool {
+        self.version.is_stopping
     }
 
     /// Finds the running guardian, replaces it if it is older than this binary, or starts one.
@@ -179,7 +222,7 @@ impl Guardian {
         match &found {
             None => spawn(paths, &["guardian", "run"]).map_err(ClientError::DoesNotStart)?,
             Some(found) if Fit::of(&found.version) == Fit::Newer => {
-                let Version { version, api } = found.version.clone();
+                let Version { version, api, .. } = found.version.clone();
                 return Err(ClientError::OtherVersion { version, api });
             }
             Some(_) => spawn(paths, &SUCCESSOR).map_err(ClientError::NotReplaced)?,
@@ -195,7 +238,7 @@ impl Guardian {
             Fit::Fits => Ok(Some(found)),
             Fit::Older => Ok(None),
             Fit::Newer => {
-                let Version { version, api } = found.version;
+                let Version { version, api, .. } = found.version;
                 Err(ClientError::OtherVersion { version, api })
             }
         }
@@ -265,7 +308,9 @@ impl Guardian {
             0 => Vec::new(),
             _ => serde_json::to_vec(&Stop { drain_ms }).map_err(ClientError::Answer)?,
         };
-        let StopReceipt { audit_head } = self.ask(Method::POST, "/shutdown", body).await?;
+        let patience = PATIENCE.saturating_add(drain);
+        let (status, body) = self.exchange_within(patience, Method::POST, "/shutdown", body).await?;
+        let StopReceipt { audit_head } = parse(status, &body)?;
         let end = Instant::now() + END_PATIENCE;
         // Its lock is free as soon as its process has ended.
         while Lock::try_acquire(&paths.guardian_lock())?.is_none() && Instant::now() < end {
@@ -285,8 +330,31 @@ impl Guardian {
         parse(status, &body)
     }
 
-    /// Asks, and asks again when another guardian has taken over meanwhile.
     async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
+        let is_glance = ["/version", "/status"].contains(&path);
+        let patience = if is_glance { GLANCE_PATIENCE } else { PATIENCE };
+        self.exchange_within(patience, method, path, body).await
+    }
+
+    /// Asks, but does not wait for ever: a guardian can be frozen.
+    async fn exchange_within(
+        &self,
+        patience: Duration,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
+        let answered = timeout(patience, self.exchange_again(method, path, body)).await;
+        answered.unwrap_or_else(|_| Err(ClientError::Stalled { pid: holder::process(&self.lock), patience }))
+    }
+
+    /// Asks, and asks again when another guardian has taken over meanwhile.
+    async fn exchange_again(
         &self,
         method: Method,
         path: &str,
@@ -311,6 +379,10 @@ impl Guardian {
     ) -> Result<(StatusCode, Bytes), ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning,
+            // So many wait already that the kernel lets no more of them.
+            io::ErrorKind::WouldBlock => {
+                ClientError::Stalled { pid: holder::process(&self.lock), patience: Duration::ZERO }
+            }
             _ => io_error("connect to the control socket")(error),
         })?;
         let (mut sender, connection) =
@@ -395,7 +467,8 @@ mod tests {
 
     #[test]
     fn a_guardian_is_replaced_by_a_newer_binary_only() {
-        let fit = |version: &str, api| Fit::of(&Version { version: version.to_owned(), api });
+        let fit =
+            |version: &str, api| Fit::of(&Version { version: version.to_owned(), api, is_stopping: false });
         let own = env!("CARGO_PKG_VERSION");
         assert_eq!(fit(own, API_VERSION), Fit::Fits);
         assert_eq!(fit("0.0.9", API_VERSION), Fit::Older);

@@ -203,8 +203,9 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-async fn version() -> Json<Version> {
-    Json(Version { version: env!("CARGO_PKG_VERSION").to_owned(), api: API_VERSION })
+async fn version(State(control): State<Arc<Control>>) -> Json<Version> {
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    Json(Version { version, api: API_VERSION, is_stopping: control.registry.is_closed() })
 }
 
 async fn status(State(control): State<Arc<Control>>) -> Response {

@@ -1,6 +1,5 @@
 //! The guardian's process: from its lock to its last record.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::net::UnixListener as Bound;
 use std::path::{Path, PathBuf};
@@ -201,9 +200,9 @@ async fn serve(paths: &Paths, begun: Begun, ready: impl FnOnce(&Path)) -> Result
     ledger.append(Record::new(Event::GuardianStart).detail(detail))?;
     let (link, given, sockets) = match taken {
         Some(Taken { link, sockets: Sockets { key, control, listeners }, .. }) => {
-            (Some(link), Some((key, Bound::from(control))), listeners)
+            (Some(link), Some((key, Bound::from(control))), Some(listeners))
         }
-        None => (None, None, BTreeMap::new()),
+        None => (None, None, None),
     };
     registry.restore(sockets)?;
     let (listener, control) = open_control(paths, Arc::clone(&registry), lock, given)?;
@@ -215,6 +214,7 @@ async fn serve(paths: &Paths, begun: Begun, ready: impl FnOnce(&Path)) -> Result
         // What changed while the two were busy holds here and there.
         registry.refresh();
     }
+    registry.guard_the_rest();
     registry.follow_settings().map_err(io_error("follow the settings"))?;
     ready(&paths.control_socket());
     let served = control::serve(listener, Arc::clone(&control)).await;

@@ -13,6 +13,7 @@
 
 mod links;
 mod table;
+mod unwatched;
 mod worktrees;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +35,8 @@ use crate::init::Adjustment;
 use crate::name::CloisterName;
 use crate::sandbox::{Guard, Receipt};
 use table::{Place, Role, Sandbox, Table, Task, Verdict};
+pub(super) use unwatched::Unwatched;
+use unwatched::{is_exhaustion, is_gone};
 
 /// How much the kernel may tell at once, in bytes.
 const BUFFER_BYTES: usize = 16 * 1024;
@@ -86,25 +89,29 @@ impl Guards {
         table
             .sandboxes
             .get(&receipt.cloister)
-            .is_some_and(|known| receipt.first.as_ref() == Some(&known.first))
+            .is_some_and(|known| known.is_whole && receipt.first.as_ref() == Some(&known.first))
     }
 
     /// Watches over a sandbox; tells what can't be watched, and goes on past it.
-    fn add(&self, receipt: &Receipt) -> Result<(), String> {
+    fn add(&self, receipt: &Receipt) -> Result<(), Unwatched> {
         let Some(first) = &receipt.first else { return Ok(()) };
         let cloister = &receipt.cloister;
-        let mut failures = Vec::new();
+        let mut unwatched = Unwatched::default();
         {
             // Held from the first watch on: an event that comes at once must find its guard.
             let mut table = self.table();
-            table.sandboxes.insert(cloister.clone(), Sandbox::of(first, receipt));
+            match table.sandboxes.get_mut(cloister).filter(|known| known.first == *first) {
+                // A further try: what was counted stays.
+                Some(known) => known.exhausted = None,
+                None => drop(table.sandboxes.insert(cloister.clone(), Sandbox::of(first, receipt))),
+            }
             for Guard { host, inside, is_hidden } in &receipt.guards {
                 let (Some(directory), Some(name)) = (host.parent(), host.file_name()) else { continue };
                 let role =
                     Role::Holds { name: name.to_owned(), inside: inside.clone(), is_hidden: *is_hidden };
                 let place = Place { cloister: cloister.clone(), path: directory.to_owned(), role };
                 if let Err(error) = self.watch(&mut table, place) {
-                    failures.push(format!("{}: {error}", host.display()));
+                    unwatched.add(host, &error);
                 }
             }
         }
@@ -113,14 +120,21 @@ impl Guards {
             (cloister.clone(), Task::Enter { path: host.to_owned(), role })
         });
         self.perform(git_dirs.collect());
-        if failures.is_empty() { Ok(()) } else { Err(format!("cannot watch over {}", failures.join(", "))) }
+        let mut table = self.table();
+        // It may have ended.
+        let Some(sandbox) = table.sandboxes.get_mut(cloister) else { return Ok(()) };
+        if let Some(failure) = sandbox.exhausted.take() {
+            unwatched.exhausted(failure);
+        }
+        sandbox.is_whole = !unwatched.is_open;
+        unwatched.into_result()
     }
 
-    /// Watches over a sandbox that nobody watched over until now, and covers what lost its cover.
+    /// Watches over a sandbox that nobody watched over until now, and covers what lost its cover. Can be tried again.
     ///
     /// # Errors
     /// What can't be watched; the rest is.
-    pub(super) fn take_over(&self, receipt: &Receipt) -> Result<(), String> {
+    pub(super) fn take_over(&self, receipt: &Receipt) -> Result<(), Unwatched> {
         let added = self.add(receipt);
         let covers = receipt.guards.iter().map(|guard| {
             let task = Task::Cover { inside: guard.inside.clone(), is_hidden: guard.is_hidden };
@@ -347,9 +361,16 @@ impl Guards {
         drop(table);
         match watched {
             Ok(_) => true,
-            // What came has gone again, or was no directory.
-            Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::NOENT | Errno::NOTDIR)) => false,
+            Err(error) if is_gone(&error) => false,
             Err(error) => {
+                if is_exhaustion(&error)
+                    && let Some(sandbox) = self.table().sandboxes.get_mut(&cloister)
+                    && !sandbox.is_whole
+                {
+                    // Who takes the sandbox over says it, once.
+                    sandbox.exhausted = Some(format!("{}: {error}", path.display()));
+                    return false;
+                }
                 self.cannot(&cloister, "watch", &path, &error);
                 false
             }

@@ -25,7 +25,6 @@ use crate::policy::Policy;
 use crate::proxy::{
     self, Client, Descriptors, Ending, Identity, Limits, Outbound, Resolve, Services, Settings,
 };
-use crate::sandbox::Receipt;
 use crate::token::{HashedToken, PlainToken};
 use counters::{Counters, Latencies};
 use journal::{SandboxJournal, Trouble};
@@ -36,6 +35,7 @@ use tokens::{Kept, TokenError};
 mod counters;
 mod ending;
 mod follow;
+mod guarding;
 mod journal;
 mod live;
 mod metrics;
@@ -74,6 +74,8 @@ struct Served {
     policy: Arc<CurrentPolicy>,
     /// Where it connects, to be shared with another guardian.
     listener: Option<Bound>,
+    /// Why its guards can't be watched: it has no way out then.
+    unguarded: Option<String>,
     counters: Arc<Counters>,
     /// What its rules were made of.
     config: Arc<Config>,
@@ -148,15 +150,40 @@ impl Registry {
         Ok(())
     }
 
-    /// Serves again what an earlier guardian served, on the sockets that it gave.
-    pub(super) fn restore(&self, mut given: BTreeMap<CloisterName, OwnedFd>) -> Result<(), RegistryError> {
-        let mut served = self.served();
+    /// Serves again what an earlier guardian served, on the sockets that it gave; without any, there is none left. A
+    /// sandbox whose guards can't be watched is not given its way out.
+    ///
+    /// # Errors
+    /// Also when the kernel has no watch left while an earlier guardian still watches: then that one goes on.
+    pub(super) fn restore(
+        &self,
+        given: Option<BTreeMap<CloisterName, OwnedFd>>,
+    ) -> Result<(), RegistryError> {
+        let is_watched_by_another = given.is_some();
+        let mut given = given.unwrap_or_default();
+        let mut all = Vec::new();
         for kept in Kept::read_all(&self.paths)? {
+            let cloister = &kept.registration.cloister;
+            let unguarded = self.guard(cloister).err();
+            if let Some(unwatched) = &unguarded {
+                if is_watched_by_another && unwatched.is_exhausted {
+                    return Err(RegistryError::Watch(unwatched.to_string()));
+                }
+                self.tell_of_guards(cloister, &guarding::no_way_out(&unwatched.to_string()));
+            }
+            all.push((kept, unguarded.map(|unwatched| unwatched.to_string())));
+        }
+        let mut served = self.served();
+        for (kept, unguarded) in all {
             let name = kept.registration.cloister.clone();
-            self.guard(&name);
             let config = Config::load_for(&self.paths, Some(&kept.registration.project))?;
             let listener = given.remove(&name).map(Bound::from);
-            served.insert(name, self.serve(kept, Arc::new(config), listener)?);
+            let mut restored = self.prepare(kept, Arc::new(config))?;
+            restored.unguarded = unguarded;
+            if restored.unguarded.is_none() {
+                self.open(&mut restored, listener)?;
+            }
+            served.insert(name, restored);
         }
         Ok(())
     }
@@ -191,7 +218,8 @@ impl Registry {
             earlier.client.end(Ending::Revoked);
             self.order(Order::Revoke { cloister: name.clone() });
         }
-        match self.serve(kept, config, None) {
+        let prepared = self.prepare(kept, config);
+        match prepared.and_then(|mut new| self.open(&mut new, None).map(|()| new)) {
             Ok(new) => drop(served.insert(name, new)),
             Err(error) => {
                 // The token was told to nobody; a file that can't be removed now is replaced by the next start.
@@ -202,8 +230,8 @@ impl Registry {
         Ok(Registered { token: token.expose().to_owned() })
     }
 
-    /// Opens the sandbox's socket, unless it was given, and serves it.
-    fn serve(&self, kept: Kept, config: Arc<Config>, given: Option<Bound>) -> Result<Served, RegistryError> {
+    /// Makes everything that a sandbox is served with, but for its socket.
+    fn prepare(&self, kept: Kept, config: Arc<Config>) -> Result<Served, RegistryError> {
         let Registration { cloister, project, branch, .. } = &kept.registration;
         let (policy, settings) = rules(&config);
         let policy = Arc::new(CurrentPolicy::new(policy));
@@ -229,47 +257,23 @@ impl Registry {
         // The first process's binary is mounted here; the directory itself is read-only inside.
         paths::ensure_private_dir(&directory.join("bin"))?;
         link(&self.paths, &kept)?;
-        let listener = match kept.registration.network {
+        Ok(Served { kept, client, policy, listener: None, unguarded: None, counters, config })
+    }
+
+    /// Opens the sandbox's socket, unless it was given, and serves it.
+    fn open(&self, served: &mut Served, given: Option<Bound>) -> Result<(), RegistryError> {
+        served.listener = match served.kept.registration.network {
             // No way out, and so nothing that listens.
             Network::None => None,
             Network::Guarded | Network::Inet | Network::Full => {
-                let path = directory.join("proxy.sock");
+                let path = self.paths.sockets_dir(&served.kept.id()).join("proxy.sock");
                 let bound = given.filter(|_| path.exists()).map_or_else(|| listen(&path), Ok)?;
-                self.spawn(&bound, &client).map_err(|source| RegistryError::Listen { path, source })?;
+                self.spawn(&bound, &served.client)
+                    .map_err(|source| RegistryError::Listen { path, source })?;
                 Some(bound)
             }
         };
-        Ok(Served { kept, client, policy, listener, counters, config })
-    }
-
-    /// Watches over a registered sandbox that runs, and records it; one that is watched over already is left alone.
-    ///
-    /// # Errors
-    /// When it can't be watched over: then it must not run.
-    pub(super) fn confirm(&self, cloister: &CloisterName) -> Result<(), RegistryError> {
-        let served = self.served();
-        let served = served.get(cloister).ok_or_else(|| RegistryError::Unknown(cloister.clone()))?;
-        let failed = |reason: String| RegistryError::Watch(reason);
-        let receipt =
-            Receipt::load(&self.paths.receipt_file(cloister)).map_err(|error| failed(error.to_string()))?;
-        let Some(receipt) = receipt.filter(|receipt| !self.guards.watch_over(receipt)) else { return Ok(()) };
-        self.guards.remove(cloister);
-        self.guards.take_over(&receipt).map_err(failed)?;
-        Ok(self.append(about(Event::SandboxStart, &served.kept))?)
-    }
-
-    /// Watches over a sandbox that an earlier guardian served; what can't be watched is told in the log.
-    fn guard(&self, cloister: &CloisterName) {
-        let receipt = Receipt::load(&self.paths.receipt_file(cloister)).map_err(|error| error.to_string());
-        let taken_over = receipt.and_then(|receipt| {
-            receipt
-                .iter()
-                .filter(|receipt| receipt.is_running())
-                .try_for_each(|receipt| self.guards.take_over(receipt))
-        });
-        if let Err(reason) = taken_over {
-            report(Arc::clone(&self.log))(cloister, Event::SandboxReseal, &reason);
-        }
+        Ok(())
     }
 
     /// Ends a sandbox's way out: its tunnels close, its token is forgotten. The way is closed first; what fails

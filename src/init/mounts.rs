@@ -103,16 +103,24 @@ pub fn adjust() -> io::Result<String> {
     Ok(serde_json::to_string(&done)?)
 }
 
-/// Leaves half of what the host's user may watch to the host: inside counts against it too, and what watches over the
-/// guards must not find everything taken (`user_namespaces(7)`, `/proc/sys/user`).
+/// What is bounded of watching, and what a sandbox has of it at least.
+const WATCHES: [(&str, u64); 2] = [("max_inotify_instances", 8), ("max_inotify_watches", 1024)];
+
+/// The part of what the host's user may watch that one sandbox can take.
+const PART: u64 = 8;
+
+/// Takes an eighth at most of what the host's user may watch: inside counts against it too, and what watches over the
+/// guards must not find everything taken, not even by several sandboxes (`user_namespaces(7)`, `/proc/sys/user`).
 fn bound_watches() -> io::Result<()> {
-    for name in ["max_inotify_instances", "max_inotify_watches"] {
+    for (name, least) in WATCHES {
         // The files of the user name space in which this process is by now.
         let file = format!("/proc/sys/user/{name}");
         let most: u64 = fs::read_to_string(&file)?.trim().parse().map_err(io::Error::other)?;
         let on_host =
             fs::read_to_string(format!("/proc/sys/fs/inotify/{}", name.replace("max_inotify", "max_user")))?;
-        let share = on_host.trim().parse::<u64>().map_err(io::Error::other)? / 2;
+        let on_host: u64 = on_host.trim().parse().map_err(io::Error::other)?;
+        // Of very little, half is left all the same.
+        let share = (on_host / PART).max(least.min(on_host / 2));
         if most > share {
             fs::write(&file, share.to_string())?;
         }

@@ -33,6 +33,13 @@ pub(super) fn show(status: &Status) -> Result<(), CommandError> {
     }
     line("")?;
     show_cloisters(status)?;
+    let unguarded = status.cloisters.iter().filter_map(|one| Some((one, one.unguarded.as_ref()?)));
+    let unguarded: Vec<_> = unguarded.map(|(one, why)| format!("  {}: {why}", one.cloister)).collect();
+    if !unguarded.is_empty() {
+        line("")?;
+        line("NO WAY OUT, for their guards are not watched (it is tried again every second)")?;
+        unguarded.iter().try_for_each(|text| line(text))?;
+    }
     let denied: Vec<_> = status
         .cloisters
         .iter()

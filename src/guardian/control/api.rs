@@ -11,10 +11,14 @@ use crate::name::{BranchName, CloisterName, ProjectName};
 pub const API_VERSION: u32 = 3;
 
 /// What a guardian is. Every version must understand every other's, and so more than this may stand there.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_field_names, reason = "every version calls it so")]
 pub(in crate::guardian) struct Version {
     pub(in crate::guardian) version: String,
     pub(in crate::guardian) api: u32,
+    /// Whether it serves nothing new any more.
+    #[serde(default)]
+    pub(in crate::guardian) is_stopping: bool,
 }
 
 /// A sandbox that is about to be started. Its numbers follow from name and directory.
@@ -200,6 +204,8 @@ pub struct CloisterStatus {
     pub way_out: String,
     /// Whether a file of its settings is broken, so that the rules before it hold.
     pub is_stale: bool,
+    /// Why its guards can't be watched, if they can't: it has no way out then.
+    pub unguarded: Option<String>,
     /// What was denied last.
     pub last_denial: Option<LastDenial>,
 }

@@ -37,6 +37,10 @@ pub(super) struct Sandbox {
     /// The watches on entries of worktrees, the oldest first.
     pub(super) entries: VecDeque<i32>,
     pub(super) quota: Quota,
+    /// Whether all of its guards are watched.
+    pub(super) is_whole: bool,
+    /// What the kernel had no watch left for.
+    pub(super) exhausted: Option<String>,
 }
 
 impl Sandbox {
@@ -48,6 +52,8 @@ impl Sandbox {
             links: 0,
             entries: VecDeque::new(),
             quota: Quota::default(),
+            is_whole: false,
+            exhausted: None,
         }
     }
 }

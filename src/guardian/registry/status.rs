@@ -99,6 +99,7 @@ impl Registry {
             bytes_down,
             way_out: way_out(&served.config),
             is_stale: broken.iter().any(|broken| files.contains(&broken.path)),
+            unguarded: served.unguarded.as_deref().map(|reason| Untrusted(reason).to_string()),
             last_denial: counters.last_denial().map(|denial| LastDenial {
                 host: denial.authority.as_ref().map(|authority| authority.host().to_string()),
                 port: denial.authority.as_ref().map(Authority::port),

@@ -2,12 +2,16 @@
 //! host adds, and takes away the links that git on the host would write through.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{Host, finish};
+use crate::harness::{Host, collect, finish};
+use crate::requirement;
 
 fn hosts() -> Vec<Host> {
     let hosts = Host::both();
@@ -220,4 +224,92 @@ fn c3_a_sandbox_that_goes_on_making_links_is_ended() {
         assert!(audit.matches("sandbox.link").count() <= 22, "{audit}");
         assert!(Path::new(&host.repository()).exists());
     }
+}
+
+/// A guardian in the foreground that the kernel gives no watches, or none at first: which of its calls fail.
+fn without_watches(host: &Host, arguments: &[&str], which: &str) -> Command {
+    let mut command = host.program("/usr/bin/strace");
+    command.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=inotify_add_watch"]);
+    command.args(["-e", &format!("inject=inotify_add_watch:error=ENOSPC{which}")]);
+    command.arg(host.binary()).args(["guardian", "run"]).args(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Starts it and waits until it serves.
+fn serving_without_watches(host: &Host, which: &str) -> Child {
+    let mut child = without_watches(host, &[], which).spawn().unwrap();
+    let mut word = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut word).unwrap();
+    assert!(word.starts_with("ready"), "{word}");
+    child
+}
+
+/// A host with a sandbox whose `.envrc` is guarded, and with what makes calls fail.
+fn guarded() -> Option<Host> {
+    if !Path::new("/usr/bin/strace").exists() {
+        requirement::skip("strace", "there is no `strace`");
+        return None;
+    }
+    let host = hosts().into_iter().next()?;
+    host.write(&host.repository().join(".envrc"), "mine\n");
+    host.ok(&["start", "-d"]);
+    Some(host)
+}
+
+const WRITE: &str = "(echo evil > .envrc) 2>/dev/null && echo written; cat .envrc";
+
+#[test]
+fn f1_a_new_guardian_that_finds_no_watches_left_does_not_take_the_place_of_one_that_has_them() {
+    let Some(host) = guarded() else { return };
+    let refused = collect(without_watches(&host, &["--replace"], "").spawn().unwrap());
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.stderr.contains("can't be kept: cannot watch over"), "{refused:?}");
+    assert_eq!(pids(&host, "guardian\0run\0").len(), 1);
+    let records = host.ok(&["audit"]).matches("sandbox.reseal").count();
+    sh(&host, "sed -i s/mine/again/ .envrc");
+    until("it is watched no more", || host.ok(&["audit"]).matches("sandbox.reseal").count() > records);
+    inside(&host, WRITE, "again\n");
+}
+
+#[test]
+fn f1_a_sandbox_whose_guards_can_not_be_watched_has_no_way_out() {
+    let Some(host) = guarded() else { return };
+    kill_guardian(&host);
+    let mut guardian = serving_without_watches(&host, "");
+    let socket = host.runtime().join("by-name/demo/proxy.sock");
+    assert!(UnixStream::connect(&socket).is_err(), "it has a way out");
+    let status = host.ok(&["guardian", "status"]);
+    assert!(status.contains("NO WAY OUT") && status.contains("demo: cannot watch over"), "{status}");
+    let audit = host.ok(&["audit"]);
+    assert!(audit.contains("no way out until they are watched"), "{audit}");
+    let entered = host.inside("true");
+    assert!(entered.code != 0 && entered.stderr.contains("guards can't be kept"), "{entered:?}");
+    assert!(UnixStream::connect(&socket).is_err(), "it has a way out");
+    kill_guardian(&host);
+    guardian.wait().unwrap();
+    inside(&host, WRITE, "mine\n");
+    UnixStream::connect(&socket).unwrap();
+    let status = host.ok(&["guardian", "status"]);
+    assert!(!status.contains("NO WAY OUT"), "{status}");
+}
+
+#[test]
+fn f1_a_sandbox_has_its_way_out_again_as_soon_as_its_guards_are_watched() {
+    let Some(host) = guarded() else { return };
+    kill_guardian(&host);
+    sh(&host, "sed -i s/mine/again/ .envrc");
+    // Of each thread.
+    let mut guardian = serving_without_watches(&host, ":when=1");
+    until("it is not watched again", || {
+        host.ok(&["audit"]).contains("the guards are watched again, and the way out is open")
+    });
+    UnixStream::connect(host.runtime().join("by-name/demo/proxy.sock")).unwrap();
+    inside(&host, WRITE, "again\n");
+    let records = host.ok(&["audit"]).matches("sandbox.reseal").count();
+    sh(&host, "sed -i s/again/more/ .envrc");
+    until("it is watched no more", || host.ok(&["audit"]).matches("sandbox.reseal").count() > records);
+    inside(&host, WRITE, "more\n");
+    stop_guardian(&host);
+    guardian.wait().unwrap();
 }

@@ -560,6 +560,62 @@ fn t10_a_rule_that_is_withdrawn_closes_the_tunnels_that_a_stop_waits_for() {
 }
 
 #[test]
+fn a_start_during_a_drain_says_that_the_guardian_is_stopping() {
+    let stage = Stage::new();
+    let open = stage.tunnel().unwrap();
+    let mut command = stage.host.cloister(&["guardian", "stop", "--yes", "--drain", "1h"]);
+    let stopping = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    until("it still accepts", || (stage.tunnel().is_none(), ()));
+    let started = stage.host.run(&["guardian", "start"]);
+    assert_eq!(started.code, 1, "{started:?}");
+    assert!(started.stderr.contains("the guardian is stopping"), "{started:?}");
+    drop(open);
+    assert_eq!(collect(stopping).code, 0);
+    stage.host.ok(&["guardian", "start"]);
+    stage.host.ok(&["guardian", "stop", "--yes"]);
+}
+
+#[test]
+fn a_frozen_guardian_is_named_and_not_waited_for() {
+    let stage = Stage::new();
+    // The one that took the lock over is to be named, and not the one that took it first.
+    stage.upgrade();
+    let pid = stage.pid();
+    signal(pid, Signal::STOP);
+    let asked = stage.host.run(&["guardian", "status"]);
+    signal(pid, Signal::CONT);
+    assert_eq!(asked.code, 1, "{asked:?}");
+    let expected = format!("the guardian (process {pid}) did not answer within 10 s");
+    assert!(
+        asked.stderr.contains(&expected) && asked.stderr.contains(&format!("kill -9 {pid}")),
+        "{asked:?}"
+    );
+    stage.host.ok(&["guardian", "stop", "--yes"]);
+}
+
+#[test]
+fn a_guardian_that_can_not_be_reached_is_not_said_to_be_gone() {
+    let stage = Stage::new();
+    let pid = stage.pid();
+    let runtime = stage.host.runtime();
+    let ways: [&dyn Fn(); 2] = [&|| fs::remove_file(runtime.join("control.key")).unwrap(), &|| {
+        fs::remove_dir_all(&runtime).unwrap();
+    }];
+    for lose in ways {
+        lose();
+        let stopped = stage.host.run(&["guardian", "stop"]);
+        assert_eq!(stopped.code, 1, "{stopped:?}");
+        let expected = format!("a guardian (process {pid}) holds the lock");
+        assert!(stopped.stderr.contains(&expected), "{stopped:?}");
+        assert!(stopped.stderr.contains(&format!("run `kill {pid}`")), "{stopped:?}");
+    }
+    signal(pid, Signal::TERM);
+    stage.has_guardians(0);
+    let stopped = stage.host.run(&["guardian", "stop"]);
+    assert_eq!((stopped.code, stopped.stderr.as_str()), (0, "the guardian is not running\n"), "{stopped:?}");
+}
+
+#[test]
 fn fifty_tunnels_and_a_kill_leave_nothing_that_nobody_owns() {
     let stage = Stage::new();
     let open = stage.tunnels(50);
