@@ -3,6 +3,7 @@
 PREFIX ?= $(HOME)/.local
 BENCH ?=
 FUZZ_SECONDS ?= 30
+FUZZ_LIMIT ?= -max_total_time=$(FUZZ_SECONDS)
 
 # What a goal needs, as `probe:Debian package`; a probe is a program, a file (`/…`) or a static library (`….a`).
 START_NEEDS = bwrap:bubblewrap cc:gcc libc.a:libc6-dev git:git curl:curl /etc/ssl/certs/*:ca-certificates
@@ -53,7 +54,7 @@ install: build ## install the binary to PREFIX/bin (PREFIX is ~/.local)
 test: needs-test lint ## run the lints and all tests, skipping none
 	cargo test --locked --release --doc
 	cargo nextest run --locked --release
-	@.ci/threats "$${CARGO_TARGET_DIR:-target}/nextest/$${NEXTEST_PROFILE:-default}/junit.xml"
+	@.ci/threats "target/nextest/$${NEXTEST_PROFILE:-default}/junit.xml"
 
 lint: needs-lint doc ## check formatting, lints, dependencies and scripts
 	cargo fmt --check
@@ -78,7 +79,7 @@ fuzz: needs-fuzz ## fuzz every target for FUZZ_SECONDS
 	@set -e; for target in $$(cargo fuzz list --fuzz-dir tests/fuzz); do \
 	  mkdir -p "tests/fuzz/corpus/$$target"; \
 	  RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none --fuzz-dir tests/fuzz "$$target" \
-	    "tests/fuzz/corpus/$$target" "tests/fuzz/seeds/$$target" -- -max_total_time=$(FUZZ_SECONDS); done
+	    "tests/fuzz/corpus/$$target" "tests/fuzz/seeds/$$target" -- $(FUZZ_LIMIT); done
 
 needs-start:
 	@.ci/install-missing $(START_NEEDS)

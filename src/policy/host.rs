@@ -216,7 +216,17 @@ fn canonical(text: &str) -> Result<String, HostFlaw> {
         .map_err(|_| HostFlaw::Idna)?;
     let name = ascii.strip_suffix('.').unwrap_or(&ascii);
     check(name)?;
+    if name.contains("xn--") && hides_another(name) {
+        return Err(HostFlaw::Idna);
+    }
     Ok(name.to_owned())
+}
+
+/// Tells whether a label, once decoded, looks like another encoded one: what is shown of it would not read as the same
+/// name (found by fuzzing).
+fn hides_another(name: &str) -> bool {
+    let decoded = Uts46::new().to_unicode(name.as_bytes(), AsciiDenyList::EMPTY, Hyphens::Allow).0;
+    decoded.split('.').any(|label| !label.is_ascii() && label.starts_with("xn--"))
 }
 
 /// Checks what IDNA processing gave: mapping can bring forth any ASCII character.
@@ -323,7 +333,10 @@ mod tests {
 
     #[test]
     fn n2_broken_a_labels_are_refused() {
-        for text in ["xn--a.com", "xn--\u{fc}.com", "xn--bcher-kv.xn--a", "\u{301}a.com", "a\u{200d}b.com"] {
+        let hiding = "xn--xn--bczherr-0er-f1pbczherr-0er-f1p";
+        for text in
+            ["xn--a.com", "xn--\u{fc}.com", "xn--bcher-kv.xn--a", "\u{301}a.com", "a\u{200d}b.com", hiding]
+        {
             refuses(text, HostFlaw::Idna);
         }
     }
