@@ -29,7 +29,7 @@ pub use admission::tunnels::Ending;
 pub use connect::splice::{Socket, Spliceable};
 pub use connection::Stream;
 pub use dial::resolve::{Resolve, ResolveError, Resolving, SystemResolver};
-pub use journal::{Event, EventKind, Journal, JournalError, Sample, Step, Traffic};
+pub use journal::{Event, EventKind, Journal, JournalError, Sample, Step, Ticket, Traffic};
 pub use refusal::Reason;
 
 use admission::Admission;

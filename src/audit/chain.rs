@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 pub(super) use files::{ChainFiles, FullFile, first_link, split_name};
 
-use super::entry::own_line;
+use super::entry::{FRONT_BYTES, time_text, write_front};
 use super::{AuditError, Event, Head, LineHash, Record};
 use crate::name::CloisterName;
 use tail::{Tail, Torn};
@@ -40,6 +40,8 @@ pub(super) struct Rotation {
 pub(super) enum Urgency {
     /// Before the call returns.
     Now,
+    /// Before [`Chain::settle`] returns.
+    Grouped,
     /// With the next line that is urgent, or with the next flush.
     Soon,
 }
@@ -62,6 +64,8 @@ pub(super) struct Chain {
     length: u64,
     /// Whole lines that are not written yet.
     pending: Vec<u8>,
+    /// The number of the last record that was written.
+    written: u64,
     /// Whether a failed write may have left something after `length`.
     has_remains: bool,
     /// Whether something was written since the last sync.
@@ -109,6 +113,7 @@ impl Chain {
             unified,
             length,
             pending: Vec::new(),
+            written: head.seq,
             has_remains: false,
             is_dirty: false,
             is_new,
@@ -142,44 +147,46 @@ impl Chain {
         self.is_dirty
     }
 
-    /// Appends a record and gives its line; on an error the chain is as it was.
-    pub(super) fn append(
-        &mut self,
-        record: &mut Record,
-        time: Timestamp,
-        urgency: Urgency,
-    ) -> Result<Vec<u8>, AuditError> {
-        let mut line = record.line_after(self.head, time);
-        if self.make_room(line.len())? {
-            line = record.line_after(self.head, time);
-        }
-        self.take(&line, urgency)?;
-        Ok(line)
+    /// Appends a record, given as what its copies share; on an error the chain is as it was, unless the record was to
+    /// be written soon.
+    pub(super) fn append(&mut self, shared: &[u8], time: &str, urgency: Urgency) -> Result<(), AuditError> {
+        self.make_room(FRONT_BYTES + shared.len())?;
+        self.take(shared, time, None, urgency)
     }
 
-    /// Appends the record of this line of the unified file; it is written with the next flush.
-    pub(super) fn append_own(&mut self, line: &[u8], unified: u64) -> Result<(), AuditError> {
-        self.make_room(line.len())?;
-        let Some(own) = own_line(line, self.head, unified) else {
-            return Err(AuditError::Changed { path: self.files.current().to_owned() });
-        };
+    /// Appends the copy of a record of the unified file; it is written with the next flush.
+    pub(super) fn append_own(&mut self, shared: &[u8], time: &str, unified: u64) -> Result<(), AuditError> {
+        self.make_room(FRONT_BYTES + shared.len())?;
         self.unified = Some(unified);
-        self.take(&own, Urgency::Soon)
+        self.take(shared, time, self.unified, Urgency::Soon)
     }
 
-    fn take(&mut self, line: &[u8], urgency: Urgency) -> Result<(), AuditError> {
+    fn take(
+        &mut self,
+        shared: &[u8],
+        time: &str,
+        unified: Option<u64>,
+        urgency: Urgency,
+    ) -> Result<(), AuditError> {
         let (head, pending) = (self.head, self.pending.len());
-        self.pending.extend_from_slice(line);
-        self.head = Head { seq: head.seq + 1, hash: LineHash::of(&line[..line.len() - 1]) };
-        if urgency == Urgency::Soon && self.pending.len() < MAX_PENDING_BYTES {
+        write_front(&mut self.pending, head, time, unified);
+        self.pending.extend_from_slice(shared);
+        let line = &self.pending[pending..self.pending.len() - 1];
+        self.head = Head { seq: head.seq + 1, hash: LineHash::of(line) };
+        if urgency != Urgency::Now && self.pending.len() < MAX_PENDING_BYTES {
             return Ok(());
         }
         let written = self.flush();
-        if written.is_err() && urgency == Urgency::Now {
+        if written.is_err() && urgency != Urgency::Soon {
             self.pending.truncate(pending);
             self.head = head;
         }
         written
+    }
+
+    /// Writes what is pending, unless the record with this number is written already.
+    pub(super) fn settle(&mut self, seq: u64) -> Result<(), AuditError> {
+        if self.written >= seq { Ok(()) } else { self.flush() }
     }
 
     /// Writes what is pending with one `write(2)`; after an error it still is.
@@ -195,6 +202,7 @@ impl Chain {
         self.pending = pending;
         if written.is_ok() {
             self.pending.clear();
+            self.written = self.head.seq;
         }
         written
     }
@@ -218,17 +226,18 @@ impl Chain {
     fn close(&mut self, torn: Torn) -> Result<(), AuditError> {
         let mut record = Record::new(Event::AuditRecovered)
             .detail(format_args!("{} bytes without a record", torn.bytes))
-            .recovers(self.head.hash)
-            .unified(self.unified);
+            .recovers(self.head.hash);
         if let Some(cloister) = &self.cloister {
             record = record.cloister(cloister);
         }
         let before = Head { seq: self.head.seq, hash: torn.hash };
         let mut lines = if torn.is_ended { Vec::new() } else { vec![b'\n'] };
-        let line = record.line_after(before, Timestamp::now());
-        lines.extend_from_slice(&line);
+        let start = lines.len();
+        write_front(&mut lines, before, &time_text(Timestamp::now()), self.unified);
+        lines.extend_from_slice(&record.shared());
         self.write(&lines)?;
-        self.head = Head { seq: self.head.seq + 1, hash: LineHash::of(&line[..line.len() - 1]) };
+        self.head = Head { seq: self.head.seq + 1, hash: LineHash::of(&lines[start..lines.len() - 1]) };
+        self.written = self.head.seq;
         Ok(())
     }
 
@@ -275,13 +284,12 @@ impl Chain {
     }
 
     /// Begins the next file when the line has no place in this one, and removes files beyond those that are kept.
-    /// Tells whether the head has changed.
-    fn make_room(&mut self, bytes: usize) -> Result<bool, AuditError> {
+    fn make_room(&mut self, bytes: usize) -> Result<(), AuditError> {
         let length = self.length + self.pending.len() as u64;
         if length > 0 && length + bytes as u64 > self.rotation.max_bytes {
             self.rotate()?;
         }
-        if self.is_crowded { self.remove_oldest() } else { Ok(false) }
+        if self.is_crowded { self.remove_oldest() } else { Ok(()) }
     }
 
     /// Gives the file its full name and begins the next one. The old file is on disk before the new one is begun,
@@ -310,27 +318,25 @@ impl Chain {
 
     /// Removes the oldest full files when there are more than are kept. The record that says so is on disk before
     /// the first of them goes.
-    fn remove_oldest(&mut self) -> Result<bool, AuditError> {
+    fn remove_oldest(&mut self) -> Result<(), AuditError> {
         let current = self.files.current().to_owned();
         let failed = |source| AuditError::Open { path: current.clone(), source };
         let full = self.files.list_full().map_err(failed)?;
         let (removed, kept) = full.split_at(full.len().saturating_sub(self.rotation.max_files));
         let Some(oldest_kept) = kept.first().filter(|_| !removed.is_empty()) else {
             self.is_crowded = false;
-            return Ok(false);
+            return Ok(());
         };
         let front = first_link(&oldest_kept.path).map_err(failed)?;
         let front = front.ok_or_else(|| AuditError::Changed { path: oldest_kept.path.clone() })?;
         let last = Head { seq: front.seq.saturating_sub(1), hash: front.prev };
         let mut record = Record::new(Event::AuditRemoved)
             .removed(last)
-            .detail(format_args!("{} full files; `audit.max_files` are kept", removed.len()))
-            .unified(self.unified);
+            .detail(format_args!("{} full files; `audit.max_files` are kept", removed.len()));
         if let Some(cloister) = &self.cloister {
             record = record.cloister(cloister);
         }
-        let line = record.line_after(self.head, Timestamp::now());
-        self.take(&line, Urgency::Now)?;
+        self.take(&record.shared(), &time_text(Timestamp::now()), self.unified, Urgency::Now)?;
         if let Some(unsynced) = self.take_unsynced() {
             unsynced.sync().inspect_err(|_| self.mark_dirty())?;
         }
@@ -341,7 +347,7 @@ impl Chain {
             }
         }
         self.is_crowded = false;
-        Ok(true)
+        Ok(())
     }
 }
 

@@ -1,5 +1,6 @@
 //! One line of the log as a value.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 
 use jiff::Timestamp;
@@ -7,6 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{Event, Head, LineHash};
 use crate::name::{BranchName, CloisterName, ProjectName};
+
+/// How long the shared part of a line usually is, and how long what stands before it can become.
+const USUAL_BYTES: usize = 384;
+pub(super) const FRONT_BYTES: usize = 192;
 
 /// Holds one line of the log; the order of the fields is their order in the line.
 ///
@@ -151,12 +156,99 @@ pub(super) fn shared_parts(line: &[u8]) -> Option<(&str, &[u8])> {
     Some((str::from_utf8(&line[time..time + length]).ok()?, &line[event..]))
 }
 
-/// Makes the line of a cloister's own file out of the unified file's, which has its line feed.
-pub(super) fn own_line(line: &[u8], head: Head, unified: u64) -> Option<Vec<u8>> {
-    let (time, shared) = shared_parts(line)?;
-    let prev = head.hash;
-    let front = format!(r#"{{"seq":{},"time":"{time}","prev":"{prev}","unified":{unified}"#, head.seq + 1);
-    Some([front.as_bytes(), shared].concat())
+impl Entry {
+    /// Encodes what all copies of the record share, as [`shared_parts`] finds it, with the line feed.
+    pub(super) fn shared(&self) -> Vec<u8> {
+        // A field that is added does not compile until it is written here too.
+        let Self {
+            seq: _,
+            time: _,
+            prev: _,
+            unified: _,
+            event,
+            cloister,
+            project,
+            branch,
+            host,
+            port,
+            addresses,
+            reason,
+            rule,
+            origin,
+            scope,
+            pattern,
+            who,
+            bytes_up,
+            bytes_down,
+            duration_ms,
+            repeated,
+            from,
+            to,
+            argv,
+            exit_code,
+            detail,
+            recovers,
+            removed,
+            own_file,
+        } = self;
+        let mut fields = Fields(Vec::with_capacity(USUAL_BYTES));
+        fields.write("event", Some(event));
+        fields.write("cloister", cloister.as_ref());
+        fields.write("project", project.as_ref());
+        fields.write("branch", branch.as_ref());
+        fields.write("host", host.as_ref());
+        fields.write("port", port.as_ref());
+        fields.write("addresses", addresses.as_ref());
+        fields.write("reason", reason.as_ref());
+        fields.write("rule", rule.as_ref());
+        fields.write("origin", origin.as_ref());
+        fields.write("scope", scope.as_ref());
+        fields.write("pattern", pattern.as_ref());
+        fields.write("who", who.as_ref());
+        fields.write("bytes_up", bytes_up.as_ref());
+        fields.write("bytes_down", bytes_down.as_ref());
+        fields.write("duration_ms", duration_ms.as_ref());
+        fields.write("repeated", repeated.as_ref());
+        fields.write("from", from.map(time_text).as_ref());
+        fields.write("to", to.map(time_text).as_ref());
+        fields.write("argv", argv.as_ref());
+        fields.write("exit_code", exit_code.as_ref());
+        fields.write("detail", detail.as_ref());
+        fields.write("recovers", recovers.as_ref());
+        fields.write("removed", removed.as_ref());
+        fields.write("own_file", own_file.as_ref());
+        fields.0.extend_from_slice(b"}\n");
+        fields.0
+    }
+}
+
+/// Fields of an object behind its first ones.
+struct Fields(Vec<u8>);
+
+impl Fields {
+    fn write(&mut self, name: &str, value: Option<&impl Serialize>) {
+        let Some(value) = value else { return };
+        self.0.extend_from_slice(b",\"");
+        self.0.extend_from_slice(name.as_bytes());
+        self.0.extend_from_slice(b"\":");
+        serde_json::to_writer(&mut self.0, value).expect("an entry holds only texts and numbers");
+    }
+}
+
+/// Writes what stands before the shared part of the line that follows `head`: number, time and link; in a cloister's
+/// own file the number of the same record in the unified one too.
+pub(super) fn write_front(line: &mut Vec<u8>, head: Head, time: &str, unified: Option<u64>) {
+    let written = write!(line, r#"{{"seq":{},"time":"{time}","prev":"{}""#, head.seq + 1, head.hash);
+    let written = written.and_then(|()| match unified {
+        Some(unified) => write!(line, r#","unified":{unified}"#),
+        None => Ok(()),
+    });
+    written.expect("a vector takes whatever is written");
+}
+
+/// The form of a time in the log.
+pub(super) fn time_text(time: Timestamp) -> String {
+    format!("{time:.6}")
 }
 
 mod rfc3339 {

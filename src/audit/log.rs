@@ -1,6 +1,6 @@
 //! The writer of the log.
 
-use std::collections::{HashMap, hash_map};
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 pub use flood::Repeatable;
 
 use super::chain::{Chain, Rotation, Unsynced, Urgency, make_private_directory};
+use super::entry::{FRONT_BYTES, time_text};
 use super::{AuditError, CLOISTERS_FOLDER, Event, Head, Record, cloister_file, unified_file};
 use crate::name::CloisterName;
 use flood::{Floods, Moment, Scope};
@@ -67,6 +68,8 @@ pub struct Lag {
 pub struct AuditLog {
     shared: Arc<Shared>,
     keeper: Option<JoinHandle<()>>,
+    /// Whether every cloister gets a chain of its own.
+    per_cloister: bool,
     /// Holds the lock until the log is dropped.
     _lock: File,
 }
@@ -150,23 +153,44 @@ impl AuditLog {
         let shared = Arc::new(Shared { state: Mutex::new(state), wake: Condvar::new() });
         let keeper = keeper::spawn(Arc::clone(&shared))
             .map_err(|source| AuditError::Open { path: dir.to_owned(), source })?;
-        Ok(Self { shared, keeper: Some(keeper), _lock: lock })
+        Ok(Self { shared, keeper: Some(keeper), per_cloister: storage.per_cloister, _lock: lock })
     }
 
     /// Appends a record; after an error nothing may flow.
     ///
     /// Before the end of a cloister or of the guardian, the repetitions that were only counted are summed up.
     pub fn append(&self, record: Record) -> Result<(), AuditError> {
+        let urgency = if record.event() == Event::ProxyClose { Urgency::Soon } else { Urgency::Now };
+        self.add(record, urgency).map(|_| ())
+    }
+
+    /// Takes a record, which stands in the unified file when [`settle`](Self::settle) has been called with the number
+    /// that is returned: what comes together is written together. Nothing may flow before, and nothing after an error.
+    pub fn enter(&self, record: Record) -> Result<u64, AuditError> {
+        self.add(record, Urgency::Grouped)
+    }
+
+    /// Writes the record with this number and all that came with it, unless they are written already.
+    pub fn settle(&self, seq: u64) -> Result<(), AuditError> {
+        let mut state = self.state()?;
+        let outcome = state.unified.settle(seq);
+        state.is_failing |= outcome.is_err();
+        outcome
+    }
+
+    fn add(&self, mut record: Record, urgency: Urgency) -> Result<u64, AuditError> {
+        record.mark_own_file(self.per_cloister);
+        let shared = record.shared();
         let mut state = self.state()?;
         state.mend()?;
-        let summed_up = match (record.event(), record.cloister_name()) {
-            (Event::GuardianStop, _) => state.summarise(Scope::All),
-            (Event::SandboxStop | Event::TokenRevoke, Some(cloister)) => state.summarise(Scope::Of(cloister)),
-            _ => Ok(()),
-        };
-        let outcome = summed_up.and_then(|()| state.append(record, Timestamp::now()));
+        match (record.event(), record.cloister_name()) {
+            (Event::GuardianStop, _) => state.summarise(Scope::All)?,
+            (Event::SandboxStop | Event::TokenRevoke, Some(cloister)) => state.summarise(Scope::Of(cloister))?,
+            _ => {}
+        }
+        let outcome = state.append(&record, &shared, urgency, Timestamp::now());
         self.wake(&state);
-        outcome
+        outcome.map(|()| state.unified.head().seq)
     }
 
     /// Appends a record that may come in floods: a repetition within the same minute is counted, and a record with
@@ -178,8 +202,11 @@ impl AuditLog {
     ) -> Result<Noted, AuditError> {
         let mut state = self.state()?;
         let now = Moment::now();
-        let Some(written) = state.floods.note(what, &record, now) else { return Ok(Noted::Counted) };
-        let outcome = state.mend().and_then(|()| state.append(written, now.time));
+        let Some(mut written) = state.floods.note(what, &record, now) else { return Ok(Noted::Counted) };
+        written.mark_own_file(self.per_cloister);
+        let shared = written.shared();
+        let outcome =
+            state.mend().and_then(|()| state.append(&written, &shared, Urgency::Now, now.time));
         if outcome.is_err() {
             // It has no record now, so that it belongs into the summary.
             let _ = state.floods.note(what, record, now);
@@ -265,22 +292,25 @@ impl Drop for AuditLog {
 
 impl State {
     /// Appends a record to the unified file, then to its cloister's.
-    fn append(&mut self, mut record: Record, time: Timestamp) -> Result<(), AuditError> {
-        let event = record.event();
-        let name = record.cloister_name().cloned();
-        record.mark_own_file(self.storage.per_cloister);
+    fn append(
+        &mut self,
+        record: &Record,
+        shared: &[u8],
+        urgency: Urgency,
+        time: Timestamp,
+    ) -> Result<(), AuditError> {
         // Before anything is written: what can't be opened leaves no record without its copy.
-        let own = match name.filter(|_| self.storage.per_cloister) {
+        let own = match record.cloister_name().filter(|_| self.storage.per_cloister) {
             Some(name) => Some(own_chain(&mut self.cloisters, &self.dir, self.storage, name)?),
             None => None,
         };
-        let urgency = if event == Event::ProxyClose { Urgency::Soon } else { Urgency::Now };
-        let line = self.unified.append(&mut record, time, urgency)?;
-        self.ahead += line.len();
+        let time = time_text(time);
+        self.unified.append(shared, &time, urgency)?;
+        self.ahead += FRONT_BYTES + shared.len();
         let outcome = match own {
             Some(own) => {
-                own.is_over = event == Event::SandboxStop;
-                own.chain.append_own(&line, self.unified.head().seq)
+                own.is_over = record.event() == Event::SandboxStop;
+                own.chain.append_own(shared, &time, self.unified.head().seq)
             }
             None => Ok(()),
         };
@@ -317,7 +347,10 @@ impl State {
 
     fn summarise(&mut self, scope: Scope<'_>) -> Result<(), AuditError> {
         let mut floods = std::mem::take(&mut self.floods);
-        let outcome = floods.summarise(scope, |record| self.append(record, Timestamp::now()));
+        let outcome = floods.summarise(scope, |mut record| {
+            record.mark_own_file(self.storage.per_cloister);
+            self.append(&record, &record.shared(), Urgency::Now, Timestamp::now())
+        });
         self.floods = floods;
         outcome
     }
@@ -401,16 +434,13 @@ fn own_chain<'a>(
     cloisters: &'a mut HashMap<CloisterName, CloisterChain>,
     dir: &Path,
     storage: Storage,
-    name: CloisterName,
+    name: &CloisterName,
 ) -> Result<&'a mut CloisterChain, AuditError> {
-    Ok(match cloisters.entry(name) {
-        hash_map::Entry::Occupied(entry) => entry.into_mut(),
-        hash_map::Entry::Vacant(entry) => {
-            let name = entry.key().clone();
-            let chain = Chain::open(&cloister_file(dir, &name), storage.rotation(), Some(name))?;
-            entry.insert(CloisterChain { chain, is_over: false })
-        }
-    })
+    if !cloisters.contains_key(name) {
+        let chain = Chain::open(&cloister_file(dir, name), storage.rotation(), Some(name.clone()))?;
+        cloisters.insert(name.clone(), CloisterChain { chain, is_over: false });
+    }
+    Ok(cloisters.get_mut(name).expect("it is there by now"))
 }
 
 impl Storage {

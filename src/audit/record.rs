@@ -23,14 +23,15 @@ const MAX_ARGV_BYTES: usize = 16 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Record {
-    entry: Entry,
+    /// In a box: a record goes through many hands.
+    entry: Box<Entry>,
 }
 
 impl Record {
     /// Begins a record.
     #[must_use]
-    pub const fn new(event: Event) -> Self {
-        let entry = Entry {
+    pub fn new(event: Event) -> Self {
+        let entry = Box::new(Entry {
             seq: 0,
             time: Timestamp::UNIX_EPOCH,
             prev: LineHash::START,
@@ -60,7 +61,7 @@ impl Record {
             recovers: None,
             removed: None,
             own_file: None,
-        };
+        });
         Self { entry }
     }
 
@@ -88,13 +89,13 @@ impl Record {
     /// Names the host asked for, in whatever form it came.
     #[must_use]
     pub fn host(mut self, host: impl Display) -> Self {
-        self.entry.host = Some(capped(&host.to_string()));
+        self.entry.host = Some(capped(host.to_string()));
         self
     }
 
     /// Names the port asked for.
     #[must_use]
-    pub const fn port(mut self, port: u16) -> Self {
+    pub fn port(mut self, port: u16) -> Self {
         self.entry.port = Some(port);
         self
     }
@@ -109,48 +110,48 @@ impl Record {
     /// Gives the stable code of a refusal or an end.
     #[must_use]
     pub fn reason(mut self, reason: impl Display) -> Self {
-        self.entry.reason = Some(capped(&reason.to_string()));
+        self.entry.reason = Some(capped(reason.to_string()));
         self
     }
 
     /// Gives the rule that decided.
     #[must_use]
     pub fn rule(mut self, rule: impl Display) -> Self {
-        self.entry.rule = Some(capped(&rule.to_string()));
+        self.entry.rule = Some(capped(rule.to_string()));
         self
     }
 
     /// Says where that rule comes from.
     #[must_use]
     pub fn origin(mut self, origin: impl Display) -> Self {
-        self.entry.origin = Some(capped(&origin.to_string()));
+        self.entry.origin = Some(capped(origin.to_string()));
         self
     }
 
     /// Says how far a human's answer reaches.
     #[must_use]
     pub fn scope(mut self, scope: impl Display) -> Self {
-        self.entry.scope = Some(capped(&scope.to_string()));
+        self.entry.scope = Some(capped(scope.to_string()));
         self
     }
 
     /// Gives the pattern that a human's answer allows or denies.
     #[must_use]
     pub fn pattern(mut self, pattern: impl Display) -> Self {
-        self.entry.pattern = Some(capped(&pattern.to_string()));
+        self.entry.pattern = Some(capped(pattern.to_string()));
         self
     }
 
     /// Says who decided.
     #[must_use]
     pub fn who(mut self, who: impl Display) -> Self {
-        self.entry.who = Some(capped(&who.to_string()));
+        self.entry.who = Some(capped(who.to_string()));
         self
     }
 
     /// Counts the bytes from and to the sandbox.
     #[must_use]
-    pub const fn bytes(mut self, up: u64, down: u64) -> Self {
+    pub fn bytes(mut self, up: u64, down: u64) -> Self {
         self.entry.bytes_up = Some(up);
         self.entry.bytes_down = Some(down);
         self
@@ -172,7 +173,7 @@ impl Record {
 
     /// Gives a command's exit code.
     #[must_use]
-    pub const fn exit_code(mut self, exit_code: i32) -> Self {
+    pub fn exit_code(mut self, exit_code: i32) -> Self {
         self.entry.exit_code = Some(exit_code);
         self
     }
@@ -180,22 +181,22 @@ impl Record {
     /// Says more in words; never a secret.
     #[must_use]
     pub fn detail(mut self, detail: impl Display) -> Self {
-        self.entry.detail = Some(capped(&detail.to_string()));
+        self.entry.detail = Some(capped(detail.to_string()));
         self
     }
 
     /// Says what happened.
-    pub const fn event(&self) -> Event {
+    pub fn event(&self) -> Event {
         self.entry.event
     }
 
-    pub(super) const fn recovers(mut self, last_whole_line: LineHash) -> Self {
+    pub(super) fn recovers(mut self, last_whole_line: LineHash) -> Self {
         self.entry.recovers = Some(last_whole_line);
         self
     }
 
     /// Makes the record that stands for so many events like this one.
-    pub(super) const fn repeated(mut self, times: u64, from: Timestamp, to: Timestamp) -> Self {
+    pub(super) fn repeated(mut self, times: u64, from: Timestamp, to: Timestamp) -> Self {
         self.entry.repeated = Some(times);
         self.entry.from = Some(from);
         self.entry.to = Some(to);
@@ -204,18 +205,12 @@ impl Record {
 
     /// Leaves out what tells this event from others with the same reason.
     pub(super) fn of_others(self) -> Self {
-        let entry = Entry { host: None, port: None, rule: None, origin: None, addresses: None, ..self.entry };
-        Self { entry }.detail("other destinations")
+        let entry = Entry { host: None, port: None, rule: None, origin: None, addresses: None, ..*self.entry };
+        Self { entry: Box::new(entry) }.detail("other destinations")
     }
 
-    pub(super) const fn removed(mut self, last: Head) -> Self {
+    pub(super) fn removed(mut self, last: Head) -> Self {
         self.entry.removed = Some(last);
-        self
-    }
-
-    /// Gives the number of the unified file's record up to which a cloister's own file is complete.
-    pub(super) const fn unified(mut self, seq: Option<u64>) -> Self {
-        self.entry.unified = seq;
         self
     }
 
@@ -224,25 +219,20 @@ impl Record {
         self.entry.own_file = (!is_written && self.entry.cloister.is_some()).then_some(false);
     }
 
-    pub(super) const fn cloister_name(&self) -> Option<&CloisterName> {
+    pub(super) fn cloister_name(&self) -> Option<&CloisterName> {
         self.entry.cloister.as_ref()
     }
 
-    /// Encodes the line that follows `head`, with its line feed.
-    pub(super) fn line_after(&mut self, head: Head, time: Timestamp) -> Vec<u8> {
-        self.entry.seq = head.seq + 1;
-        self.entry.prev = head.hash;
-        self.entry.time = time;
-        let mut line = serde_json::to_vec(&self.entry).expect("an entry holds only texts and numbers");
-        line.push(b'\n');
-        line
+    /// Encodes what all copies of the record share, with the line feed.
+    pub(super) fn shared(&self) -> Vec<u8> {
+        self.entry.shared()
     }
 }
 
 /// Cuts a text at the bound, on the border of a character, and says how much is missing.
-fn capped(text: &str) -> String {
+fn capped(text: String) -> String {
     if text.len() <= MAX_TEXT_BYTES {
-        return text.to_owned();
+        return text;
     }
     let kept = &text[..text.floor_char_boundary(MAX_TEXT_BYTES)];
     format!("{kept}…[{} bytes cut]", text.len() - kept.len())
@@ -253,7 +243,7 @@ fn capped_arguments(argv: impl IntoIterator<Item = impl AsRef<str>>) -> Vec<Stri
     let mut left_out = 0_usize;
     let mut kept = Vec::new();
     for argument in argv {
-        let argument = capped(argument.as_ref());
+        let argument = capped(argument.as_ref().to_owned());
         if left_out > 0 || kept.len() == MAX_ARGUMENTS || argument.len() > room {
             left_out += 1;
             continue;
@@ -270,15 +260,16 @@ fn capped_arguments(argv: impl IntoIterator<Item = impl AsRef<str>>) -> Vec<Stri
 #[cfg(test)]
 mod tests {
     use super::{MAX_TEXT_BYTES, Record, capped, capped_arguments};
-    use crate::audit::{Event, Head};
+    use crate::audit::Event;
+    use crate::audit::entry::FRONT_BYTES;
 
     #[test]
     fn a15_long_texts_are_cut_and_marked() {
         let fitting = "x".repeat(MAX_TEXT_BYTES);
-        assert_eq!(capped(&fitting), fitting);
-        assert_eq!(capped(&format!("{fitting}yz")), format!("{fitting}…[2 bytes cut]"));
+        assert_eq!(capped(fitting.clone()), fitting);
+        assert_eq!(capped(format!("{fitting}yz")), format!("{fitting}…[2 bytes cut]"));
         let on_the_border = format!("{}é!", "x".repeat(MAX_TEXT_BYTES - 1));
-        assert_eq!(capped(&on_the_border), format!("{}…[3 bytes cut]", "x".repeat(MAX_TEXT_BYTES - 1)));
+        assert_eq!(capped(on_the_border), format!("{}…[3 bytes cut]", "x".repeat(MAX_TEXT_BYTES - 1)));
     }
 
     #[test]
@@ -295,7 +286,7 @@ mod tests {
     #[test]
     fn a15_no_record_makes_a_line_over_512_kib() {
         let nasty = "\u{1}".repeat(1_000_000);
-        let mut record = Record::new(Event::ProxyDeny)
+        let record = Record::new(Event::ProxyDeny)
             .host(&nasty)
             .reason(&nasty)
             .rule(&nasty)
@@ -305,7 +296,7 @@ mod tests {
             .who(&nasty)
             .detail(&nasty)
             .argv(vec![&nasty; 1000]);
-        let line = record.line_after(Head::START, jiff::Timestamp::UNIX_EPOCH);
-        assert!(line.len() < 512 * 1024, "{}", line.len());
+        let bytes = FRONT_BYTES + record.shared().len();
+        assert!(bytes < 512 * 1024, "{bytes}");
     }
 }

@@ -4,6 +4,7 @@
 //! nothing is refused because of a handover.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use super::handover::Successor;
 use crate::audit::{AuditError, AuditLog, Event, Head, Lag, Noted, Record, Repeatable, unified_file};
 use crate::paths::Paths;
+use crate::proxy::Ticket;
 
 /// How long a record waits for a log that changes hands; longer than a handover may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -24,6 +26,9 @@ pub(super) struct Ledger {
     file: PathBuf,
     open: Box<Open>,
     state: RwLock<State>,
+    /// How many logs were opened one after the other, and the last of them that could not be closed in order.
+    opened: AtomicU64,
+    broken: AtomicU64,
     /// Whether the log changes hands; those who wait are told when it has.
     is_moving: Mutex<bool>,
     moved: Condvar,
@@ -46,7 +51,31 @@ impl Ledger {
     ) -> Result<Self, AuditError> {
         let state = RwLock::new(State::Own(open()?));
         let file = unified_file(&paths.audit_dir());
-        Ok(Self { file, open: Box::new(open), state, is_moving: Mutex::new(false), moved: Condvar::new() })
+        let (opened, broken) = (AtomicU64::new(1), AtomicU64::new(0));
+        let (is_moving, moved) = (Mutex::new(false), Condvar::new());
+        Ok(Self { file, open: Box::new(open), state, opened, broken, is_moving, moved })
+    }
+
+    /// Takes a record that is written when its ticket has been [settled](Self::settle).
+    pub(super) fn enter(&self, record: Record) -> Result<Ticket, AuditError> {
+        if let State::Own(log) = &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
+            let log_number = self.opened.load(Ordering::SeqCst);
+            return log.enter(record).map(|record| Ticket { log: log_number, record });
+        }
+        self.append(record).map(|()| Ticket::default())
+    }
+
+    /// Makes sure that the record of a ticket is written.
+    pub(super) fn settle(&self, ticket: Ticket) -> Result<(), AuditError> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        match &*state {
+            State::Own(log) if ticket.log == self.opened.load(Ordering::SeqCst) => log.settle(ticket.record),
+            // A log that was closed in order has written all that was entered.
+            _ if ticket.log != 0 && ticket.log == self.broken.load(Ordering::SeqCst) => {
+                Err(self.failed(std::io::ErrorKind::NotConnected.into()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Appends a record; after an error nothing may flow.
@@ -122,7 +151,8 @@ impl Ledger {
         let mut state = self.write();
         match std::mem::replace(&mut *state, State::Closed) {
             State::Own(log) => {
-                let head = log.close()?;
+                let number = self.opened.load(Ordering::SeqCst);
+                let head = log.close().inspect_err(|_| self.broken.store(number, Ordering::SeqCst))?;
                 *self.is_moving.lock().unwrap_or_else(PoisonError::into_inner) = true;
                 Ok(head)
             }
@@ -155,6 +185,7 @@ impl Ledger {
         let mut state = self.write();
         if matches!(&*state, State::Closed) {
             *state = State::Own((self.open)()?);
+            self.opened.fetch_add(1, Ordering::SeqCst);
         }
         Ok(())
     }

@@ -138,7 +138,7 @@ async fn recorded<'a>(
 ) -> Result<Recorded<'a>, Refusal> {
     let started = Instant::now();
     let accepted = Accepted { client, connection, head };
-    let recorded = accepted.authenticate()?.evaluate()?.resolve().await?.record()?;
+    let recorded = accepted.authenticate()?.evaluate()?.resolve().await?.record().await?;
     client.measure(Step::Decide, started.into_std());
     Ok(recorded)
 }

@@ -1,9 +1,11 @@
 //! What the proxy tells the audit log, in its own words.
 
 use std::error::Error;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use crate::name::CloisterName;
@@ -19,6 +21,23 @@ pub trait Journal: Send + Sync + 'static {
     /// Whatever keeps the event from being written; the proxy then lets nothing through.
     fn write(&self, event: &Event<'_>) -> Result<(), JournalError>;
 
+    /// Takes what may pass, in its place behind all that came before it. It has to be [settled](Self::settle) before
+    /// a byte flows: what several tasks entered is then written at once.
+    ///
+    /// # Errors
+    /// As for [`write`](Self::write).
+    fn enter(&self, event: &Event<'_>) -> Result<Ticket, JournalError> {
+        self.write(event).map(|()| Ticket::default())
+    }
+
+    /// Makes sure that what was entered is written.
+    ///
+    /// # Errors
+    /// As for [`write`](Self::write).
+    fn settle(&self, _event: &Event<'_>, _ticket: Ticket) -> Result<(), JournalError> {
+        Ok(())
+    }
+
     /// Takes a measurement; it lies on the way of every request and must cost next to nothing.
     fn measure(&self, _sample: Sample) {}
 
@@ -26,6 +45,15 @@ pub trait Journal: Send + Sync + 'static {
     fn traffic(&self) -> Arc<Traffic> {
         Arc::default()
     }
+}
+
+/// Names an event that was entered; what it says is the journal's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ticket {
+    /// Which of the logs that the journal has had.
+    pub log: u64,
+    /// The number of the record there.
+    pub record: u64,
 }
 
 /// What is counted besides the events.
@@ -221,8 +249,8 @@ pub(super) struct OpenRecord {
 impl OpenRecord {
     /// # Errors
     /// When the journal can't be written; nothing may flow then.
-    pub(super) fn open(journal: Arc<dyn Journal>, permit: &Permit) -> Result<Self, JournalError> {
-        journal.write(&Event {
+    pub(super) async fn open(journal: Arc<dyn Journal>, permit: &Permit) -> Result<Self, JournalError> {
+        let event = Event {
             cloister: permit.cloister(),
             authority: Some(permit.authority()),
             kind: EventKind::Allowed {
@@ -230,18 +258,24 @@ impl OpenRecord {
                 rule: permit.rule(),
                 addresses: permit.addresses(),
             },
-        })?;
+        };
+        let ticket = journal.enter(&event)?;
         let meter = Arc::new(Meter::new(journal.traffic()));
-        Ok(Self {
+        let mut record = Self {
             journal,
             cloister: permit.cloister().clone(),
             authority: permit.authority().clone(),
             meter,
             address: None,
             detail: None,
-            // What a panic leaves behind.
-            reason: Some(Reason::Aborted),
-        })
+            // What is left behind by who does not come back from the turn of the others.
+            reason: Some(Reason::ClientReset),
+        };
+        others_first().await;
+        let settled = record.journal.settle(&event, ticket);
+        // What a panic leaves behind.
+        record.reason = Some(if settled.is_ok() { Reason::Aborted } else { Reason::PolicyUnavailable });
+        settled.map(|()| record)
     }
 
     pub(super) fn authority(&self) -> &Authority {
@@ -303,4 +337,17 @@ impl Drop for OpenRecord {
             duration: self.meter.start.elapsed(),
         });
     }
+}
+
+/// Lets the other tasks go on that are ready.
+async fn others_first() {
+    let mut is_back = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut is_back, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }

@@ -158,10 +158,10 @@ pub(super) struct Permitted<'a> {
 
 impl<'a> Permitted<'a> {
     /// Writes the record, before the first byte flows; without a record nothing flows (invariant 7).
-    pub(super) fn record(self) -> Result<Recorded<'a>, Refusal> {
+    pub(super) async fn record(self) -> Result<Recorded<'a>, Refusal> {
         let Self { client, permit, registration, passage } = self;
         let journal = Arc::clone(&client.services.journal);
-        match OpenRecord::open(journal, &permit) {
+        match OpenRecord::open(journal, &permit).await {
             Ok(record) => Ok(Recorded { client, permit, record, registration, passage }),
             Err(error) => {
                 tracing::error!(error = &error as &dyn Error, "nothing passes without a record");

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::{CloisterChain, MAX_AHEAD_BYTES, State, own_chain};
 use crate::audit::chain::{ChainFiles, MAX_PENDING_BYTES};
-use crate::audit::entry::Link;
+use crate::audit::entry::{Link, shared_parts};
 use crate::audit::{AuditError, unified_file};
 
 /// How much of the unified chain's end is read: what may be ahead, one buffer, and one line of the largest size.
@@ -50,11 +50,13 @@ impl State {
         let Some(record) = line.strip_suffix(b"\n").and_then(Link::parse) else { return Ok(()) };
         let Some(name) = record.cloister.filter(|_| record.own_file != Some(false)) else { return Ok(()) };
         let is_known = self.cloisters.contains_key(&name);
-        let CloisterChain { chain, is_over } = own_chain(&mut self.cloisters, &self.dir, self.storage, name)?;
+        let CloisterChain { chain, is_over } = own_chain(&mut self.cloisters, &self.dir, self.storage, &name)?;
         *is_over = *is_over || !is_known;
         // A file of a version that did not name the unified file's records is left as it is.
-        if chain.unified().is_some_and(|last| last < record.seq) {
-            chain.append_own(line, record.seq)?;
+        if let Some((time, shared)) = shared_parts(line)
+            && chain.unified().is_some_and(|last| last < record.seq)
+        {
+            chain.append_own(shared, time, record.seq)?;
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Writes the proxy's events into the audit log.
 
 use std::fmt::Display;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::counters::{Counters, Latencies};
@@ -16,6 +16,8 @@ use crate::proxy;
 #[derive(Debug, Default)]
 pub(super) struct Trouble {
     current: Mutex<Option<String>>,
+    /// Whether there is any: asked for every record.
+    is_there: AtomicBool,
     failed: AtomicU64,
 }
 
@@ -23,11 +25,12 @@ impl Trouble {
     pub(super) fn note(&self, error: Option<&AuditError>) {
         if error.is_some() {
             self.failed.fetch_add(1, Ordering::Relaxed);
+        } else if !self.is_there.load(Ordering::Relaxed) {
+            return;
         }
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if error.is_some() || current.is_some() {
-            *current = error.map(|error| chain(error));
-        }
+        *current = error.map(|error| chain(error));
+        self.is_there.store(error.is_some(), Ordering::Relaxed);
     }
 
     pub(super) fn last(&self) -> Option<String> {
@@ -83,6 +86,29 @@ fn ruled(record: Record, rule: Option<&Rule>) -> Record {
     }
 }
 
+impl SandboxJournal {
+    /// Notes how writing went; what could not be recorded did not pass.
+    fn conclude(&self, event: &proxy::Event<'_>, written: Result<Noted, AuditError>) -> Result<(), proxy::JournalError> {
+        if written.is_ok() || !matches!(event.kind, proxy::EventKind::Allowed { .. }) {
+            self.counters.count(event);
+        }
+        match written {
+            Ok(Noted::Written) => {
+                self.trouble.note(None);
+                Ok(())
+            }
+            // It says nothing about the disk.
+            Ok(Noted::Counted) => Ok(()),
+            Err(error) => Err(self.fail(error)),
+        }
+    }
+
+    fn fail(&self, error: AuditError) -> proxy::JournalError {
+        self.trouble.note(Some(&error));
+        proxy::JournalError(Box::new(error))
+    }
+}
+
 impl proxy::Journal for SandboxJournal {
     fn write(&self, event: &proxy::Event<'_>) -> Result<(), proxy::JournalError> {
         let written = match &event.kind {
@@ -100,22 +126,15 @@ impl proxy::Journal for SandboxJournal {
                 self.log.append(self.record(event)).map(|()| Noted::Written)
             }
         };
-        // What could not be recorded did not pass.
-        if written.is_ok() || !matches!(event.kind, proxy::EventKind::Allowed { .. }) {
-            self.counters.count(event);
-        }
-        match written {
-            Ok(Noted::Written) => {
-                self.trouble.note(None);
-                Ok(())
-            }
-            // It says nothing about the disk.
-            Ok(Noted::Counted) => Ok(()),
-            Err(error) => {
-                self.trouble.note(Some(&error));
-                Err(proxy::JournalError(Box::new(error)))
-            }
-        }
+        self.conclude(event, written)
+    }
+
+    fn enter(&self, event: &proxy::Event<'_>) -> Result<proxy::Ticket, proxy::JournalError> {
+        self.log.enter(self.record(event)).map_err(|error| self.fail(error))
+    }
+
+    fn settle(&self, event: &proxy::Event<'_>, ticket: proxy::Ticket) -> Result<(), proxy::JournalError> {
+        self.conclude(event, self.log.settle(ticket).map(|()| Noted::Written))
     }
 
     fn measure(&self, sample: proxy::Sample) {

@@ -165,7 +165,7 @@ async fn d5_what_was_checked_is_what_is_dialled() {
     // Up to the step before dialling, which opens a socket to nothing but what is recorded here.
     let accepted = Accepted { client: &proxy.client.clone(), connection: ConnectionId::new(1), head: &head };
     let permitted = accepted.authenticate().unwrap().evaluate().unwrap().resolve().await.unwrap();
-    let recorded = permitted.record().unwrap();
+    let recorded = permitted.record().await.unwrap();
     assert_eq!(proxy.names.asked(), ["a.test"]);
     assert_eq!(proxy.event().await, "allow a.test:443 Connect by a.test at [8.8.8.8:443]");
     drop(recorded);
