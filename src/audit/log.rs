@@ -185,7 +185,9 @@ impl AuditLog {
         state.mend()?;
         match (record.event(), record.cloister_name()) {
             (Event::GuardianStop, _) => state.summarise(Scope::All)?,
-            (Event::SandboxStop | Event::TokenRevoke, Some(cloister)) => state.summarise(Scope::Of(cloister))?,
+            (Event::SandboxStop | Event::TokenRevoke, Some(cloister)) => {
+                state.summarise(Scope::Of(cloister))?
+            }
             _ => {}
         }
         let outcome = state.append(&record, &shared, urgency, Timestamp::now());
@@ -205,8 +207,7 @@ impl AuditLog {
         let Some(mut written) = state.floods.note(what, &record, now) else { return Ok(Noted::Counted) };
         written.mark_own_file(self.per_cloister);
         let shared = written.shared();
-        let outcome =
-            state.mend().and_then(|()| state.append(&written, &shared, Urgency::Now, now.time));
+        let outcome = state.mend().and_then(|()| state.append(&written, &shared, Urgency::Now, now.time));
         if outcome.is_err() {
             // It has no record now, so that it belongs into the summary.
             let _ = state.floods.note(what, record, now);

@@ -223,8 +223,9 @@ impl<'a> RequestLine<'a> {
 
 /// Puts request line and fields together; everything that concerns both is checked here.
 fn assemble(line: &RequestLine<'_>, mut fields: fields::Fields) -> Result<Head, HeadError> {
-    let (authority, path) = parse_target(&line.method, line.target)?;
-    check_host(fields.host.as_deref(), &authority, line)?;
+    let (named, path) = parse_target(&line.method, line.target)?;
+    let authority = named.parse()?;
+    check_host(fields.host.as_deref(), &authority, &named, line.version)?;
     let framing = fields.framing(line.version)?;
     let expects_continue = fields.expects_continue()?;
     if line.method == Method::OPTIONS {
@@ -261,10 +262,19 @@ fn assemble(line: &RequestLine<'_>, mut fields: fields::Fields) -> Result<Head, 
     })
 }
 
+/// An authority as it was written, and the port that it has when none is.
+struct Named<'a> {
+    text: &'a str,
+    default_port: Option<u16>,
+}
+
 /// The authority, and for the absolute form also the path.
-fn parse_target(method: &Method, target: &str) -> Result<(Authority, Option<PathAndQuery>), HeadError> {
+fn parse_target<'a>(
+    method: &Method,
+    target: &'a str,
+) -> Result<(Named<'a>, Option<PathAndQuery>), HeadError> {
     if method == Method::CONNECT {
-        return Ok((parse_authority(target, None)?, None));
+        return Ok((Named { text: target, default_port: None }, None));
     }
     if target.starts_with('/') {
         return Err(HeadError::NotForAProxy);
@@ -286,8 +296,8 @@ fn parse_target(method: &Method, target: &str) -> Result<(Authority, Option<Path
         return Err(HeadError::Malformed("only `http://` targets are forwarded"));
     }
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    let authority = parse_authority(authority, Some(HTTP_PORT))?;
-    Ok((authority, Some(parse_path(method, path)?)))
+    let named = Named { text: authority, default_port: Some(HTTP_PORT) };
+    Ok((named, Some(parse_path(method, path)?)))
 }
 
 fn parse_path(method: &Method, path: &str) -> Result<PathAndQuery, HeadError> {
@@ -305,31 +315,42 @@ fn parse_path(method: &Method, path: &str) -> Result<PathAndQuery, HeadError> {
     }
 }
 
-fn parse_authority(text: &str, default_port: Option<u16>) -> Result<Authority, HeadError> {
-    if text.contains('@') {
-        return Err(HeadError::Malformed("a user name or `@` in the target is refused"));
+impl Named<'_> {
+    fn parse(&self) -> Result<Authority, HeadError> {
+        if self.text.contains('@') {
+            return Err(HeadError::Malformed("a user name or `@` in the target is refused"));
+        }
+        let parsed = match self.default_port {
+            Some(port) => Authority::parse_with_default(self.text, port),
+            None => Authority::parse(self.text),
+        };
+        parsed.map_err(|error| HeadError::Authority(error.to_string()))
     }
-    let parsed = match default_port {
-        Some(port) => Authority::parse_with_default(text, port),
-        None => Authority::parse(text),
-    };
-    parsed.map_err(|error| HeadError::Authority(error.to_string()))
 }
 
 /// The `Host` field must be there once (HTTP/1.1) and name the target (H3, H4, H5).
-fn check_host(host: Option<&[u8]>, target: &Authority, line: &RequestLine<'_>) -> Result<(), HeadError> {
+fn check_host(
+    host: Option<&[u8]>,
+    target: &Authority,
+    named: &Named<'_>,
+    version: Version,
+) -> Result<(), HeadError> {
     let Some(host) = host else {
-        return match line.version {
+        return match version {
             Version::Http10 => Ok(()),
             Version::Http11 => Err(HeadError::Malformed("the Host field is missing")),
         };
     };
+    if host == named.text.as_bytes() {
+        // The same words name the same: what both leave out is the same port.
+        return Ok(());
+    }
     // Many clients leave the port out of a CONNECT's Host field: there it stands for the target's own.
-    let default_port = if line.method == Method::CONNECT { target.port() } else { HTTP_PORT };
-    let named = std::str::from_utf8(host)
+    let default_port = named.default_port.unwrap_or(target.port());
+    let host = std::str::from_utf8(host)
         .ok()
         .and_then(|host| Authority::parse_with_default(host, default_port).ok());
-    if named.as_ref() == Some(target) {
+    if host.as_ref() == Some(target) {
         Ok(())
     } else {
         Err(HeadError::Malformed("the Host field differs from the target"))

@@ -50,7 +50,8 @@ impl State {
         let Some(record) = line.strip_suffix(b"\n").and_then(Link::parse) else { return Ok(()) };
         let Some(name) = record.cloister.filter(|_| record.own_file != Some(false)) else { return Ok(()) };
         let is_known = self.cloisters.contains_key(&name);
-        let CloisterChain { chain, is_over } = own_chain(&mut self.cloisters, &self.dir, self.storage, &name)?;
+        let CloisterChain { chain, is_over } =
+            own_chain(&mut self.cloisters, &self.dir, self.storage, &name)?;
         *is_over = *is_over || !is_known;
         // A file of a version that did not name the unified file's records is left as it is.
         if let Some((time, shared)) = shared_parts(line)

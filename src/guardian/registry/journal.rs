@@ -88,7 +88,11 @@ fn ruled(record: Record, rule: Option<&Rule>) -> Record {
 
 impl SandboxJournal {
     /// Notes how writing went; what could not be recorded did not pass.
-    fn conclude(&self, event: &proxy::Event<'_>, written: Result<Noted, AuditError>) -> Result<(), proxy::JournalError> {
+    fn conclude(
+        &self,
+        event: &proxy::Event<'_>,
+        written: Result<Noted, AuditError>,
+    ) -> Result<(), proxy::JournalError> {
         if written.is_ok() || !matches!(event.kind, proxy::EventKind::Allowed { .. }) {
             self.counters.count(event);
         }
