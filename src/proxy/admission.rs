@@ -22,6 +22,7 @@ use crate::config::RateLimit;
 use crate::policy::ConnectionId;
 
 use super::connection::{self, Stream};
+use super::plain::Pool;
 use super::refusal::{After, Refusal, Show};
 use super::{Client, Limits};
 use bucket::Bucket;
@@ -169,9 +170,14 @@ impl Admission {
         Ok(Slot { held })
     }
 
-    /// Lets one connection in; when there is no room, the one that has been idle longest gives way.
-    async fn admit(self: &Arc<Self>, max: usize) -> Result<Slot, Full> {
-        let admitted = self.try_admit(max);
+    /// Lets one connection in; when there is no room, what is kept for later gives way, and then the connection that
+    /// has been idle longest.
+    async fn admit(self: &Arc<Self>, max: usize, kept: &Pool) -> Result<Slot, Full> {
+        let mut admitted = self.try_admit(max);
+        if matches!(admitted, Err(Full::Descriptors)) {
+            kept.clear();
+            admitted = self.try_admit(max);
+        }
         if admitted.is_ok() || self.idle.load(Ordering::Relaxed) == 0 {
             return admitted;
         }
@@ -250,7 +256,7 @@ pub(super) async fn accept_all<L: Listener>(listener: &L, client: &Arc<Client>) 
             }
         };
         let max = client.settings().limits.max_connections();
-        let slot = match client.admission.admit(max).await {
+        let slot = match client.admission.admit(max, &client.pool).await {
             Ok(slot) => slot,
             Err(full) => {
                 let refusal = match full {

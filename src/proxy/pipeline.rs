@@ -102,7 +102,12 @@ impl<'a> Allowed<'a> {
     pub(super) async fn resolve(self) -> Result<Permitted<'a>, Refusal> {
         let Self { client, via, name: allowed, policy, mut registration } = self;
         let authority = allowed.authority().clone();
-        let passage = client.admission.passage().ok_or_else(|| Refusal::exhausted(Some(&authority)))?;
+        let passage = client.admission.passage().or_else(|| {
+            // What is kept for later gives way to what is asked now.
+            client.pool.clear();
+            client.admission.passage()
+        });
+        let passage = passage.ok_or_else(|| Refusal::exhausted(Some(&authority)))?;
         let asked = Instant::now();
         let answers = match allowed.destination() {
             Destination::Known(_) => Vec::new(),
@@ -227,13 +232,13 @@ impl Recorded<'_> {
             Ok(taken) => {
                 record.connected(taken.address());
                 let upstream = Line::Kept(taken);
-                Ok(Reached { upstream, origin, record, registration, _passage: passage })
+                Ok(Reached { upstream, origin, record, registration, passage })
             }
             Err(permit) => {
                 let dialled = Self { client, permit, record, registration, passage }.dial().await?;
                 let Dialled { upstream, address, record, registration, passage, .. } = dialled;
                 let upstream = Line::Fresh(upstream, address);
-                Ok(Reached { upstream, origin, record, registration, _passage: passage })
+                Ok(Reached { upstream, origin, record, registration, passage })
             }
         }
     }
@@ -278,8 +283,8 @@ pub(super) struct Reached {
     pub(super) origin: Origin,
     pub(super) record: OpenRecord,
     pub(super) registration: Registration,
-    /// Accounts for what the exchange may need besides its two sockets.
-    pub(super) _passage: Held,
+    /// Accounts for what the exchange may need besides its two sockets, and then for the connection if it is kept.
+    pub(super) passage: Held,
 }
 
 /// A connection to an upstream that speaks HTTP.

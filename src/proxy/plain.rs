@@ -67,7 +67,7 @@ pub(super) async fn exchange<S: Stream>(
     exchange: Exchange<'_>,
     reached: Reached,
 ) -> Next {
-    let Reached { upstream, origin, mut record, mut registration, _passage } = reached;
+    let Reached { upstream, origin, mut record, mut registration, passage } = reached;
     let meter = Arc::clone(record.meter());
     let show = if exchange.target.method == Method::HEAD { Show::HeadOnly } else { Show::Whole };
     let mut progress = Progress { answer_begun: false, decoder: Decoder::new(exchange.head.framing) };
@@ -86,7 +86,7 @@ pub(super) async fn exchange<S: Stream>(
     match ran {
         Ok(Outcome::Answered { keep_alive, upstream }) => {
             if let Some(upstream) = upstream {
-                client.pool.keep(upstream, origin);
+                client.pool.keep(upstream, origin, passage);
             }
             record.close(None);
             // What is left of the body can't be told from another request.

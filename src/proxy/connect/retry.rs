@@ -185,7 +185,10 @@ fn classify(bytes: &[u8]) -> Progress {
         match record.kind {
             record::ALERT if message.is_empty() => {}
             record::HANDSHAKE => message.extend_from_slice(record.body),
-            _ => return Progress::Known(Answer::Final),
+            _ if message.is_empty() => return Progress::Known(Answer::Final),
+            // What stands behind the hello says nothing: in compatibility mode a change_cipher_spec comes with a
+            // request for another one, too (RFC 8446, D.4).
+            _ => break,
         }
         if !record.is_whole() {
             break;
@@ -209,6 +212,8 @@ fn classify(bytes: &[u8]) -> Progress {
 mod tests {
     use super::*;
 
+    const CHANGE_CIPHER_SPEC: &[u8] = &[20, 3, 3, 0, 1, 1];
+
     fn server_hello(random: [u8; 32]) -> Vec<u8> {
         [&[SERVER_HELLO, 0, 0, 44, 3, 3][..], &random, &[0, 0x13, 1, 0, 0, 4, 0, 43, 0, 0]].concat()
     }
@@ -224,6 +229,11 @@ mod tests {
             for alerts in [&b""[..], &[21, 3, 3, 0, 2, 1, 112]] {
                 let retry = [alerts, &records(&server_hello(RETRY_RANDOM), size)].concat();
                 assert_eq!(classify(&retry), Progress::Known(Answer::Retry), "{size}");
+                // What an upstream says at once with it.
+                for behind in [CHANGE_CIPHER_SPEC, &[21, 3, 3, 0, 2, 1, 0], &[23, 3, 3, 0, 1, 0]] {
+                    let more = [&retry[..], behind].concat();
+                    assert_eq!(classify(&more), Progress::Known(Answer::Retry), "{size} {behind:?}");
+                }
                 for cut in 0..retry.len() {
                     let progress = classify(&retry[..cut]);
                     assert!(!matches!(progress, Progress::Known(_)), "{size} {cut} {progress:?}");
@@ -235,9 +245,17 @@ mod tests {
     }
 
     #[test]
+    fn n10_a_request_that_another_record_interrupts_frees_no_tunnel() {
+        let begun = records(&server_hello(RETRY_RANDOM)[..40], 16);
+        for behind in [CHANGE_CIPHER_SPEC, &[23, 3, 3, 0, 1, 0]] {
+            assert_eq!(classify(&[&begun[..], behind].concat()), Progress::Retrying, "{behind:?}");
+        }
+    }
+
+    #[test]
     fn n10_all_else_is_no_hello_retry_request() {
         for bytes in
-            [&[23, 3, 3, 0, 1, 0][..], b"HTTP/1.1 400\r\n", &[22, 3, 3, 0, 1, 11], &[20, 3, 3, 0, 1, 1]]
+            [&[23, 3, 3, 0, 1, 0][..], b"HTTP/1.1 400\r\n", &[22, 3, 3, 0, 1, 11], CHANGE_CIPHER_SPEC]
         {
             assert_eq!(classify(bytes), Progress::Known(Answer::Final), "{bytes:?}");
         }

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use super::resolve::ResolveError;
 use crate::policy::AddressClass;
+use crate::proxy::admission::descriptors::ran_out;
 
 /// No address of a permit could be connected.
 #[derive(Debug, thiserror::Error)]
@@ -78,11 +79,12 @@ enum Kind {
 
 impl Kind {
     fn of(error: &io::Error) -> Self {
-        match Errno::from_io_error(error) {
-            Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => return Self::Exhausted,
-            // A machine without IPv6 says so in several ways.
-            Some(Errno::ADDRNOTAVAIL | Errno::AFNOSUPPORT) => return Self::Unreachable,
-            Some(_) | None => {}
+        if ran_out(error) {
+            return Self::Exhausted;
+        }
+        // A machine without IPv6 says so in several ways.
+        if matches!(Errno::from_io_error(error), Some(Errno::ADDRNOTAVAIL | Errno::AFNOSUPPORT)) {
+            return Self::Unreachable;
         }
         match error.kind() {
             io::ErrorKind::ConnectionRefused => Self::Refused,

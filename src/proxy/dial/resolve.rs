@@ -21,7 +21,7 @@ use hickory_resolver::proto::op::ResponseCode;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::hosts::Hosts;
 use super::own::{OwnAddresses, belongs_here};
@@ -146,18 +146,15 @@ impl Names {
     }
 
     async fn resolve(&self, name: &DomainName) -> Result<Vec<IpAddr>, ResolveError> {
-        timeout(TIMEOUT, self.lookup(name)).await.map_err(|_| ResolveError::Timeout)?
-    }
-
-    async fn lookup(&self, name: &DomainName) -> Result<Vec<IpAddr>, ResolveError> {
+        let end = Instant::now() + TIMEOUT;
         let hosts = self.hosts.current(|text| Ok(Hosts::parse(text)))?;
         if let Some(addresses) = hosts.get(name.as_str()) {
             return Ok(addresses.to_vec());
         }
         let servers = self.servers.current(|text| Servers::build(&Settings::parse(text)))?;
         // Who waits is served in the order of coming, and a sandbox has few at a time.
-        let _turn = self.lookups.acquire().await;
-        let addresses = servers.lookup(name).await?;
+        let _turn = timeout_at(end, self.lookups.acquire()).await.map_err(|_| ResolveError::Timeout)?;
+        let addresses = servers.lookup(name, end).await?;
         match addresses.len() {
             0 => Err(ResolveError::Failed(None)),
             1..=MAX_ADDRESSES => Ok(addresses),
@@ -251,11 +248,12 @@ mod tests {
         let (first, mut second) = (NameServer::start().await, NameServer::start().await);
         let resolver = Watched::<Servers>::new(Path::new("/nonexistent"));
         let name = DomainName::parse("both.test").unwrap();
+        let end = Instant::now() + TIMEOUT;
         let before = resolver.current(|_| Servers::build(&first.settings())).unwrap();
-        before.lookup(&name).await.unwrap();
+        before.lookup(&name, end).await.unwrap();
         *resolver.current.lock().unwrap() = None;
         let after = resolver.current(|_| Servers::build(&second.settings())).unwrap();
-        after.lookup(&name).await.unwrap();
+        after.lookup(&name, end).await.unwrap();
         assert_eq!(second.asked().len(), 2, "the answer came from the cache of other settings");
     }
 }

@@ -15,7 +15,7 @@ use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::rr::Name;
-use tokio::time::timeout;
+use tokio::time::{Instant as Deadline, timeout, timeout_at};
 
 use super::resolve::{ResolveError, TIMEOUT};
 use crate::policy::DomainName;
@@ -137,18 +137,19 @@ impl Servers {
         })
     }
 
-    /// Asks for both families. A server that does not answer, can't or won't is followed by the next one; that a
-    /// name does not exist is an answer.
-    pub(super) async fn lookup(&self, name: &DomainName) -> Result<Vec<IpAddr>, ResolveError> {
+    /// Asks for both families, and until `end` at most. A server that does not answer, can't or won't is followed by
+    /// the next one; that a name does not exist is an answer.
+    pub(super) async fn lookup(&self, name: &DomainName, end: Deadline) -> Result<Vec<IpAddr>, ResolveError> {
         // The final dot makes it a full name: no search domain is tried.
         let name = Name::from_ascii(format!("{}.", name.as_str())).map_err(NetError::from)?;
         let mut failure = ResolveError::Timeout;
         for _ in 0..self.attempts {
             for server in self.order() {
-                match server.ask(&name).await {
-                    Ok(addresses) => return Ok(addresses),
-                    Err(error) if error.is_final() => return Err(error),
-                    Err(error) => failure = more_telling(failure, error),
+                match timeout_at(end, server.ask(&name)).await {
+                    Ok(Ok(addresses)) => return Ok(addresses),
+                    Ok(Err(error)) if error.is_final() => return Err(error),
+                    Ok(Err(error)) => failure = more_telling(failure, error),
+                    Err(_) => return Err(failure),
                 }
             }
         }
@@ -190,8 +191,8 @@ impl Server {
             vec![on_port(ConnectionConfig::udp()), on_port(ConnectionConfig::tcp())]
         };
         let count = u32::try_from(settings.servers.len()).unwrap_or(u32::MAX);
-        // Every server gets its turn before the time is over.
-        let wait = settings.wait.min(TIMEOUT / count);
+        // Every server gets its turn before the time is over, also behind silent ones.
+        let wait = settings.wait.min((TIMEOUT / count).saturating_sub(PROBE));
         let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
         let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
         let options = builder.options_mut();

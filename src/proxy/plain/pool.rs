@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::upstream::Upstream;
 use crate::policy::{Authority, Permit, Rule};
+use crate::proxy::admission::Held;
 
 /// How many are kept for one sandbox; the oldest goes first.
 const MAX_KEPT: usize = 32;
@@ -56,6 +57,7 @@ struct Kept {
     address: SocketAddr,
     origin: Origin,
     until: Instant,
+    _held: Held,
 }
 
 /// A connection that was kept, with the permit of the request that took it.
@@ -105,7 +107,9 @@ impl Pool {
     }
 
     /// Keeps a connection on which nothing is under way; a guess at that is not enough.
-    pub(super) fn keep(self: &Arc<Self>, upstream: Box<Upstream>, origin: Origin) {
+    ///
+    /// Its descriptor stays accounted for: nobody else does so once the client has gone (H15).
+    pub(super) fn keep(self: &Arc<Self>, upstream: Box<Upstream>, origin: Origin, held: Held) {
         let address = upstream.address();
         let until = Instant::now() + MAX_IDLE;
         let mut state = self.lock();
@@ -113,7 +117,7 @@ impl Pool {
             return;
         }
         let surplus = if state.kept.len() < MAX_KEPT { None } else { state.kept.pop_front() };
-        state.kept.push_back(Kept { upstream, address, origin, until });
+        state.kept.push_back(Kept { upstream, address, origin, until, _held: held });
         if !std::mem::replace(&mut state.is_swept, true) {
             tokio::spawn(sweep(Arc::downgrade(self), until));
         }
@@ -177,6 +181,8 @@ mod tests {
     use crate::policy::{
         ConnectionId, Decision, Origin as RuleOrigin, OriginKind, Pattern, Policy, PolicyInput, Request, Via,
     };
+    use crate::proxy::admission::Admission;
+    use crate::proxy::admission::descriptors::Descriptors;
     use crate::proxy::dial::upstream::Upstream as Dialled;
     use crate::proxy::journal::Meter;
 
@@ -215,10 +221,12 @@ mod tests {
                 .unwrap();
         assert!(upstream.is_settled().await);
 
+        let admission = Arc::new(Admission::new(Arc::new(Descriptors::new(128))));
+        let held = admission.passage().unwrap();
         let (policy, pool) = (policy(), Pool::default());
         let first = permit(&policy, "a.test", &["8.8.8.8", "8.8.4.4"]);
         let (origin, until) = (pool.origin(&first), Instant::now() + MAX_IDLE);
-        pool.lock().kept.push_back(Kept { upstream, address, origin, until });
+        pool.lock().kept.push_back(Kept { upstream, address, origin, until, _held: held });
 
         let other = pool.take(permit(&policy, "b.test", &["8.8.8.8"]));
         assert!(other.is_err(), "another authority at the same address");

@@ -270,6 +270,27 @@ async fn h15_a_sandbox_that_takes_all_descriptors_leaves_some_to_another() {
 }
 
 #[tokio::test]
+async fn h15_kept_connections_give_way_to_a_client_before_idle_ones_do() {
+    let origin = Server::start().await;
+    // The descriptors of one connection and its passage.
+    let descriptors = Arc::new(Descriptors::new(60));
+    let mut served = Served::start(Script { descriptors, ..Script::allowing(origin.authority()) });
+    let mut first = served.connect().await;
+    first.write_all(served.proxy.get_head(&origin.authority(), "/").as_bytes()).await.unwrap();
+    let mut upstream = origin.accept().await;
+    read_head(&mut upstream).await;
+    upstream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+    read_head(&mut first).await;
+    assert!(served.proxy.event().await.starts_with("allow "));
+    assert!(served.proxy.event().await.starts_with("close "));
+    let (_second, head) = served.ask(NO_CREDENTIALS).await;
+    assert!(head.starts_with("HTTP/1.1 407 "), "{head}");
+    assert_eq!(within(upstream.read(&mut [0])).await.unwrap(), 0, "it is still kept");
+    first.write_all(NO_CREDENTIALS.as_bytes()).await.unwrap();
+    assert!(read_head(&mut first).await.starts_with("HTTP/1.1 407 "));
+}
+
+#[tokio::test]
 async fn h15_a_request_without_a_descriptor_left_is_not_the_destinations_fault() {
     let origin = Server::start().await;
     let descriptors = Arc::new(Descriptors::new(0));

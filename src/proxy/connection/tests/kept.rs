@@ -1,12 +1,13 @@
 //! Connections to upstreams that serve one request after the other.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use super::harness::{Peer, Proxy, Script, Server, read_head, read_to_end};
-use crate::proxy::Ending;
+use crate::proxy::{Descriptors, Ending};
 
 const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -18,9 +19,15 @@ struct Case {
 
 impl Case {
     async fn new() -> Self {
+        Self::with(20_000).await
+    }
+
+    /// Where the guardian has so many descriptors.
+    async fn with(descriptors: usize) -> Self {
         let server = Server::start().await;
         let authority = server.authority();
-        Self { proxy: Script::allowing(&authority).start(), server, authority }
+        let descriptors = Arc::new(Descriptors::new(descriptors));
+        Self { proxy: Script { descriptors, ..Script::allowing(&authority) }.start(), server, authority }
     }
 
     /// Sends a request on a connection of its own.
@@ -225,4 +232,23 @@ async fn h15_only_so_many_are_kept() {
         closed += usize::from(case.proxy.event().await.starts_with("close "));
     }
     assert_eq!(case.kept(), 32);
+}
+
+#[tokio::test]
+async fn h15_a_kept_connection_is_accounted_for_and_gives_way_to_a_request() {
+    // Enough for one passage.
+    let mut case = Case::with(50).await;
+    let (peer, mut upstream) = case.keep_one(ANSWER).await;
+    drop(peer);
+    assert_eq!(case.kept(), 1);
+    assert!(case.proxy.client.admission.passage().is_none(), "nobody accounts for it");
+    let mut peer = case.request("/second").await;
+    let mut second = case.server.accept().await;
+    assert_eq!(read_to_end(&mut upstream).await, b"");
+    expect(&mut second, "/second").await;
+    second.write_all(ANSWER.as_bytes()).await.unwrap();
+    assert_eq!(peer.answer().await.1, "ok");
+    case.ended("ok").await;
+    case.proxy.client.revalidate();
+    assert!(case.proxy.client.admission.passage().is_some(), "it is closed and still accounted for");
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::harness::{Peer, Proxy, Script, Server, read_exactly, read_to_end};
@@ -210,15 +210,22 @@ fn server_hello(random: [u8; 32]) -> Vec<u8> {
     [&[2, 0, 0, 44, 3, 3][..], &random, &[0, 0x13, 1, 0, 0, 4, 0, 43, 0, 0]].concat()
 }
 
-/// A tunnel whose first hello is upstream, which has asked for another, in pieces of `step` bytes.
+/// How an upstream in compatibility mode asks for another hello (RFC 8446, D.4), in records of at most `size` bytes.
+fn retry_request(size: usize) -> Vec<u8> {
+    [&records(&server_hello(RETRY), size)[..], &CHANGE_CIPHER_SPEC].concat()
+}
+
+/// A tunnel whose first hello is upstream, which has asked for another, in pieces of `step` bytes; the last one holds
+/// what stands behind the request, too.
 async fn asked_again(step: usize, size: usize, behind_hello: &[u8]) -> (Case, TcpStream) {
     let mut case = tunnel(Limits { hello_timeout: Duration::from_secs(1), ..Limits::default() }).await;
     let mut upstream = case.server.accept().await;
     let first = hello("origin.test");
     case.peer.send([&first, behind_hello].concat()).await;
     assert_eq!(read_exactly(&mut upstream, first.len()).await, first);
-    let retry = records(&server_hello(RETRY), size);
-    for piece in retry.chunks(step) {
+    let retry = retry_request(size);
+    let (begin, end) = retry.split_at(retry.len() - CHANGE_CIPHER_SPEC.len() - 1);
+    for piece in begin.chunks(step).chain([end]) {
         upstream.write_all(piece).await.unwrap();
         tokio::task::yield_now().await;
     }
@@ -270,8 +277,7 @@ async fn n10_a_second_hello_with_another_name_gets_an_alert_and_never_goes_upstr
             }
             assert_eq!(case.peer.rest().await, answer);
             assert_eq!(read_to_end(&mut upstream).await, b"");
-            let bytes =
-                format!("{}/{}", hello("origin.test").len(), records(&server_hello(RETRY), 16_000).len());
+            let bytes = format!("{}/{}", hello("origin.test").len(), retry_request(16_000).len());
             let events = [case.proxy.event().await, case.proxy.event().await];
             assert_denied(&events, &case.authority, reason, &bytes);
         }
@@ -284,6 +290,28 @@ async fn n10_a_second_hello_that_does_not_come_is_not_waited_for() {
     assert_eq!(case.peer.rest().await, b"");
     assert_eq!(read_to_end(&mut upstream).await, b"");
     assert!(case.proxy.event().await.starts_with(&format!("deny {} not_tls ", case.authority)));
+}
+
+#[tokio::test]
+async fn n10_a_request_for_a_second_hello_that_never_ends_is_broken_off() {
+    let Case { mut proxy, mut peer, server, authority } = tunnel(Limits::default()).await;
+    let mut upstream = server.accept().await;
+    let first = hello("origin.test");
+    peer.send([&first[..], &hello("evil.test")].concat()).await;
+    assert_eq!(read_exactly(&mut upstream, first.len()).await, first);
+    let mut endless = server_hello(RETRY);
+    // Claims to have 16 MiB.
+    endless[1..4].fill(0xff);
+    endless.resize(80_000, 0);
+    // Nobody takes all of it.
+    let answer = records(&endless, 16_000);
+    let (_, heard) = tokio::join!(upstream.write_all(&answer), peer.rest());
+    assert!(answer.starts_with(&heard) && heard.len() > 64 << 10, "{} bytes", heard.len());
+    assert_eq!(
+        proxy.event().await,
+        format!("close {authority} upstream_reset {}/{}", first.len(), heard.len())
+    );
+    assert!(upstream.read_u8().await.is_err(), "the second hello went upstream");
 }
 
 #[tokio::test]

@@ -4,7 +4,11 @@ use super::script::{A, AAAA, Data, NameServer, Says};
 use super::*;
 
 async fn lookup(servers: &Servers, name: &str) -> Result<Vec<String>, String> {
-    let answer = servers.lookup(&DomainName::parse(name).unwrap()).await;
+    lookup_until(servers, name, Deadline::now() + TIMEOUT).await
+}
+
+async fn lookup_until(servers: &Servers, name: &str, end: Deadline) -> Result<Vec<String>, String> {
+    let answer = servers.lookup(&DomainName::parse(name).unwrap(), end).await;
     answer.map(|found| found.iter().map(ToString::to_string).collect()).map_err(|error| error.to_string())
 }
 
@@ -198,6 +202,30 @@ async fn the_first_server_is_asked_first_and_its_no_is_final() {
         assert_eq!(lookup(&rotating, "both.test").await, found(&["192.0.2.1", "2001:db8::1"]));
     }
     assert_eq!((first.asked().len(), second.asked().len() >= 2), (2, true));
+}
+
+#[tokio::test]
+async fn what_a_server_said_is_told_also_when_another_one_used_up_the_time() {
+    let first = NameServer::start().await;
+    first.say("refused.test.", Says::Code(5));
+    let mute = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut settings = Settings { wait: TIMEOUT, ..first.settings() };
+    settings.servers.push(mute.local_addr().unwrap());
+    let servers = Servers::build(&settings).unwrap();
+    let end = Deadline::now() + Duration::from_millis(500);
+    let refused = Err("the name server refused to answer".to_owned());
+    assert_eq!(lookup_until(&servers, "refused.test", end).await, refused);
+}
+
+#[test]
+fn every_server_has_its_turn_behind_silent_ones() {
+    for count in 1..=MAX_SERVERS {
+        let patient = "nameserver 192.0.2.1\n".repeat(count) + "options timeout:30\n";
+        let servers = Servers::build(&Settings::parse(&patient)).unwrap();
+        assert_eq!(servers.list.len(), count);
+        let whole: Duration = servers.list.iter().map(|server| server.wait + PROBE).sum();
+        assert!(whole <= TIMEOUT, "{count}: {whole:?}");
+    }
 }
 
 #[tokio::test]

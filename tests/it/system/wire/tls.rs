@@ -1,16 +1,32 @@
 //! Tunnels to port 443 of the running guardian: the `ClientHello` names the authority, or nothing goes upstream.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 
 use super::network::{FAR, FARTHER, Network, Wired};
 use super::{Cloister, Wire};
+use crate::harness::plain;
+use crate::system::origin::certificate;
 
 /// `unrecognized_name`, fatal.
 const ALERT: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 0x70];
+const CHANGE_CIPHER_SPEC: [u8; 6] = [20, 3, 3, 0, 1, 1];
+const SERVER_HELLO: u8 = 2;
+/// How the random of a `ServerHello` begins that asks for another hello (RFC 8446, 4.1.3).
+const RETRY_RANDOM: [u8; 8] = [0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11];
 /// What an upstream says that has heard enough: `handshake_failure`, fatal.
 const GOOD_BYE: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 40];
+
+/// Groups of keys.
+const X25519: [u8; 2] = [0, 29];
+const P384: [u8; 2] = [0, 24];
+/// A public key of P-384 that is on the curve, as servers check: the base point.
+const P384_KEY: &str = "04\
+    aa87ca22be8b05378eb1c71ef320ad746e1d3b628ba79b9859f741e082542a385502f25dbf55296c3a545e3872760ab7\
+    3617de4a96262c6f5d9e98bf9292dc29f8f41dbd289a147ce9da3113b5f0b8c00a60b1ce1d7e819d7a431d7c90ea0e5f";
 
 const SERVER_NAME: u16 = 0;
 /// RFC 9849: the outer hello of ECH.
@@ -39,14 +55,20 @@ fn encrypted() -> Vec<u8> {
 
 /// A TLS 1.3 hello in one record, with these extensions before those that every hello has.
 fn hello(extensions: &[Vec<u8>]) -> Vec<u8> {
+    hello_with_key(X25519, &[5; 32], extensions)
+}
+
+/// The same with this key, of one of the two groups that every hello names.
+fn hello_with_key(group: [u8; 2], key: &[u8], extensions: &[Vec<u8>]) -> Vec<u8> {
     let usual = [
-        extension(10, &[0, 2, 0, 29]),
+        extension(10, &long(&[X25519, P384].concat())),
         extension(13, &[0, 2, 4, 3]),
         extension(43, &[2, 3, 4]),
-        extension(51, &long(&[&[0, 29][..], &long(&[5; 32])].concat())),
+        extension(51, &long(&[&group[..], &long(key)].concat())),
     ];
     let extensions = long(&[extensions.concat(), usual.concat()].concat());
-    let body = [&[3, 3][..], &[5; 32], &[0, 0, 2, 0x13, 1, 1, 0], &extensions].concat();
+    // A random, the session id that asks for compatibility mode, a cipher suite, no compression.
+    let body = [&[3, 3][..], &[5; 32], &[32], &[6; 32], &[0, 2, 0x13, 1, 1, 0], &extensions].concat();
     let length = u32::try_from(body.len()).unwrap().to_be_bytes();
     let message = [&[1][..], &length[1..], &body].concat();
     [&[0x16, 3, 1][..], &long(&message)].concat()
@@ -142,6 +164,82 @@ fn n10_n12_n13_the_hello_names_the_authority_or_nothing_goes_upstream() {
     assert_eq!((upstream.heard(), by_address.heard()), (vec![right], vec![bare]));
     let log = wired.guardian.audit();
     assert!(log.matches("reason=sni_mismatch").count() >= 9 && log.contains("reason=not_tls"), "{log}");
+}
+
+/// `openssl s_server`, which takes keys of P-384 alone: a hello with another one is followed by a request for a second.
+struct Particular(Child);
+
+impl Particular {
+    fn start(network: &Network, folder: &Path) -> Self {
+        certificate(folder, "web.test");
+        let mut server = network.inside(|| {
+            plain("openssl")
+                .args(["s_server", "-accept", &format!("{FAR}:443"), "-groups", "P-384"])
+                .args(["-cert", "cert.pem", "-key", "key.pem"])
+                .current_dir(folder)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap()
+        });
+        let mut lines = BufReader::with_capacity(1, server.stdout.as_mut().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap() == "ACCEPT"), "it does not listen");
+        Self(server)
+    }
+}
+
+impl Drop for Particular {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// The body of the next handshake record; what is between them in compatibility mode is passed over.
+fn handshake_record(wire: &mut Wire) -> Vec<u8> {
+    loop {
+        let header = wire.exactly(5);
+        let body = wire.exactly(usize::from(u16::from_be_bytes([header[3], header[4]])));
+        match header[0] {
+            22 => return body,
+            kind => assert_eq!(kind, CHANGE_CIPHER_SPEC[0], "{header:?} {body:?}"),
+        }
+    }
+}
+
+#[test]
+fn n10_a_real_server_that_asks_for_a_second_hello_never_hears_another_name() {
+    let Some(network) = Network::new() else { return };
+    let wired = network.guardian(&format!("proxy:\n  allow: [web.test]\n  hosts: {{web.test: [{FAR}]}}\n"));
+    let _server = Particular::start(&network, &wired.guardian.host.path(""));
+    let cloister = wired.guardian.register("demo");
+    let asked_again = || {
+        let mut wire = tunnel(&cloister, "web.test:443");
+        wire.send(hello(&[server_name("web.test")]));
+        let retry = handshake_record(&mut wire);
+        assert_eq!((retry[0], &retry[6..14]), (SERVER_HELLO, &RETRY_RANDOM[..]));
+        wire
+    };
+    let key: Vec<u8> = (0..P384_KEY.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&P384_KEY[at..at + 2], 16).unwrap())
+        .collect();
+    let second = |names: &[Vec<u8>]| [&CHANGE_CIPHER_SPEC[..], &hello_with_key(P384, &key, names)].concat();
+    for names in [vec![server_name("evil.test")], vec![server_name("www.web.test")], vec![]] {
+        let mut wire = asked_again();
+        wire.send(second(&names));
+        let rest = wire.rest();
+        let rest = rest.strip_prefix(&CHANGE_CIPHER_SPEC).unwrap_or(&rest);
+        assert_eq!(rest, ALERT, "{names:?}");
+    }
+    assert_eq!(wired.guardian.audit().matches("reason=sni_mismatch").count(), 3);
+    // With the right name the server goes on.
+    let mut wire = asked_again();
+    wire.send(second(&[server_name("web.test")]));
+    let answer = handshake_record(&mut wire);
+    assert_eq!(answer[0], SERVER_HELLO);
+    assert_ne!(answer[6..14], RETRY_RANDOM);
 }
 
 #[test]
