@@ -1,6 +1,6 @@
 //! Hosts: the one parser of names and address literals (N1, N2, N3, N7).
 
-use std::borrow::{Borrow, Cow};
+use std::borrow::Borrow;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -71,11 +71,6 @@ impl InvalidHost {
         let text = if text.len() > MAX_INPUT_BYTES { "…" } else { text };
         Self { text: text.to_owned(), flaw }
     }
-
-    /// Tells what is wrong.
-    pub fn flaw(&self) -> HostFlaw {
-        self.flaw
-    }
 }
 
 /// A DNS name in its one canonical form: lower case, A-labels, no final dot.
@@ -91,11 +86,6 @@ impl DomainName {
     /// Gives the canonical text.
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-
-    /// Gives the name with its Unicode labels decoded, for showing beside the canonical form.
-    pub fn unicode(&self) -> Cow<'_, str> {
-        Uts46::new().to_unicode(self.0.as_bytes(), AsciiDenyList::EMPTY, Hyphens::Allow).0
     }
 
     /// Gives every name above this one, the nearest first.
@@ -326,9 +316,6 @@ mod tests {
         reads("faß.de", "xn--fa-hia.de");
         // Cyrillic letters that look like Latin ones are another name.
         reads("аpple.com", "xn--pple-43d.com");
-        let name = DomainName::parse("xn--bcher-kva.example").unwrap();
-        assert_eq!(name.unicode(), "bücher.example");
-        assert_eq!(DomainName::parse("example.com").unwrap().unicode(), "example.com");
     }
 
     #[test]

@@ -26,8 +26,6 @@ pub(super) mod fields;
 pub(super) const MAX_HEAD_BYTES: usize = 16 << 10;
 /// The most header fields in one head.
 pub(super) const MAX_FIELDS: usize = 100;
-/// The default port of an `http://` target.
-const HTTP_PORT: u16 = 80;
 /// What ends a head.
 const END: &[u8] = b"\r\n\r\n";
 
@@ -109,7 +107,7 @@ pub(super) enum HeadError {
     #[error("{0}")]
     Authority(String),
     /// The head has more than [`MAX_HEAD_BYTES`] or [`MAX_FIELDS`].
-    #[error("a request head has at most 16 KiB and 100 header fields")]
+    #[error("a request head has at most {} KiB and {} header fields", MAX_HEAD_BYTES >> 10, MAX_FIELDS)]
     TooLarge,
     /// The method is refused whatever its target (H9).
     #[error("the methods TRACE and TRACK are refused")]
@@ -237,7 +235,7 @@ fn assemble(line: &RequestLine<'_>, mut fields: fields::Fields) -> Result<Head, 
     {
         return Err(HeadError::Malformed("a WebSocket begins with a GET of HTTP/1.1 without a body"));
     }
-    let credentials = fields.credentials.clone();
+    let credentials = std::mem::take(&mut fields.credentials);
     let target = match path {
         None if framing != Framing::None => {
             return Err(HeadError::Malformed("a CONNECT request has no body"));
@@ -286,7 +284,7 @@ fn parse_target(method: &Method, target: &str) -> Result<(Authority, Option<Path
         return Err(HeadError::Malformed("only `http://` targets are forwarded"));
     }
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    let authority = parse_authority(authority, Some(HTTP_PORT))?;
+    let authority = parse_authority(authority, Some(Via::Plain.default_port()))?;
     Ok((authority, Some(parse_path(method, path)?)))
 }
 
@@ -325,7 +323,7 @@ fn check_host(host: Option<&[u8]>, target: &Authority, line: &RequestLine<'_>) -
         };
     };
     // Many clients leave the port out of a CONNECT's Host field: there it stands for the target's own.
-    let default_port = if line.method == Method::CONNECT { target.port() } else { HTTP_PORT };
+    let default_port = if line.method == Method::CONNECT { target.port() } else { Via::Plain.default_port() };
     let named = std::str::from_utf8(host)
         .ok()
         .and_then(|host| Authority::parse_with_default(host, default_port).ok());
