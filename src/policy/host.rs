@@ -1,6 +1,6 @@
 //! Hosts: the one parser of names and address literals (N1, N2, N3, N7).
 
-use std::borrow::Borrow;
+use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -86,6 +86,11 @@ impl DomainName {
     /// Gives the canonical text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Gives the name with its Unicode labels decoded, for showing beside the canonical form.
+    pub fn unicode(&self) -> Cow<'_, str> {
+        decoded(&self.0)
     }
 
     /// Gives every name above this one, the nearest first.
@@ -212,11 +217,15 @@ fn canonical(text: &str) -> Result<String, HostFlaw> {
     Ok(name.to_owned())
 }
 
+/// Decodes the labels of a canonical name.
+fn decoded(name: &str) -> Cow<'_, str> {
+    Uts46::new().to_unicode(name.as_bytes(), AsciiDenyList::EMPTY, Hyphens::Allow).0
+}
+
 /// Tells whether a label, once decoded, looks like another encoded one: what is shown of it would not read as the same
 /// name (found by fuzzing).
 fn hides_another(name: &str) -> bool {
-    let decoded = Uts46::new().to_unicode(name.as_bytes(), AsciiDenyList::EMPTY, Hyphens::Allow).0;
-    decoded.split('.').any(|label| !label.is_ascii() && label.starts_with("xn--"))
+    decoded(name).split('.').any(|label| !label.is_ascii() && label.starts_with("xn--"))
 }
 
 /// Checks what IDNA processing gave: mapping can bring forth any ASCII character.
@@ -316,6 +325,9 @@ mod tests {
         reads("faß.de", "xn--fa-hia.de");
         // Cyrillic letters that look like Latin ones are another name.
         reads("аpple.com", "xn--pple-43d.com");
+        let name = DomainName::parse("xn--bcher-kva.example").unwrap();
+        assert_eq!(name.unicode(), "bücher.example");
+        assert_eq!(DomainName::parse("example.com").unwrap().unicode(), "example.com");
     }
 
     #[test]
