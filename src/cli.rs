@@ -15,6 +15,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::init::Console;
 use crate::paths::Paths;
 use crate::process;
 use crate::sandbox::SOCKETS;
@@ -75,7 +76,8 @@ fn inside(command: &InitCommand, output: &Output) -> ExitCode {
             }
         },
         InitCommand::Session { terminal, argv } => {
-            let (code, reason) = crate::init::become_command(*terminal, argv);
+            let console = if *terminal { Console::Terminal } else { Console::Pipes };
+            let (code, reason) = crate::init::become_command(console, argv);
             complain(&reason);
             ExitCode::from(code)
         }

@@ -61,7 +61,16 @@ pub fn first() -> Result<(), InitError> {
     tokio::task::LocalSet::new().block_on(&runtime, serve::serve(listener, boot))
 }
 
+/// What the command of a session has for its input and output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Console {
+    /// A terminal of the sandbox's own, which it takes for itself.
+    Terminal,
+    /// Pipes.
+    Pipes,
+}
+
 /// Becomes the command of a session; returns only when that fails, with the exit code and the reason.
-pub fn become_command(has_terminal: bool, argv: &[std::ffi::OsString]) -> (u8, String) {
-    child::become_command(has_terminal, argv)
+pub fn become_command(console: Console, argv: &[std::ffi::OsString]) -> (u8, String) {
+    child::become_command(console, argv)
 }

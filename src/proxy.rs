@@ -5,22 +5,23 @@
 //! carry the bytes. Every refusal stands in `refusal`. What lies outside comes in through three traits:
 //! [`Policies`] (the rules that hold now), [`Journal`] (the audit log) and [`Resolve`] (the DNS).
 //!
-//! What is not audited: heads that can't be parsed, and a first request without credentials. An `Allowed` is
-//! written before a byte flows, and followed by exactly one `Closed`.
+//! An `Allowed` is written before a byte flows, and followed by exactly one `Closed`, which tells also why what was
+//! allowed was refused in the end. What is counted and not audited: heads that can't be parsed, a first request
+//! without credentials, whatever there is no room for (`overloaded`), and what nobody can judge or record
+//! (`policy_unavailable`).
 
 use std::error::Error;
-use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::timeout;
 use tracing::Instrument as _;
 
 use crate::config::{RateLimit, UpstreamProxy};
 use crate::name::{CloisterName, ProjectName};
-use crate::policy::{Authority, DomainName, Policy};
+use crate::policy::{Authority, Policy};
 use crate::token::HashedToken;
 
 pub use admission::Listener;
@@ -176,11 +177,12 @@ impl Client {
         Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Asks for the addresses of a name, few at a time: a sandbox that asks for many waits for itself alone.
-    async fn lookup(&self, name: &DomainName) -> Result<Vec<IpAddr>, ResolveError> {
-        let turn = timeout(TURN_TIMEOUT, self.lookups.acquire()).await;
-        let _turn = turn.map_err(|_| ResolveError::Timeout)?;
-        self.services.resolver.resolve(name).await
+    /// Waits until a name may be asked for, few at a time: a sandbox that asks for many waits for itself alone.
+    async fn turn_to_ask(&self, authority: &Authority) -> Result<SemaphorePermit<'_>, Refusal> {
+        match timeout(TURN_TIMEOUT, self.lookups.acquire()).await {
+            Ok(turn) => Ok(turn.expect("nobody closes the semaphore")),
+            Err(_) => Err(Refusal::too_many_lookups(authority, MAX_LOOKUPS)),
+        }
     }
 
     /// Applies other settings; what is open keeps those that it was opened with.
@@ -247,8 +249,10 @@ impl Client {
     }
 
     fn write_denial(&self, refusal: &Refusal) {
-        let Audit::Deny { rule, detail } = refusal.audit() else {
-            return self.services.journal.measure(Sample::Refused(refusal.reason()));
+        let (rule, detail) = match refusal.audit() {
+            Audit::Deny { rule, detail } => (rule, detail),
+            Audit::Silent => return self.services.journal.measure(Sample::Refused(refusal.reason())),
+            Audit::Closed => return,
         };
         let event = Event {
             cloister: &self.identity.cloister,
@@ -267,8 +271,8 @@ impl Client {
 }
 
 impl Stream for UnixStream {
-    /// Both directions end at once, which tells the relay in the sandbox (it sees a hang-up rather than the end of
-    /// one direction) to reset its own client; the socket itself has no way to say it.
+    /// It can't be said: a socket of this machine has no reset, and the relay in the sandbox passes on an end like any
+    /// other. What the client received shows by its own framing, if it has one, that it is not the whole.
     fn abort(self) {}
 }
 

@@ -17,6 +17,7 @@ use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::net::unix::pipe::Sender;
 
+use super::Console;
 use super::stream::{self, Output};
 use super::wire::{Start, TerminalSize};
 use crate::process;
@@ -97,14 +98,16 @@ pub(super) fn resize(master: &OwnedFd, size: TerminalSize) -> io::Result<()> {
 }
 
 /// Becomes the command, at the head of a session of its own; returns only when that fails.
-pub(super) fn become_command(has_terminal: bool, argv: &[OsString]) -> (u8, String) {
+pub(super) fn become_command(console: Console, argv: &[OsString]) -> (u8, String) {
     let Some((program, arguments)) = argv.split_first() else {
         return (126, "no command was given".to_owned());
     };
     if let Err(error) = setsid() {
         return (126, format!("cannot open a session: {}", io::Error::from(error)));
     }
-    if has_terminal && let Err(error) = ioctl_tiocsctty(io::stdin()) {
+    if console == Console::Terminal
+        && let Err(error) = ioctl_tiocsctty(io::stdin())
+    {
         return (126, format!("cannot take the terminal: {}", io::Error::from(error)));
     }
     let mut command = process::command(program);

@@ -71,11 +71,6 @@ impl InvalidHost {
         let text = if text.len() > MAX_INPUT_BYTES { "…" } else { text };
         Self { text: text.to_owned(), flaw }
     }
-
-    /// Tells what is wrong.
-    pub fn flaw(&self) -> HostFlaw {
-        self.flaw
-    }
 }
 
 /// A DNS name in its one canonical form: lower case, A-labels, no final dot.
@@ -95,7 +90,7 @@ impl DomainName {
 
     /// Gives the name with its Unicode labels decoded, for showing beside the canonical form.
     pub fn unicode(&self) -> Cow<'_, str> {
-        Uts46::new().to_unicode(self.0.as_bytes(), AsciiDenyList::EMPTY, Hyphens::Allow).0
+        decoded(&self.0)
     }
 
     /// Gives every name above this one, the nearest first.
@@ -222,11 +217,15 @@ fn canonical(text: &str) -> Result<String, HostFlaw> {
     Ok(name.to_owned())
 }
 
+/// Decodes the labels of a canonical name.
+fn decoded(name: &str) -> Cow<'_, str> {
+    Uts46::new().to_unicode(name.as_bytes(), AsciiDenyList::EMPTY, Hyphens::Allow).0
+}
+
 /// Tells whether a label, once decoded, looks like another encoded one: what is shown of it would not read as the same
 /// name (found by fuzzing).
 fn hides_another(name: &str) -> bool {
-    let decoded = Uts46::new().to_unicode(name.as_bytes(), AsciiDenyList::EMPTY, Hyphens::Allow).0;
-    decoded.split('.').any(|label| !label.is_ascii() && label.starts_with("xn--"))
+    decoded(name).split('.').any(|label| !label.is_ascii() && label.starts_with("xn--"))
 }
 
 /// Checks what IDNA processing gave: mapping can bring forth any ASCII character.

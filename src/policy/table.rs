@@ -150,7 +150,7 @@ impl Slot {
 
 impl Via {
     /// Gives the port that an allow rule without a port means.
-    fn default_port(self) -> u16 {
+    pub fn default_port(self) -> u16 {
         match self {
             Self::Connect => 443,
             Self::Plain => 80,
@@ -158,7 +158,7 @@ impl Via {
     }
 
     /// Gives the port that no rule opens: CONNECT carries no plain HTTP, and plain HTTP goes to no TLS port (N9).
-    pub(super) fn forbidden_port(self) -> u16 {
+    pub fn forbidden_port(self) -> u16 {
         match self {
             Self::Connect => 80,
             Self::Plain => 443,

@@ -9,7 +9,7 @@ use std::future::Future;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::net::{RecvFlags, SendFlags};
@@ -101,6 +101,8 @@ pub(super) struct Admission {
     /// Connections between two requests.
     idle: AtomicUsize,
     make_room: Notify,
+    /// Whether somebody waits for a connection to give way: `make_room` outlives the wish.
+    is_room_wanted: AtomicBool,
     left: Notify,
 }
 
@@ -126,6 +128,7 @@ impl Admission {
             held: AtomicUsize::new(0),
             idle: AtomicUsize::new(0),
             make_room: Notify::new(),
+            is_room_wanted: AtomicBool::new(false),
             left: Notify::new(),
         }
     }
@@ -181,6 +184,7 @@ impl Admission {
         if admitted.is_ok() || self.idle.load(Ordering::Relaxed) == 0 {
             return admitted;
         }
+        self.is_room_wanted.store(true, Ordering::Relaxed);
         self.make_room.notify_one();
         let room = async {
             loop {
@@ -190,7 +194,9 @@ impl Admission {
                 }
             }
         };
-        timeout(ROOM_PATIENCE, room).await.or(admitted)
+        let admitted = timeout(ROOM_PATIENCE, room).await.or(admitted);
+        self.is_room_wanted.store(false, Ordering::Relaxed);
+        admitted
     }
 
     /// Runs `wait`, in which a connection has nothing to do; `None` when it has to give way to another one.
@@ -200,7 +206,17 @@ impl Admission {
         tokio::select! {
             biased;
             done = wait => Some(done),
-            () = self.make_room.notified() => None,
+            () = self.room_wanted() => None,
+        }
+    }
+
+    /// Waits for the wish that one connection gives way, and takes it.
+    async fn room_wanted(&self) {
+        loop {
+            self.make_room.notified().await;
+            if self.is_room_wanted.swap(false, Ordering::Relaxed) {
+                return;
+            }
         }
     }
 
@@ -251,7 +267,7 @@ pub(super) async fn accept_all<L: Listener>(listener: &L, client: &Arc<Client>) 
             Ok(stream) => stream,
             Err(error) => {
                 tracing::warn!(error = &error as &dyn Error, "cannot accept a connection");
-                spare.turn_one_away(client, listener, descriptors::ran_out(&error)).await;
+                spare.give_way(client, listener, &error).await;
                 continue;
             }
         };
@@ -292,9 +308,10 @@ impl Spare {
         }
     }
 
-    /// Accepts one client in place of the spare and turns it away; where that fails too, the loop rests.
-    async fn turn_one_away<L: Listener>(&mut self, client: &Client, listener: &L, helps: bool) {
-        if helps && self.0.take().is_some() {
+    /// After accepting failed for want of a descriptor, accepts one client in place of the spare and turns it away;
+    /// where that does not help, the loop rests.
+    async fn give_way<L: Listener>(&mut self, client: &Client, listener: &L, error: &io::Error) {
+        if descriptors::ran_out(error) && self.0.take().is_some() {
             // Somebody else may have been quicker to take it.
             if let Ok(Ok(stream)) = timeout(ACCEPT_PAUSE, listener.accept()).await {
                 turn_away(client, &stream, &Refusal::exhausted(None));
@@ -314,4 +331,42 @@ fn turn_away(client: &Client, stream: &impl AsFd, refusal: &Refusal) {
     // The connection ends either way; a close with bytes unread would end it with an error.
     let _ = rustix::net::send(stream, &answer, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
     let _ = rustix::net::recv(stream, &mut [0; HEARD_BYTES], RecvFlags::DONTWAIT);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, poll_fn};
+    use std::pin::{Pin, pin};
+    use std::task::Poll;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// Goes as far as it goes at once.
+    async fn begin<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
+        poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn h15_a_wish_for_room_that_is_over_closes_no_other_connection() {
+        let (admission, pool) =
+            (Arc::new(Admission::new(Arc::new(Descriptors::new(20_000)))), Pool::default());
+        let _slot = admission.try_admit(1).unwrap();
+        let (bytes, came) = oneshot::channel();
+        let mut busy = pin!(admission.idle(came));
+        assert!(begin(busy.as_mut()).await.is_pending());
+        let mut newcomer = pin!(admission.admit(1, &pool));
+        assert!(begin(newcomer.as_mut()).await.is_pending());
+        // It is asked to give way just as its next request comes.
+        bytes.send(()).unwrap();
+        assert!(busy.await.is_some());
+        assert_eq!(newcomer.await.err(), Some(Full::Connections));
+        let mut next = pin!(admission.idle(pending::<()>()));
+        assert!(timeout(Duration::from_mins(1), next.as_mut()).await.is_err(), "nobody wants its place");
+        // It hears the next wish.
+        let newcomer = admission.admit(1, &pool);
+        let (gave_way, _) = tokio::join!(next, newcomer);
+        assert!(gave_way.is_none());
+    }
 }

@@ -184,7 +184,7 @@ impl<S: Stream> Wire<S> {
             match timeout_at(deadline, self.read()).await {
                 Ok(Ok(1..)) => {}
                 Ok(Ok(0) | Err(_)) => return Ok(None),
-                Err(_) => return Err(Refusal::head_timeout()),
+                Err(_) => return Err(Refusal::head_timeout(limits.head_timeout)),
             }
         }
     }
@@ -216,11 +216,12 @@ impl<S: Stream> Wire<S> {
 
     /// How a request is refused that was understood: the connection is kept only when nothing is left of it.
     pub(super) fn after_refusal(&self, head: &Head) -> (After, Show) {
-        // Behind a CONNECT there may be bytes for the tunnel already: they are no request.
+        // Behind a CONNECT there may be bytes for the tunnel already, and behind the wish for a WebSocket its frames:
+        // they are no request.
         let (certain, show) = match &head.target {
             Target::Connect(_) => (self.buffer.is_empty(), Show::Whole),
             Target::Plain(plain) if plain.method == http::Method::HEAD => (true, Show::HeadOnly),
-            Target::Plain(_) => (true, Show::Whole),
+            Target::Plain(_) => (!head.wants_websocket, Show::Whole),
         };
         let after = if certain && head.keep_alive && head.framing == Framing::None {
             After::KeepAlive

@@ -26,8 +26,6 @@ pub(super) mod fields;
 pub(super) const MAX_HEAD_BYTES: usize = 16 << 10;
 /// The most header fields in one head.
 pub(super) const MAX_FIELDS: usize = 100;
-/// The default port of an `http://` target.
-const HTTP_PORT: u16 = 80;
 /// What ends a head.
 const END: &[u8] = b"\r\n\r\n";
 
@@ -109,7 +107,7 @@ pub(super) enum HeadError {
     #[error("{0}")]
     Authority(String),
     /// The head has more than [`MAX_HEAD_BYTES`] or [`MAX_FIELDS`].
-    #[error("a request head has at most 16 KiB and 100 header fields")]
+    #[error("a request head has at most {} KiB and {} header fields", MAX_HEAD_BYTES >> 10, MAX_FIELDS)]
     TooLarge,
     /// The method is refused whatever its target (H9).
     #[error("the methods TRACE and TRACK are refused")]
@@ -238,7 +236,7 @@ fn assemble(line: &RequestLine<'_>, mut fields: fields::Fields) -> Result<Head, 
     {
         return Err(HeadError::Malformed("a WebSocket begins with a GET of HTTP/1.1 without a body"));
     }
-    let credentials = fields.credentials.clone();
+    let credentials = std::mem::take(&mut fields.credentials);
     let target = match path {
         None if framing != Framing::None => {
             return Err(HeadError::Malformed("a CONNECT request has no body"));
@@ -296,7 +294,7 @@ fn parse_target<'a>(
         return Err(HeadError::Malformed("only `http://` targets are forwarded"));
     }
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    let named = Named { text: authority, default_port: Some(HTTP_PORT) };
+    let named = Named { text: authority, default_port: Some(Via::Plain.default_port()) };
     Ok((named, Some(parse_path(method, path)?)))
 }
 

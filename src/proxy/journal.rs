@@ -9,7 +9,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use crate::name::CloisterName;
-use crate::policy::{Authority, Permit, Rule, Via};
+use crate::policy::{Authority, Permit, Rule};
 
 use super::refusal::Reason;
 
@@ -63,7 +63,7 @@ pub enum Sample {
     Connected,
     /// A client is gone.
     Disconnected,
-    /// A refusal of which no event tells.
+    /// A refusal of which no event tells, nor the end of what had been allowed.
     Refused(Reason),
     /// How long a step of a request took.
     Took(Step, Duration),
@@ -137,8 +137,6 @@ pub struct Event<'a> {
 pub enum EventKind<'a> {
     /// A request may pass; written before its first byte flows, followed by exactly one `Closed`.
     Allowed {
-        /// In which form it was asked.
-        via: Via,
         /// The rule that allows it.
         rule: &'a Rule,
         /// The checked addresses, of which one will be dialled.
@@ -253,11 +251,7 @@ impl OpenRecord {
         let event = Event {
             cloister: permit.cloister(),
             authority: Some(permit.authority()),
-            kind: EventKind::Allowed {
-                via: permit.request().via,
-                rule: permit.rule(),
-                addresses: permit.addresses(),
-            },
+            kind: EventKind::Allowed { rule: permit.rule(), addresses: permit.addresses() },
         };
         let ticket = journal.enter(&event)?;
         let meter = Arc::new(Meter::new(journal.traffic()));

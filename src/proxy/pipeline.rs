@@ -108,15 +108,20 @@ impl<'a> Allowed<'a> {
             client.admission.passage()
         });
         let passage = passage.ok_or_else(|| Refusal::exhausted(Some(&authority)))?;
-        let asked = Instant::now();
         let answers = match allowed.destination() {
             Destination::Known(_) => Vec::new(),
             Destination::Resolve(name) => {
+                let _turn = tokio::select! {
+                    biased;
+                    reason = registration.stopped() => Err(Refusal::ended(reason, &authority)),
+                    turn = client.turn_to_ask(&authority) => turn,
+                }?;
+                let asked = Instant::now();
                 let mut unheard = Unheard { client, authority: &authority, is_heard: false };
                 let answers = tokio::select! {
                     biased;
                     reason = registration.stopped() => Err(Refusal::ended(reason, &authority)),
-                    answers = client.lookup(name) => {
+                    answers = client.services.resolver.resolve(name) => {
                         client.measure(Step::Resolve, asked);
                         answers.map_err(|error| Refusal::unresolved(&authority, &error))
                     }
@@ -191,28 +196,20 @@ impl Recorded<'_> {
         let Self { client, permit, mut record, mut registration, passage } = self;
         record.dialling();
         let rule = Arc::clone(permit.rule());
-        let began = Instant::now();
         tokio::select! {
             biased;
             reason = registration.stopped() => {
-                let refusal = Refusal::ended(reason, record.authority());
+                let refusal = Refusal::ended(reason, record.authority()).closed();
                 record.close(Some(reason));
                 Err(refusal)
             }
             dialled = connect(client, permit) => match dialled {
                 Ok((upstream, address)) => {
-                    client.measure(Step::Dial, began);
                     record.connected(address);
                     Ok(Dialled { upstream, address, rule, record, registration, passage })
                 }
                 Err(error) => {
-                    tracing::debug!(error = &error as &dyn Error, "dialling failed");
-                    let refusal = match &error {
-                        DialError::Exhausted(_) => Refusal::exhausted(Some(record.authority())),
-                        DialError::Unconnected(_) | DialError::Proxy(_) => {
-                            Refusal::connect_failed(record.authority(), &error.sentence())
-                        }
-                    };
+                    let refusal = Refusal::undialled(record.authority(), &error);
                     record.fail(refusal.reason(), error.detail());
                     Err(refusal)
                 }
@@ -261,7 +258,13 @@ pub(super) async fn connect(client: &Client, permit: Permit) -> Result<(Upstream
         resolver: &*client.services.resolver,
         patience: Patience { attempt: limits.dial_attempt_timeout, whole: limits.dial_timeout },
     };
-    dial(permit, way).await
+    let began = Instant::now();
+    let dialled = dial(permit, way).await;
+    match &dialled {
+        Ok(_) => client.measure(Step::Dial, began),
+        Err(error) => tracing::debug!(error = error as &dyn Error, "dialling failed"),
+    }
+    dialled
 }
 
 /// A request with a connection to its upstream.

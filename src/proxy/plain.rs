@@ -9,14 +9,15 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE}
 use http::{HeaderValue, Method, Uri};
 use tokio::io::AsyncWriteExt as _;
 
-use crate::policy::Authority;
+use crate::policy::{Authority, Via};
 
 use super::Client;
 use super::connect::Tunnel;
 use super::connect::relay::Idle;
 use super::connection::{Next, Stream, Wire};
+use super::dial::failure::DialError;
 use super::dial::upstream::Upstream as Dialled;
-use super::head::{Framing, Head, PlainTarget};
+use super::head::{Framing, Head, PlainTarget, Target};
 use super::journal::{Meter, OpenRecord};
 use super::pipeline::{self, Line, Reached, Reuse};
 use super::refusal::{After, Reason, Refusal, Show};
@@ -38,8 +39,6 @@ mod upstream;
 pub(super) use body::fuzz as fuzz_chunked;
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-/// The default port of `http://`, which a `Host` field leaves out.
-const HTTP_PORT: u16 = 80;
 
 /// A request that may go upstream.
 #[derive(Clone, Copy)]
@@ -53,9 +52,7 @@ pub(super) fn reuse(head: &Head) -> Reuse {
     let repeats =
         |method: &Method| matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE);
     match &head.target {
-        super::head::Target::Plain(plain) if head.framing == Framing::None && repeats(&plain.method) => {
-            Reuse::Allowed
-        }
+        Target::Plain(plain) if head.framing == Framing::None && repeats(&plain.method) => Reuse::Allowed,
         _ => Reuse::Never,
     }
 }
@@ -95,7 +92,10 @@ pub(super) async fn exchange<S: Stream>(
         Ok(Outcome::Switched(upstream)) => Next::Tunnel(Tunnel::upgraded(upstream, record, registration)),
         Err(failure) => {
             let answer = (!progress.answer_begun).then(|| failure.refusal(record.authority())).flatten();
-            record.close(Some(failure.reason()));
+            match failure.detail() {
+                Some(detail) => record.fail(failure.reason(), detail),
+                None => record.close(Some(failure.reason())),
+            }
             match answer {
                 Some(refusal) => wire.refuse(client, &refusal, After::Close, show).await,
                 None => Next::Abort,
@@ -133,31 +133,65 @@ enum Outcome {
 
 /// Why an exchange did not come to its end.
 enum Failure {
-    Upstream(&'static str),
+    /// The kept connection was closed, and there is no other one.
+    Dial(DialError),
+    /// The upstream broke the connection off.
+    Broken,
+    /// What the upstream answers can't be passed on.
+    Answer(&'static str),
     Client,
     Body(BodyError),
     Ended(Reason),
 }
 
 impl Failure {
+    /// Says why there is no answer that could be read.
+    fn unanswered(error: &hyper::Error) -> Self {
+        if error.is_parse_too_large() {
+            Self::Answer("the head of its answer is too large")
+        } else if error.is_parse() {
+            Self::Answer("what it answers is not HTTP")
+        } else {
+            Self::Broken
+        }
+    }
+
     fn reason(&self) -> Reason {
         match self {
-            Self::Upstream(_) => Reason::UpstreamReset,
+            Self::Dial(DialError::Exhausted(_)) => Reason::Overloaded,
+            Self::Dial(DialError::Unconnected(_) | DialError::Proxy(_)) | Self::Answer(_) => {
+                Reason::ConnectFailed
+            }
+            Self::Broken => Reason::UpstreamReset,
             Self::Client | Self::Body(BodyError::Gone) => Reason::ClientReset,
             Self::Body(BodyError::Malformed(_)) => Reason::BadRequest,
             Self::Ended(reason) => *reason,
         }
     }
 
+    /// What the audit log keeps besides the reason.
+    fn detail(&self) -> Option<String> {
+        match self {
+            Self::Dial(error) => Some(error.detail()),
+            Self::Answer(what) => Some((*what).to_owned()),
+            Self::Broken | Self::Client | Self::Body(_) | Self::Ended(_) => None,
+        }
+    }
+
     /// What the client is told, if it can still be told anything.
     fn refusal(&self, authority: &Authority) -> Option<Refusal> {
         match self {
-            Self::Upstream(what) => Some(Refusal::connect_failed(authority, what)),
+            Self::Dial(error) => Some(Refusal::undialled(authority, error)),
+            Self::Broken => {
+                let what = "it broke the connection off before it had answered";
+                Some(Refusal::connect_failed(authority, what))
+            }
+            Self::Answer(what) => Some(Refusal::connect_failed(authority, what)),
             Self::Ended(Reason::IdleTimeout | Reason::MaxDuration) => {
                 Some(Refusal::connect_failed(authority, "it did not answer in time"))
             }
-            Self::Ended(reason) => Some(Refusal::ended(*reason, authority)),
-            Self::Body(BodyError::Malformed(what)) => Some(Refusal::bad_body(what)),
+            Self::Ended(reason) => Some(Refusal::ended(*reason, authority).closed()),
+            Self::Body(BodyError::Malformed(what)) => Some(Refusal::bad_body(what).closed()),
             Self::Body(BodyError::Gone) | Self::Client => None,
         }
     }
@@ -180,10 +214,9 @@ async fn run<S: Stream>(
         Line::Kept(mut taken) => {
             taken.upstream.count_for(ends.meter);
             match attempt(&mut taken.upstream, exchange, &mut ends, progress).await {
-                Err(Failure::Upstream(_)) if ends.meter.bytes_down() == 0 => {
+                Err(Failure::Broken) if ends.meter.bytes_down() == 0 => {
                     let dialled = pipeline::connect(ends.client, taken.give_up()).await;
-                    let (stream, address) =
-                        dialled.map_err(|_| Failure::Upstream("no connection to it can be made"))?;
+                    let (stream, address) = dialled.map_err(Failure::Dial)?;
                     ends.record.connected(address);
                     (stream, address)
                 }
@@ -191,7 +224,7 @@ async fn run<S: Stream>(
             }
         }
     };
-    let mut upstream = Upstream::new(stream, address, ends.meter).await.map_err(|_| BROKEN)?;
+    let mut upstream = Upstream::new(stream, address, ends.meter).await.map_err(|_| Failure::Broken)?;
     let answered = attempt(&mut upstream, exchange, &mut ends, progress).await?;
     conclude(upstream, answered, &ends).await
 }
@@ -211,7 +244,7 @@ async fn attempt<S: Stream>(
 ) -> Result<Answered, Failure> {
     let wanted = Wanted::of(exchange);
     let (pieces, body) = Upload::new(exchange.head.framing);
-    let response = upstream.send(build_request(exchange, body)?);
+    let response = upstream.send(build_request(exchange, body));
     let (mut from_client, mut to_client) = (ends.shared, ends.shared);
     let Progress { answer_begun, decoder } = progress;
     let sending = async {
@@ -223,9 +256,9 @@ async fn attempt<S: Stream>(
     let answering = async {
         let response = response.await.map_err(|error| {
             tracing::debug!(error = &error as &dyn std::error::Error, "no answer");
-            if error.is_parse() { Failure::Upstream("what it answers is not HTTP") } else { BROKEN }
+            Failure::unanswered(&error)
         })?;
-        let answer = Answer::new(response, &wanted).map_err(Failure::Upstream)?;
+        let answer = Answer::new(response, &wanted).map_err(Failure::Answer)?;
         *answer_begun = true;
         let answered = if answer.begins_tunnel() {
             Answered::Switch
@@ -234,7 +267,7 @@ async fn attempt<S: Stream>(
         };
         match answer.send(&mut to_client, ends.meter).await {
             Ok(()) => Ok(answered),
-            Err(Broken::Upstream) => Err(BROKEN),
+            Err(Broken::Upstream) => Err(Failure::Broken),
             Err(Broken::Client) => Err(Failure::Client),
         }
     };
@@ -268,13 +301,10 @@ async fn conclude<S: Stream>(
     }
 }
 
-const BROKEN: Failure = Failure::Upstream("it broke the connection off before it had answered");
-
 /// The request as it goes upstream: `Host` and framing are written anew, all else is end-to-end.
-fn build_request(exchange: Exchange<'_>, body: Upload) -> Result<http::Request<Upload>, Failure> {
+fn build_request(exchange: Exchange<'_>, body: Upload) -> http::Request<Upload> {
     let PlainTarget { authority, method, path, fields } = exchange.target;
-    let invalid = Failure::Upstream("its name does not fit into a Host field");
-    let host = HeaderValue::try_from(host_field(authority)).map_err(|_| invalid)?;
+    let host = HeaderValue::try_from(host_field(authority)).expect("an authority is printable ASCII");
     let has_content = matches!(*method, Method::POST | Method::PUT | Method::PATCH);
     let mut request = http::Request::new(body);
     *request.method_mut() = method.clone();
@@ -295,13 +325,13 @@ fn build_request(exchange: Exchange<'_>, body: Upload) -> Result<http::Request<U
         Framing::None if has_content => drop(headers.insert(CONTENT_LENGTH, HeaderValue::from(0))),
         Framing::None => {}
     }
-    Ok(request)
+    request
 }
 
 fn host_field(authority: &Authority) -> String {
     let whole = authority.to_string();
     match whole.rsplit_once(':') {
-        Some((host, _)) if authority.port() == HTTP_PORT => host.to_owned(),
+        Some((host, _)) if authority.port() == Via::Plain.default_port() => host.to_owned(),
         _ => whole,
     }
 }

@@ -1,15 +1,17 @@
 //! Every way in which the proxy says no: reason, status and hint in one place (INTERFACES 5).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
 use serde::Serialize;
 
 use crate::config::RateLimit;
 use crate::name::ProjectName;
-use crate::policy::{self, Authority, Denial, Rule, Via};
+use crate::policy::{self, Authority, Denial, Host, Rule, Via};
 
 use super::admission::TooOften;
+use super::dial::failure::DialError;
 use super::dial::resolve::ResolveError;
 use super::head::HeadError;
 
@@ -131,8 +133,10 @@ pub(super) struct Refusal {
 /// What of a refusal goes into the audit log.
 #[derive(Debug)]
 pub(super) enum Audit {
-    /// Nothing: it is no denial, or another record tells of it.
+    /// Nothing, it is counted only.
     Silent,
+    /// Nothing, and it is not counted either: what was refused had been allowed, and the end of its record tells of it.
+    Closed,
     /// A denial, with what the sandbox is not told.
     Deny { rule: Option<Arc<Rule>>, detail: Option<String> },
 }
@@ -171,8 +175,9 @@ impl Refusal {
     }
 
     /// The head did not come in time.
-    pub(super) fn head_timeout() -> Self {
-        let hint = "the request head must be complete within 10 seconds of its first byte".to_owned();
+    pub(super) fn head_timeout(limit: Duration) -> Self {
+        let seconds = limit.as_secs_f32();
+        let hint = format!("the request head must be complete within {seconds} seconds of its first byte");
         Self::silent(Reason::HeadTimeout, StatusCode::REQUEST_TIMEOUT, hint)
     }
 
@@ -252,8 +257,11 @@ impl Refusal {
     pub(super) fn unresolved(authority: &Authority, error: &ResolveError) -> Self {
         let host = authority.host();
         let (reason, hint) = match error {
-            ResolveError::Failed(_) | ResolveError::TooMany => {
+            ResolveError::Failed(_) => {
                 (Reason::DnsFailed, format!("`{host}` can't be resolved; is the name right?"))
+            }
+            ResolveError::TooMany => {
+                (Reason::DnsFailed, format!("`{host}` has more addresses than make sense"))
             }
             ResolveError::Timeout => {
                 (Reason::DnsTimeout, format!("the name servers did not answer for `{host}`; try again later"))
@@ -268,14 +276,26 @@ impl Refusal {
         Self::new(reason, StatusCode::BAD_GATEWAY, authority, hint).audited(None, Some(error.detail()))
     }
 
-    /// No address could be connected, or what answered there is no HTTP; the audit log has the end of the record.
+    /// So many names are asked for already that this one did not get its turn.
+    pub(super) fn too_many_lookups(authority: &Authority, limit: usize) -> Self {
+        let hint = format!("{limit} names are being resolved already; try again in a moment");
+        Self::new(Reason::Overloaded, StatusCode::SERVICE_UNAVAILABLE, authority, hint)
+    }
+
+    /// No address could be connected.
+    pub(super) fn undialled(authority: &Authority, error: &DialError) -> Self {
+        match error {
+            DialError::Exhausted(_) => Self::exhausted(Some(authority)).closed(),
+            DialError::Unconnected(_) | DialError::Proxy(_) => {
+                Self::connect_failed(authority, &error.sentence())
+            }
+        }
+    }
+
+    /// No address could be connected, or what answered there is no HTTP.
     pub(super) fn connect_failed(authority: &Authority, what: &str) -> Self {
-        Self::new(
-            Reason::ConnectFailed,
-            StatusCode::BAD_GATEWAY,
-            authority,
-            format!("`{authority}` is allowed, but {what}"),
-        )
+        let hint = format!("`{authority}` is allowed, but {what}");
+        Self::new(Reason::ConnectFailed, StatusCode::BAD_GATEWAY, authority, hint).closed()
     }
 
     /// The policy or the audit log can't be used, so nothing passes.
@@ -300,14 +320,27 @@ impl Refusal {
         Self { authority: authority.cloned(), ..refusal }
     }
 
-    /// What was asked for ended before it stood: the guardian shuts down, or a rule was withdrawn meanwhile.
+    /// What was asked for ended before it stood, and before anything was recorded of it: the guardian shuts down, the
+    /// sandbox was stopped, or a rule was withdrawn meanwhile.
     pub(super) fn ended(reason: Reason, authority: &Authority) -> Self {
-        if reason == Reason::RuleWithdrawn {
-            let hint = format!("the rule that allowed `{authority}` was withdrawn meanwhile; try again");
-            return Self::new(Reason::NotAllowed, StatusCode::FORBIDDEN, authority, hint).audited(None, None);
-        }
-        let hint = "the guardian is shutting down; try again in a moment".to_owned();
-        Self::new(Reason::ShuttingDown, StatusCode::SERVICE_UNAVAILABLE, authority, hint)
+        let (told, status, hint) = match reason {
+            Reason::RuleWithdrawn => (
+                Reason::NotAllowed,
+                StatusCode::FORBIDDEN,
+                format!("the rule that allowed `{authority}` was withdrawn meanwhile; try again"),
+            ),
+            Reason::TokenRevoked => (
+                Reason::ShuttingDown,
+                StatusCode::SERVICE_UNAVAILABLE,
+                "this sandbox was stopped; nothing passes any more".to_owned(),
+            ),
+            _ => (
+                Reason::ShuttingDown,
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the guardian is shutting down; try again in a moment".to_owned(),
+            ),
+        };
+        Self::new(told, status, authority, hint).audited(None, Some(reason.code().to_owned()))
     }
 
     fn new(reason: Reason, status: StatusCode, authority: &Authority, hint: String) -> Self {
@@ -329,6 +362,11 @@ impl Refusal {
         Self { audit: Audit::Deny { rule, detail }, ..self }
     }
 
+    /// Says that what is refused had been allowed, and that its record has its end.
+    pub(super) fn closed(self) -> Self {
+        Self { audit: Audit::Closed, ..self }
+    }
+
     pub(super) fn reason(&self) -> Reason {
         self.reason
     }
@@ -341,7 +379,7 @@ impl Refusal {
     pub(super) fn rule(&self) -> Option<&Arc<Rule>> {
         match &self.audit {
             Audit::Deny { rule, .. } => rule.as_ref(),
-            Audit::Silent => None,
+            Audit::Silent | Audit::Closed => None,
         }
     }
 
@@ -400,23 +438,34 @@ struct Body<'a> {
 
 /// What to type on the host so that the same request passes.
 fn not_allowed_hint(authority: &Authority, via: Via, project: &ProjectName) -> String {
-    let default_port = match via {
-        Via::Connect if authority.port() == 80 => {
-            return format!("CONNECT never goes to port 80: ask for `http://{}/` instead", authority.host());
-        }
-        Via::Plain if authority.port() == 443 => {
-            return format!(
-                "`http://` never goes to port 443: open a tunnel with `CONNECT {authority}` instead"
-            );
-        }
-        Via::Connect => 443,
-        Via::Plain => 80,
-    };
+    let port = authority.port();
+    if port == via.forbidden_port() {
+        return match via {
+            Via::Connect => {
+                format!("CONNECT never goes to port {port}: ask for `http://{}/` instead", authority.host())
+            }
+            Via::Plain => {
+                format!(
+                    "`http://` never goes to port {port}: open a tunnel with `CONNECT {authority}` instead"
+                )
+            }
+        };
+    }
     let whole = authority.to_string();
     let pattern = match whole.rsplit_once(':') {
-        Some((host, _)) if authority.port() == default_port => host,
+        Some((host, _)) if port == via.default_port() => host,
         _ => &whole,
     };
+    // Whatever the list says: a rule alone opens no such name.
+    if let Host::Name(name) = authority.host()
+        && name.is_local()
+    {
+        return format!(
+            "`{name}` is a local name, which is never resolved; on the host, add `{pattern}` to proxy.allow and an \
+             address for `{name}` to proxy.hosts in projects/{project}.yaml of Cloister's configuration and run \
+             `cloister guardian reload`"
+        );
+    }
     format!(
         "`{authority}` is not on the allowlist; on the host, add `{pattern}` to proxy.allow in projects/{project}.yaml \
          of Cloister's configuration and run `cloister guardian reload`"

@@ -78,8 +78,6 @@ impl Counters {
             Sample::Disconnected => {
                 self.connections.fetch_sub(1, Ordering::Relaxed);
             }
-            // It was permitted, and is counted by its end.
-            Sample::Refused(Reason::ConnectFailed) => {}
             Sample::Refused(reason) => self.refusals.add(reason.code()),
             Sample::Took(step, took) => return Some((step, took)),
         }
@@ -231,9 +229,9 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_counted_by_code_and_a_failed_connection_by_its_end() {
+    fn refusals_without_an_event_are_counted_by_code() {
         let counters = Counters::default();
-        for reason in [Reason::Overloaded, Reason::Overloaded, Reason::BadRequest, Reason::ConnectFailed] {
+        for reason in [Reason::Overloaded, Reason::Overloaded, Reason::BadRequest] {
             assert_eq!(counters.measure(Sample::Refused(reason)), None);
         }
         assert_eq!(counters.refusals(), [("bad_request", 1), ("overloaded", 2)]);

@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use crate::token::HashedToken;
 
 /// The content of `Proxy-Authorization`: the token is the password of `Basic`, or the value of `Bearer`.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(in crate::proxy) enum Credentials {
     /// The field was not sent: many clients wait for the challenge.
     #[default]

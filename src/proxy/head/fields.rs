@@ -96,7 +96,11 @@ impl Fields {
             }
             (None, Some(coding)) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Framing::Chunked),
             (None, Some(_)) => Err(HeadError::Malformed("the only Transfer-Encoding taken is `chunked`")),
-            (Some(length), None) => parse_length(length),
+            (Some(length), None) => match parse_number(length) {
+                Some(0) => Ok(Framing::None),
+                Some(length) => Ok(Framing::Length(length)),
+                None => Err(HeadError::Malformed("the Content-Length is not a number")),
+            },
             (None, None) => Ok(Framing::None),
         }
     }
@@ -149,10 +153,9 @@ impl Fields {
     pub(super) fn count_hop(&mut self) -> Result<(), HeadError> {
         let mut limits = self.rest.iter_mut().filter(|(name, _)| *name == http::header::MAX_FORWARDS);
         let Some((_, limit)) = limits.next() else { return Ok(()) };
-        let Ok(Framing::Length(hops)) = parse_length(limit.as_bytes()) else {
-            return Err(HeadError::Malformed("Max-Forwards is no number of hops from 1 on; this is one"));
-        };
-        *limit = HeaderValue::from(hops - 1);
+        let left = parse_number(limit.as_bytes()).and_then(|hops| hops.checked_sub(1));
+        let none = HeadError::Malformed("Max-Forwards is no number of hops from 1 on; this is one");
+        *limit = HeaderValue::from(left.ok_or(none)?);
         match limits.next() {
             None => Ok(()),
             Some(_) => Err(HeadError::Malformed("there is more than one Max-Forwards field")),
@@ -211,13 +214,9 @@ fn once(slot: &mut Option<Bytes>, value: Bytes, twice: &'static str) -> Result<(
 }
 
 /// Digits only: no sign, no list, no white space.
-fn parse_length(text: &[u8]) -> Result<Framing, HeadError> {
-    let digits = std::str::from_utf8(text).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-    match digits.map(str::parse) {
-        Some(Ok(0)) => Ok(Framing::None),
-        Some(Ok(length)) => Ok(Framing::Length(length)),
-        Some(Err(_)) | None => Err(HeadError::Malformed("the Content-Length is not a number")),
-    }
+fn parse_number(text: &[u8]) -> Option<u64> {
+    let digits = std::str::from_utf8(text).ok()?;
+    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
 /// Whether `byte` may stand in a token (RFC 9110, 5.6.2).

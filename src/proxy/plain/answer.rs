@@ -15,6 +15,7 @@ use super::Exchange;
 use crate::proxy::head::fields::Connection;
 use crate::proxy::head::{Version, is_hop_by_hop};
 use crate::proxy::journal::Meter;
+use crate::proxy::refusal::After;
 
 /// Only the proxy itself says this.
 const REASON_FIELD: &str = "x-cloister-reason";
@@ -85,7 +86,9 @@ impl Answer {
         }
         let delimiter = if switches { Delimiter::Tunnel } else { delimit(&parts, &body, wanted) };
         let keep_alive = wanted.keep_alive && !matches!(delimiter, Delimiter::Close | Delimiter::Tunnel);
-        let head = write_head(&parts, delimiter, keep_alive);
+        let after =
+            if keep_alive || delimiter == Delimiter::Tunnel { After::KeepAlive } else { After::Close };
+        let head = write_head(&parts, delimiter, after);
         let has_certain_end = codings.is_empty() || !parts.headers.contains_key(CONTENT_LENGTH);
         Ok(Self { head, delimiter, body, keep_alive, has_certain_end })
     }
@@ -192,7 +195,7 @@ fn agrees_to_websocket(parts: &Parts) -> bool {
         && connection_of(&parts.headers).names.contains(&UPGRADE)
 }
 
-fn write_head(parts: &Parts, delimiter: Delimiter, keep_alive: bool) -> BytesMut {
+fn write_head(parts: &Parts, delimiter: Delimiter, after: After) -> BytesMut {
     let phrase = match parts.extensions.get::<ReasonPhrase>() {
         Some(phrase) => phrase.as_bytes(),
         None => parts.status.canonical_reason().unwrap_or_default().as_bytes(),
@@ -224,7 +227,7 @@ fn write_head(parts: &Parts, delimiter: Delimiter, keep_alive: bool) -> BytesMut
         }
         Delimiter::None | Delimiter::Close => {}
     }
-    if !keep_alive && delimiter != Delimiter::Tunnel {
+    if after == After::Close {
         write_field(&mut head, "connection", b"close");
     }
     head.extend_from_slice(b"\r\n");

@@ -142,7 +142,9 @@ fn status_of(answer: &str) -> u16 {
 fn ask_again(stream: &mut UnixStream, request: &str) -> (u16, String) {
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = Vec::new();
-    while !answer.ends_with(b"}") {
+    // What stands in a tunnel's answer is its head alone.
+    let is_tunnel = |answer: &[u8]| answer.starts_with(b"HTTP/1.1 200") && answer.ends_with(b"\r\n\r\n");
+    while !answer.ends_with(b"}") && !is_tunnel(&answer) {
         let mut byte = [0];
         stream.read_exact(&mut byte).unwrap();
         answer.extend(byte);
@@ -191,8 +193,10 @@ fn h15_a_guardian_without_a_descriptor_says_so_and_recovers() {
     let origin = Plain::start("the page\n");
     let guardian = Guardian::start(256, &leading_to(&origin));
     let (first, second) = (guardian.register("first"), guardian.register("second"));
-    let mut kept = connect(&first.socket);
-    assert_eq!(ask_again(&mut kept, &first.unlisted()).0, 403);
+    let mut kept: Vec<UnixStream> = (0..8).map(|_| connect(&first.socket)).collect();
+    for stream in &mut kept {
+        assert_eq!(ask_again(stream, &first.unlisted()).0, 403);
+    }
     assert_eq!(second.status(&second.unlisted()), 403);
 
     let pid = Pid::from_child(&guardian.process);
@@ -223,11 +227,16 @@ fn h15_a_guardian_without_a_descriptor_says_so_and_recovers() {
         }
     }
     // What needs none goes on, and the destination is not blamed.
-    assert_eq!(ask_again(&mut kept, &first.unlisted()).0, 403);
+    assert_eq!(ask_again(&mut kept[0], &first.unlisted()).0, 403);
     let target = format!("web.test:{}", origin.address.port());
-    let (status, answer) = ask_again(&mut kept, &first.head("CONNECT", &target));
-    assert!(status == 503 && answer.contains("\"error\":\"overloaded\""), "{answer}");
-    assert_eq!(origin.connections(), 0);
+    // One that the guardian has given back just now makes a tunnel, and is used up by it.
+    let answers = kept.iter_mut().map(|stream| ask_again(stream, &first.head("CONNECT", &target)));
+    let (tunnels, refusals): (Vec<_>, Vec<_>) = answers.partition(|(status, _)| *status == 200);
+    assert!(!refusals.is_empty(), "{tunnels:?}");
+    for (status, answer) in refusals {
+        assert!(status == 503 && answer.contains("\"error\":\"overloaded\""), "{answer}");
+    }
+    assert_eq!(origin.connections(), tunnels.len());
 
     limit(256).unwrap();
     for cloister in [&first, &second] {

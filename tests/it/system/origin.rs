@@ -55,10 +55,12 @@ impl Plain {
     }
 }
 
-/// Reads up to the empty line behind a request head.
-pub(crate) fn read_head(stream: &TcpStream) {
-    let mut lines = BufReader::new(stream).lines();
-    while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+/// Reads up to the empty line behind a request head, and gives the line before it all.
+pub(crate) fn read_head(stream: &TcpStream) -> String {
+    let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+    let first = lines.next().unwrap_or_default();
+    while lines.next().is_some_and(|line| !line.is_empty()) {}
+    first
 }
 
 /// A TLS origin on port 443, with a certificate of a test authority.

@@ -110,7 +110,9 @@ async fn nobody_is_waited_for_when_the_client_has_gone_or_the_rule_was_withdrawn
         let reason = if withdrawn {
             proxy.policies.replace(Some(Script::allowing("other.test").policy()));
             assert_eq!(proxy.client.revalidate(), 1);
-            assert!(peer.answer().await.0.starts_with("HTTP/1.1 403 "));
+            let (head, body) = peer.answer().await;
+            assert!(head.contains("X-Cloister-Reason: not_allowed\r\n"), "{head}");
+            assert!(body.contains("was withdrawn meanwhile; try again"), "{body}");
             "rule_withdrawn"
         } else {
             drop(peer);
@@ -119,5 +121,6 @@ async fn nobody_is_waited_for_when_the_client_has_gone_or_the_rule_was_withdrawn
         assert_eq!(read_to_end(&mut upstream).await, b"");
         assert!(proxy.event().await.starts_with("allow "));
         assert_eq!(proxy.event().await, format!("close api.test:443 {reason} 0/0"));
+        assert_eq!(proxy.events(), [""; 0], "one end is enough");
     }
 }

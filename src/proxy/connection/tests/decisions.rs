@@ -4,11 +4,12 @@ use std::net::IpAddr;
 
 use tokio::io::AsyncWriteExt as _;
 
-use super::harness::{Script, Server, read_head};
-use crate::policy::{Authority, ConnectionId, Unlisted};
-use crate::proxy::ResolveError;
+use super::harness::{Script, Server, read_head, within};
+use crate::policy::{Authority, ConnectionId, Origin, OriginKind, Pattern, Rule, Unlisted};
 use crate::proxy::head::{Head, Parser};
 use crate::proxy::pipeline::Accepted;
+use crate::proxy::refusal::{After, Show};
+use crate::proxy::{Ending, ResolveError};
 
 fn json(error: &str, host: &str, port: u16, hint: &str) -> String {
     format!(r#"{{"error":"{error}","layer":"proxy","host":"{host}","port":{port},"hint":"{hint}"}}"#)
@@ -139,6 +140,40 @@ async fn n9_connect_never_goes_to_port_80() {
 }
 
 #[tokio::test]
+async fn d7_a_local_name_is_told_to_be_pinned_whether_or_not_it_is_listed() {
+    for allow in [vec!["db".to_owned()], Vec::new()] {
+        let mut proxy = Script { allow, ..Script::default() }.start();
+        let mut peer = proxy.connect();
+        for (head, pattern) in
+            [(proxy.connect_head("db:443"), "db"), (proxy.get_head("db:8080", "/"), "db:8080")]
+        {
+            peer.send(head).await;
+            let (head, body) = peer.answer().await;
+            assert!(head.contains("X-Cloister-Reason: not_allowed\r\n"), "{head}");
+            let hint = format!(
+                "`db` is a local name, which is never resolved; on the host, add `{pattern}` to proxy.allow and an \
+                 address for `db` to proxy.hosts in projects/demo.yaml"
+            );
+            assert!(body.contains(&hint), "{body}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_human_denied_is_told_as_such() {
+    let mut proxy = Script::allowing("a.test").start();
+    let denied = Rule::deny(Pattern::parse("a.test").unwrap(), Origin::new(OriginKind::Decision));
+    proxy.policies.replace(Some(Script::allowing("a.test").policy().with_rule(denied)));
+    let mut peer = proxy.connect();
+    peer.send(proxy.connect_head("a.test:443")).await;
+    let (head, body) = peer.answer().await;
+    assert!(head.contains("X-Cloister-Reason: denied_by_user\r\n"), "{head}");
+    let hint = "a human denied `a.test:443`; on the host, `cloister why a.test:443` tells more";
+    assert_eq!(body, json("denied_by_user", "a.test", 443, hint));
+    assert_eq!(proxy.event().await, "deny a.test:443 denied_by_user by a.test");
+}
+
+#[tokio::test]
 async fn d4_private_answer_for_a_public_name_is_refused() {
     for answer in [vec!["10.1.2.3"], vec!["93.184.216.34", "127.0.0.1"], vec!["169.254.169.254"], vec!["::1"]]
     {
@@ -167,24 +202,26 @@ async fn d5_what_was_checked_is_what_is_dialled() {
     let permitted = accepted.authenticate().unwrap().evaluate().unwrap().resolve().await.unwrap();
     let recorded = permitted.record().await.unwrap();
     assert_eq!(proxy.names.asked(), ["a.test"]);
-    assert_eq!(proxy.event().await, "allow a.test:443 Connect by a.test at [8.8.8.8:443]");
+    assert_eq!(proxy.event().await, "allow a.test:443 by a.test at [8.8.8.8:443]");
     drop(recorded);
     assert_eq!(proxy.event().await, "close a.test:443 aborted 0/0");
 }
 
 #[tokio::test]
 async fn dns_errors_have_reasons_of_their_own() {
-    for (error, reason) in [
-        (ResolveError::Failed(None), "dns_failed"),
-        (ResolveError::Timeout, "dns_timeout"),
-        (ResolveError::Refused, "dns_refused"),
+    for (error, reason, hint) in [
+        (ResolveError::Failed(None), "dns_failed", "is the name right?"),
+        (ResolveError::TooMany, "dns_failed", "`a.test` has more addresses than make sense"),
+        (ResolveError::Timeout, "dns_timeout", "try again later"),
+        (ResolveError::Refused, "dns_refused", "it may be filtered there"),
     ] {
         let mut proxy = Script { answers: vec![Err(error)], ..Script::allowing("a.test") }.start();
         let mut peer = proxy.connect();
         peer.send(proxy.connect_head("a.test:443")).await;
-        let (head, _) = peer.answer().await;
+        let (head, body) = peer.answer().await;
         assert!(head.starts_with("HTTP/1.1 502 Bad Gateway\r\n"), "{head}");
         assert!(head.contains(&format!("X-Cloister-Reason: {reason}\r\n")), "{head}");
+        assert!(body.contains(hint), "{body}");
         assert!(proxy.event().await.starts_with(&format!("deny a.test:443 {reason} (")));
     }
 }
@@ -270,6 +307,7 @@ async fn h15_head_that_is_too_large_is_answered() {
     peer.send(format!("GET http://a.test/ HTTP/1.1\r\nX: {}", "a".repeat(20_000))).await;
     let answer = String::from_utf8(peer.rest().await).unwrap();
     assert!(answer.starts_with("HTTP/1.1 431 Request Header Fields Too Large\r\n"), "{answer}");
+    assert!(answer.contains("at most 16 KiB and 100 header fields"), "{answer}");
 }
 
 #[tokio::test]
@@ -412,4 +450,53 @@ async fn d3_a16_a_question_to_the_dns_leaves_a_record_also_when_the_client_has_g
         assert_eq!(proxy.event().await, format!("deny silent.test:{port} client_reset"));
     }
     assert_eq!(proxy.client.open_tunnels(), 0);
+}
+
+#[tokio::test]
+async fn d3_a16_a_question_to_the_dns_leaves_a_record_also_when_it_is_ended() {
+    for (ending, reason, detail, hint) in [
+        (None, "not_allowed", "rule_withdrawn", "was withdrawn meanwhile; try again"),
+        (Some(Ending::Revoked), "shutting_down", "token_revoked", "this sandbox was stopped"),
+        (
+            Some(Ending::ShuttingDown),
+            "shutting_down",
+            "shutting_down",
+            "the guardian is shutting down; try again",
+        ),
+    ] {
+        let mut proxy = Script::allowing("silent.test").start();
+        let mut peer = proxy.connect();
+        peer.send(proxy.connect_head("silent.test:443")).await;
+        within(async {
+            while proxy.names.asked().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        if let Some(ending) = ending {
+            proxy.client.end(ending);
+        } else {
+            proxy.policies.replace(Some(Script::default().policy()));
+            assert_eq!(proxy.client.revalidate(), 1);
+        }
+        let (head, body) = peer.answer().await;
+        assert!(head.contains(&format!("X-Cloister-Reason: {reason}\r\n")), "{head}");
+        assert!(body.contains(hint), "{body}");
+        assert_eq!(proxy.events(), [format!("deny silent.test:443 {reason} ({detail})")]);
+    }
+}
+
+#[tokio::test]
+async fn i4_a_request_that_comes_behind_the_end_is_refused_and_recorded() {
+    let mut proxy = Script::allowing("a.test").start();
+    let head = parse(&proxy.connect_head("a.test:443"));
+    proxy.client.end(Ending::Revoked);
+    let accepted = Accepted { client: &proxy.client.clone(), connection: ConnectionId::new(1), head: &head };
+    let refusal = accepted.authenticate().unwrap().evaluate().err().unwrap();
+    let answer = String::from_utf8(refusal.render(After::Close, Show::Whole)).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{answer}");
+    assert!(answer.contains("this sandbox was stopped"), "{answer}");
+    proxy.client.write_denial(&refusal);
+    assert_eq!(proxy.events(), ["deny a.test:443 shutting_down (token_revoked)"]);
+    assert_eq!(proxy.names.asked(), [""; 0]);
 }

@@ -155,9 +155,6 @@ impl Resolve for Names {
         if name.as_str() == "silent.test" {
             return Box::pin(std::future::pending());
         }
-        if name.as_str() == "silent.test" {
-            return Box::pin(std::future::pending());
-        }
         let answer = self.answers.lock().unwrap().pop_front().unwrap_or(Err(ResolveError::Failed(None)));
         Box::pin(std::future::ready(answer))
     }
@@ -181,8 +178,8 @@ impl Journal for Lines {
         }
         let authority = event.authority.map_or("-".to_owned(), ToString::to_string);
         let mut line = match &event.kind {
-            EventKind::Allowed { via, rule, addresses } => {
-                format!("allow {authority} {via:?} by {rule} at {addresses:?}")
+            EventKind::Allowed { rule, addresses } => {
+                format!("allow {authority} by {rule} at {addresses:?}")
             }
             EventKind::Denied { reason, .. } => format!("deny {authority} {}", reason.code()),
             EventKind::Closed { reason, bytes_up, bytes_down, address, .. } => {

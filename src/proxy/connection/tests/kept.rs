@@ -50,7 +50,7 @@ impl Case {
 
     /// One request has been recorded, and ended like this.
     async fn ended(&mut self, how: &str) {
-        assert!(self.proxy.event().await.starts_with(&format!("allow {} Plain ", self.authority)));
+        assert!(self.proxy.event().await.starts_with(&format!("allow {} by ", self.authority)));
         let close = self.proxy.event().await;
         assert!(close.starts_with(&format!("close {} {how} ", self.authority)), "{close}");
     }
@@ -118,6 +118,24 @@ async fn a_request_that_dies_with_a_kept_connection_is_sent_once_more() {
     assert!(peer.answer().await.0.starts_with("HTTP/1.1 502 "));
     case.ended("upstream_reset").await;
     assert!(case.server.stayed_untouched());
+}
+
+#[tokio::test]
+async fn a_request_that_dies_with_a_kept_connection_meets_a_closed_port() {
+    let mut case = Case::new().await;
+    let (_peer, mut upstream) = case.keep_one(ANSWER).await;
+    let mut peer = case.request("/second").await;
+    expect(&mut upstream, "/second").await;
+    let Case { mut proxy, server, authority } = case;
+    drop(server);
+    drop(upstream);
+    let (head, body) = peer.answer().await;
+    assert!(head.contains("X-Cloister-Reason: connect_failed\r\n"), "{head}");
+    assert!(body.contains("it refuses connections"), "{body}");
+    assert!(proxy.event().await.starts_with(&format!("allow {authority} by ")));
+    let close = proxy.event().await;
+    assert!(close.starts_with(&format!("close {authority} connect_failed ")), "{close}");
+    assert!(close.ends_with("Connection refused (os error 111))"), "{close}");
 }
 
 #[tokio::test]

@@ -21,6 +21,7 @@ async fn h15_slow_head_is_cut() {
     let answer = String::from_utf8(peer.rest().await).unwrap();
     assert!(answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{answer}");
     assert!(answer.contains("X-Cloister-Reason: head_timeout\r\nConnection: close\r\n"), "{answer}");
+    assert!(answer.contains("within 0.05 seconds"), "{answer}");
 }
 
 #[tokio::test]
@@ -72,6 +73,26 @@ async fn h15_a_sandbox_asks_for_few_names_at_a_time_and_for_none_once_it_has_gon
         }
     })
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn h15_d3_a_name_that_does_not_get_its_turn_is_not_asked_for() {
+    let mut proxy = Script::allowing("silent.test").start();
+    let mut peers = Vec::new();
+    for _ in 0..17 {
+        let mut peer = proxy.connect();
+        peer.send(proxy.connect_head("silent.test:443")).await;
+        peers.push(peer);
+        while proxy.client.open_tunnels() < peers.len() {
+            tokio::task::yield_now().await;
+        }
+    }
+    let (head, body) = peers[16].answer().await;
+    assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+    assert!(head.contains("X-Cloister-Reason: overloaded\r\n"), "{head}");
+    assert!(body.contains("16 names are being resolved already"), "{body}");
+    assert_eq!(proxy.names.asked().len(), 16);
+    assert_eq!(proxy.events(), [""; 0], "the name servers have not heard of it");
 }
 
 #[tokio::test]

@@ -69,7 +69,7 @@ async fn h3_h11_head_is_written_anew_in_both_directions() {
         "HTTP/1.1 200 Fine\r\nserver: s\r\nset-cookie: a\r\nset-cookie: b\r\ncontent-length: 2\r\n\r\n"
     );
     assert_eq!(body, "ok");
-    assert!(case.proxy.event().await.starts_with(&format!("allow {} Plain ", case.authority)));
+    assert!(case.proxy.event().await.starts_with(&format!("allow {} by ", case.authority)));
     let close = case.proxy.event().await;
     assert!(close.starts_with(&format!("close {} ok ", case.authority)), "{close}");
 }
@@ -300,20 +300,43 @@ async fn cut_answer_is_not_taken_for_the_whole() {
 
 #[tokio::test]
 async fn upstream_without_an_answer_is_a_failed_connection() {
-    for answer in [
-        "",
-        "SSH-2.0-OpenSSH_9.6\r\n",
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+    let no_http = Some("what it answers is not HTTP");
+    let too_large = Some("the head of its answer is too large");
+    let long_field = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "a".repeat(150_000));
+    let many_fields = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: y\r\n".repeat(101));
+    for (answer, wrong) in [
+        ("", None),
+        ("HTTP/1.1 200 OK\r\nX", None),
+        ("SSH-2.0-OpenSSH_9.6\r\n", no_http),
+        (
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+            Some("it changes the protocol unasked"),
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+            Some("it uses a transfer coding other than `chunked`"),
+        ),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", no_http),
+        (&long_field, too_large),
+        (&many_fields, too_large),
     ] {
         let mut case = case().await;
         let (mut upstream, _) = case.request("GET", "").await;
         reply(&mut upstream, answer).await;
         drop(upstream);
         let (head, body) = case.peer.answer().await;
-        assert!(head.starts_with("HTTP/1.1 502 Bad Gateway\r\n"), "{answer}: {head}");
+        assert!(head.starts_with("HTTP/1.1 502 Bad Gateway\r\n"), "{head}");
         assert!(body.contains(r#""error":"connect_failed""#), "{body}");
+        assert!(
+            body.contains(wrong.unwrap_or("it broke the connection off before it had answered")),
+            "{body}"
+        );
+        // What the sandbox is told stands in the audit log.
+        assert!(case.proxy.event().await.starts_with("allow "));
+        let close = case.proxy.event().await;
+        let reason = if wrong.is_some() { "connect_failed" } else { "upstream_reset" };
+        assert!(close.starts_with(&format!("close {} {reason} ", case.authority)), "{close}");
+        assert!(wrong.is_none_or(|wrong| close.ends_with(&format!(" ({wrong})"))), "{close}");
     }
 }
 
@@ -338,6 +361,22 @@ async fn t10_withdrawn_rule_cuts_a_running_answer() {
     assert_eq!(case.proxy.client.revalidate(), 1);
     assert_eq!(case.peer.rest().await, b"abc");
     assert_eq!(read_to_end(&mut upstream).await, b"");
+}
+
+#[tokio::test]
+async fn t10_withdrawn_rule_refuses_what_has_no_answer_yet_and_ends_its_record_once() {
+    let mut case = case().await;
+    let (mut upstream, _) = case.request("GET", "").await;
+    case.proxy.policies.replace(Some(Script::default().policy()));
+    assert_eq!(case.proxy.client.revalidate(), 1);
+    let (head, body) = case.peer.answer().await;
+    assert!(head.starts_with("HTTP/1.1 403 Forbidden\r\n"), "{head}");
+    assert!(head.contains("X-Cloister-Reason: not_allowed\r\n"), "{head}");
+    assert!(body.contains("was withdrawn meanwhile; try again"), "{body}");
+    assert_eq!(read_to_end(&mut upstream).await, b"");
+    let events = case.proxy.events();
+    assert_eq!(events.len(), 2, "{events:?}");
+    assert!(events[1].starts_with(&format!("close {} rule_withdrawn ", case.authority)), "{events:?}");
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ async fn open(limits: Limits) -> Open {
     let upstream = origin.accept().await;
     assert_eq!(
         proxy.event().await,
-        format!("allow {authority} Connect by {authority} at [127.0.0.1:{}]", origin.port)
+        format!("allow {authority} by {authority} at [127.0.0.1:{}]", origin.port)
     );
     Open { proxy, peer, upstream, authority }
 }

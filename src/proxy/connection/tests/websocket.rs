@@ -26,18 +26,21 @@ struct Case {
     authority: String,
 }
 
+fn head(proxy: &Proxy, authority: &str) -> String {
+    proxy.get_head(authority, "/chat").replace(
+        "\r\n\r\n",
+        "\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         Sec-WebSocket-Version: 13\r\nOrigin: http://a.test\r\n\r\n",
+    )
+}
+
 /// Asks for a WebSocket, with `early` right behind the request, and has the request come to the upstream.
 async fn ask(early: &[u8]) -> Case {
     let server = Server::start().await;
     let authority = server.authority();
     let mut proxy = Script::allowing(&authority).start();
     let mut peer = proxy.connect();
-    let head = proxy.get_head(&authority, "/chat").replace(
-        "\r\n\r\n",
-        "\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-         Sec-WebSocket-Version: 13\r\nOrigin: http://a.test\r\n\r\n",
-    );
-    peer.send([head.as_bytes(), early].concat()).await;
+    peer.send([head(&proxy, &authority).as_bytes(), early].concat()).await;
     let mut upstream = server.accept().await;
     let head = read_head(&mut upstream).await.to_ascii_lowercase();
     assert_eq!(
@@ -62,7 +65,7 @@ impl Case {
     }
 
     async fn ended(&mut self, how: &str) {
-        assert!(self.proxy.event().await.starts_with(&format!("allow {} Plain ", self.authority)));
+        assert!(self.proxy.event().await.starts_with(&format!("allow {} by ", self.authority)));
         let close = self.proxy.event().await;
         assert!(close.starts_with(&format!("close {} {how} ", self.authority)), "{close}");
     }
@@ -118,6 +121,17 @@ async fn t6_h1_bytes_behind_a_refused_upgrade_are_no_request() {
             case.ended("ok").await;
             assert_eq!(case.proxy.events(), [""; 0], "nothing else was asked");
         }
+        // The same where the proxy itself says no.
+        let mut proxy = Script::default().start();
+        let mut peer = proxy.connect();
+        peer.send([head(&proxy, "denied.test:80").as_bytes(), early].concat()).await;
+        let answer = String::from_utf8(peer.rest().await).unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 403 ") && answer.contains("\r\nConnection: close\r\n"),
+            "{answer}"
+        );
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+        assert_eq!(proxy.events(), ["deny denied.test:80 not_allowed"]);
     }
 }
 
@@ -136,7 +150,7 @@ async fn t6_t7_only_the_agreement_that_was_asked_for_counts() {
         let (head, _) = case.peer.answer().await;
         assert!(head.starts_with("HTTP/1.1 502 Bad Gateway\r\n"), "{answer}: {head}");
         assert_eq!(read_to_end(&mut case.upstream).await, b"", "no byte of the client's came");
-        case.ended("upstream_reset").await;
+        case.ended("connect_failed").await;
     }
 }
 

@@ -1,6 +1,9 @@
 //! Attacks on the way out from inside of a real sandbox that a socket alone does not show.
 
+use std::io::Write as _;
+
 use crate::harness::Host;
+use crate::system::origin::{Plain, read_head};
 
 /// A relay at 127.0.0.1:8888 that passes on whatever it hears.
 const RELAY: &str = r"
@@ -86,4 +89,29 @@ fn n9_t11_one_port_of_the_sandboxs_own_network_answers() {
     let done = host.inside(script);
     // One line is the head of the table of routes.
     assert_eq!(done.stdout, "127.0.0.1 3128\n1\n0\n", "{done:?}");
+}
+
+/// More than all sockets on the way hold.
+const WHOLE: usize = 24 << 20;
+
+#[test]
+fn an_answer_that_is_cut_or_slowly_read_shows_as_what_it_is_through_the_relay() {
+    let Some(host) = Host::with_bubblewrap() else { return };
+    let origin = Plain::serve(|mut stream| {
+        let request = read_head(&stream);
+        let sent = if request.contains("/cut") { WHOLE / 2 } else { WHOLE };
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {WHOLE}\r\nConnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&vec![b'x'; sent])).unwrap();
+    });
+    let (address, port) = (origin.address.ip(), origin.address.port());
+    host.configure(&format!("proxy: {{allow: ['web.test:{port}'], hosts: {{web.test: [{address}]}}}}\n"));
+    // 18 is curl's code for a part of a file. Who stops reading for longer than anybody waits misses nothing.
+    let script = format!(
+        "for how in '' -p; do \
+           curl -s $how -o /dev/null http://web.test:{port}/cut; echo $?; \
+           curl -s $how http://web.test:{port}/ | {{ sleep 2; wc -c; }}; \
+         done"
+    );
+    let done = host.inside(&script);
+    assert_eq!(done.stdout, format!("18\n{WHOLE}\n").repeat(2), "{done:?}");
 }
