@@ -205,7 +205,8 @@ impl Record {
 
     /// Leaves out what tells this event from others with the same reason.
     pub(super) fn of_others(self) -> Self {
-        let entry = Entry { host: None, port: None, rule: None, origin: None, addresses: None, ..*self.entry };
+        let entry =
+            Entry { host: None, port: None, rule: None, origin: None, addresses: None, ..*self.entry };
         Self { entry: Box::new(entry) }.detail("other destinations")
     }
 
