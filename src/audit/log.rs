@@ -157,7 +157,8 @@ impl AuditLog {
     /// Appends a record; after an error it is not in the log, and nothing may flow.
     ///
     /// A `proxy.close` is taken also while nothing can be written, for what it tells has happened: no more of them come
-    /// then than there are open tunnels. Before the end of a cloister or of the guardian, the repetitions that were only counted are summed up.
+    /// then than there are open tunnels. Before the end of a cloister or of the guardian, the repetitions that were
+    /// only counted are summed up.
     pub fn append(&self, record: Record) -> Result<(), AuditError> {
         let urgency = if record.event() == Event::ProxyClose { Urgency::Soon } else { Urgency::Now };
         self.add(record, urgency).map(|_| ())
