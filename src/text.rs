@@ -52,6 +52,12 @@ impl Display for Untrusted<'_> {
     }
 }
 
+/// Gives the message of an error with all its causes, for where only one text has a place.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 /// Shows text like [`Untrusted`], in double quotes unless it is one plain word, so that neighbours can't be faked.
 ///
 /// Inside the quotes `"` and `\` are escaped: the form is unambiguous.
@@ -122,11 +128,20 @@ fn is_deceptive(character: char) -> bool {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{HIDDEN, JsonText, Quoted, Untrusted};
+    use super::{HIDDEN, JsonText, Quoted, Untrusted, with_causes};
 
     #[track_caller]
     fn check(text: &str, shown: &str) {
         assert_eq!(Untrusted(text).to_string(), shown);
+    }
+
+    #[test]
+    fn an_error_is_told_with_all_its_causes() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("{0}")]
+        struct Step(&'static str, #[source] Option<Box<Step>>);
+        let error = Step("cannot a", Some(Box::new(Step("cannot b", Some(Box::new(Step("no", None)))))));
+        assert_eq!(with_causes(&error), "cannot a: cannot b: no");
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub(super) enum Urgency {
     Now,
     /// Before [`Chain::settle`] returns.
     Grouped,
-    /// With the next line that is urgent, or with the next flush.
+    /// With the next line that is urgent, or with the next flush. It is taken in any case: what it tells has happened.
     Soon,
 }
 
@@ -147,41 +147,37 @@ impl Chain {
         self.is_dirty
     }
 
-    /// Appends a record, given as what its copies share; on an error the chain is as it was, unless the record was to
-    /// be written soon.
+    /// Tells whether so much waits to be written that it should not wait any longer.
+    pub(super) const fn is_full(&self) -> bool {
+        self.pending.len() >= MAX_PENDING_BYTES
+    }
+
+    /// Appends a record, given as what its copies share. Only what has to be written now can fail; the chain is as it
+    /// was then.
     pub(super) fn append(&mut self, shared: &[u8], time: &str, urgency: Urgency) -> Result<(), AuditError> {
-        self.make_room(FRONT_BYTES + shared.len())?;
-        self.take(shared, time, None, urgency)
-    }
-
-    /// Appends the copy of a record of the unified file; it is written with the next flush.
-    pub(super) fn append_own(&mut self, shared: &[u8], time: &str, unified: u64) -> Result<(), AuditError> {
-        self.make_room(FRONT_BYTES + shared.len())?;
-        self.unified = Some(unified);
-        self.take(shared, time, self.unified, Urgency::Soon)
-    }
-
-    fn take(
-        &mut self,
-        shared: &[u8],
-        time: &str,
-        unified: Option<u64>,
-        urgency: Urgency,
-    ) -> Result<(), AuditError> {
         let (head, pending) = (self.head, self.pending.len());
-        write_front(&mut self.pending, head, time, unified);
-        self.pending.extend_from_slice(shared);
-        let line = &self.pending[pending..self.pending.len() - 1];
-        self.head = Head { seq: head.seq + 1, hash: LineHash::of(line) };
-        if urgency != Urgency::Now && self.pending.len() < MAX_PENDING_BYTES {
+        self.take(shared, time);
+        if urgency != Urgency::Now {
             return Ok(());
         }
-        let written = self.flush();
-        if written.is_err() && urgency != Urgency::Soon {
+        self.flush().inspect_err(|_| {
             self.pending.truncate(pending);
             self.head = head;
-        }
-        written
+        })
+    }
+
+    /// Takes the copy of a record of the unified file; it is written with the next flush.
+    pub(super) fn take_own(&mut self, shared: &[u8], time: &str, unified: u64) {
+        self.unified = Some(unified);
+        self.take(shared, time);
+    }
+
+    fn take(&mut self, shared: &[u8], time: &str) {
+        let start = self.pending.len();
+        write_front(&mut self.pending, self.head, time, self.unified);
+        self.pending.extend_from_slice(shared);
+        let line = &self.pending[start..self.pending.len() - 1];
+        self.head = Head { seq: self.head.seq + 1, hash: LineHash::of(line) };
     }
 
     /// Writes what is pending, unless the record with this number is written already.
@@ -283,10 +279,20 @@ impl Chain {
         if self.is_renamed { self.files.full(self.first) } else { self.files.current().to_owned() }
     }
 
-    /// Begins the next file when the line has no place in this one, and removes files beyond those that are kept.
-    fn make_room(&mut self, bytes: usize) -> Result<(), AuditError> {
+    /// Tells whether nothing has to be done before the record is appended.
+    pub(super) fn has_room(&self, shared: &[u8]) -> bool {
+        !self.is_crowded && self.fits(shared)
+    }
+
+    /// Tells whether the record has a place in the file.
+    fn fits(&self, shared: &[u8]) -> bool {
         let length = self.length + self.pending.len() as u64;
-        if length > 0 && length + bytes as u64 > self.rotation.max_bytes {
+        length == 0 || length + (FRONT_BYTES + shared.len()) as u64 <= self.rotation.max_bytes
+    }
+
+    /// Begins the next file when the record has no place in this one, and removes files beyond those that are kept.
+    pub(super) fn make_room(&mut self, shared: &[u8]) -> Result<(), AuditError> {
+        if !self.fits(shared) {
             self.rotate()?;
         }
         if self.is_crowded { self.remove_oldest() } else { Ok(()) }
@@ -336,7 +342,7 @@ impl Chain {
         if let Some(cloister) = &self.cloister {
             record = record.cloister(cloister);
         }
-        self.take(&record.shared(), &time_text(Timestamp::now()), self.unified, Urgency::Now)?;
+        self.append(&record.shared(), &time_text(Timestamp::now()), Urgency::Now)?;
         if let Some(unsynced) = self.take_unsynced() {
             unsynced.sync().inspect_err(|_| self.mark_dirty())?;
         }
@@ -392,7 +398,8 @@ fn last_of(full: &FullFile) -> Result<(Head, Option<u64>), AuditError> {
     let failed = |source| AuditError::Open { path: full.path.clone(), source };
     let file = private_file().open(&full.path).map_err(failed)?;
     let last = Tail::read(&file, &full.path)?.last;
-    let last = last.ok_or_else(|| AuditError::Damaged { path: full.path.clone(), searched: 0 })?;
+    let searched = file.metadata().map_err(failed)?.len();
+    let last = last.ok_or_else(|| AuditError::Damaged { path: full.path.clone(), searched })?;
     Ok((last.head, last.unified))
 }
 
@@ -401,6 +408,10 @@ fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         // Some file systems can't; the lock keeps other guardians away.
         Err(Errno::INVAL | Errno::NOSYS) if fs::symlink_metadata(to).is_err() => fs::rename(from, to),
+        Err(Errno::EXIST | Errno::INVAL | Errno::NOSYS) => {
+            let message = "there is such a file already, which the log has not made; move it away";
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, message))
+        }
         renamed => Ok(renamed?),
     }
 }

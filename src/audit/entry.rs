@@ -140,7 +140,7 @@ impl Link {
 
     /// Tells whether the record is about the chain that it stands in, and so in no other one.
     pub(super) fn is_about_its_chain(&self) -> bool {
-        self.event.parse().is_ok_and(Event::is_about_its_chain)
+        Event::ABOUT_THEIR_CHAIN.iter().any(|event| event.name() == self.event)
     }
 }
 
@@ -284,5 +284,81 @@ mod optional_rfc3339 {
     ) -> Result<Option<Timestamp>, D::Error> {
         let text = Option::<String>::deserialize(deserializer)?;
         text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "\"\\\u{1}\n\u{1b}\u{7f}é\u{2028}\u{1f600}/";
+
+    fn filled() -> Entry {
+        let time: Timestamp = "2026-01-31T12:00:00.0000019Z".parse().unwrap();
+        let project = ProjectName::parse("demo").unwrap();
+        let text = || Some(TEXT.to_owned());
+        Entry {
+            seq: u64::MAX,
+            time,
+            prev: LineHash::of(b"before"),
+            unified: Some(u64::MAX),
+            event: Event::ProxyAllow,
+            cloister: Some(CloisterName::of(&project, None).unwrap()),
+            project: Some(project),
+            branch: Some(BranchName::parse("fix/ü").unwrap()),
+            host: text(),
+            port: Some(u16::MAX),
+            addresses: Some(vec!["8.8.8.8:443".parse().unwrap(), "[2001:db8::1]:80".parse().unwrap()]),
+            reason: text(),
+            rule: text(),
+            origin: text(),
+            scope: text(),
+            pattern: text(),
+            who: text(),
+            bytes_up: Some(0),
+            bytes_down: Some(u64::MAX),
+            duration_ms: Some(1),
+            repeated: Some(2),
+            from: Some(time),
+            to: Some(Timestamp::MAX),
+            argv: Some(vec![TEXT.to_owned(), String::new()]),
+            exit_code: Some(i32::MIN),
+            detail: text(),
+            recovers: Some(LineHash::of(b"whole")),
+            removed: Some(Head { seq: 7, hash: LineHash::of(b"removed") }),
+            own_file: Some(false),
+        }
+    }
+
+    /// The line that follows this entry's link, as it is put together.
+    fn line(entry: &Entry) -> String {
+        let before = Head { seq: entry.seq - 1, hash: entry.prev };
+        let mut line = Vec::new();
+        write_front(&mut line, before, &time_text(entry.time), entry.unified);
+        assert!(line.len() <= FRONT_BYTES);
+        line.extend_from_slice(&entry.shared());
+        String::from_utf8(line).unwrap()
+    }
+
+    #[track_caller]
+    fn check(entry: &Entry) {
+        let line = line(entry);
+        assert_eq!(line, serde_json::to_string(entry).unwrap() + "\n");
+        let (time, shared) = shared_parts(line.as_bytes()).unwrap();
+        assert_eq!((time, shared), (time_text(entry.time).as_str(), entry.shared().as_slice()));
+        assert!(Link::parse(line.as_bytes()).is_some_and(|link| link.seq == entry.seq));
+    }
+
+    #[test]
+    fn a_line_is_what_the_fields_say_in_their_order() {
+        let entry = filled();
+        check(&entry);
+        let fields = serde_json::to_value(&entry).unwrap();
+        assert!(fields.as_object().unwrap().values().all(|value| !value.is_null()));
+        check(&Entry { unified: None, ..entry });
+        let empty = serde_json::json!({
+            "seq": 1, "time": "2026-01-31T12:00:00Z", "prev": LineHash::START, "event": "guardian.start",
+        });
+        check(&serde_json::from_value(empty).unwrap());
     }
 }

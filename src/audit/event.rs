@@ -73,10 +73,8 @@ events! {
 }
 
 impl Event {
-    /// Tells whether the event is about the chain that it stands in, and so about no other one.
-    pub(super) const fn is_about_its_chain(self) -> bool {
-        matches!(self, Self::AuditRecovered | Self::AuditRemoved)
-    }
+    /// Lists the events that are about the chain that they stand in, and so about no other one.
+    pub(super) const ABOUT_THEIR_CHAIN: [Self; 2] = [Self::AuditRecovered, Self::AuditRemoved];
 }
 
 /// Says that a text names no event.
@@ -91,14 +89,12 @@ impl FromStr for Event {
     type Err = UnknownEvent;
 
     fn from_str(text: &str) -> Result<Self, UnknownEvent> {
+        if let Some(event) = Self::ALL.iter().find(|event| event.name() == text) {
+            return Ok(*event);
+        }
         let likeness = |event: &&Self| strsim::jaro_winkler(text, event.name());
         let nearest = Self::ALL.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-        let nearest = *nearest.expect("there are events");
-        if nearest.name() == text {
-            Ok(nearest)
-        } else {
-            Err(UnknownEvent { text: text.to_owned(), nearest })
-        }
+        Err(UnknownEvent { text: text.to_owned(), nearest: *nearest.expect("there are events") })
     }
 }
 

@@ -1,17 +1,16 @@
 //! The writer of the log.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use rustix::fs::{FlockOperation, OFlags, flock};
 
 pub use flood::Repeatable;
+pub(super) use lock::{has_lock, is_written};
 
 use super::chain::{Chain, Rotation, Unsynced, Urgency, make_private_directory};
 use super::entry::{FRONT_BYTES, time_text};
@@ -22,10 +21,9 @@ use keeper::{FLUSH_DELAY, SYNC_DELAY};
 
 mod flood;
 mod keeper;
+mod lock;
 mod repair;
 
-/// Names the file whose lock the one writer holds.
-const LOCK_FILE: &str = "audit.lock";
 /// Bounds how much of the unified file may be ahead of the cloisters' own files.
 const MAX_AHEAD_BYTES: usize = 512 * 1024;
 
@@ -128,7 +126,7 @@ impl AuditLog {
     /// [`AuditError::Busy`] when another process writes the log; else what can't be opened, read or recovered.
     pub fn open(dir: &Path, storage: Storage) -> Result<Self, AuditError> {
         make_private_directory(dir)?;
-        let lock = lock(dir)?;
+        let lock = lock::lock(dir)?;
         if storage.per_cloister {
             make_private_directory(&dir.join(CLOISTERS_FOLDER))?;
         }
@@ -156,21 +154,25 @@ impl AuditLog {
         Ok(Self { shared, keeper: Some(keeper), per_cloister: storage.per_cloister, _lock: lock })
     }
 
-    /// Appends a record; after an error nothing may flow.
+    /// Appends a record; after an error it is not in the log, and nothing may flow.
     ///
-    /// Before the end of a cloister or of the guardian, the repetitions that were only counted are summed up.
+    /// A `proxy.close` is taken also while nothing can be written, for what it tells has happened: no more of them come
+    /// then than there are open tunnels. Before the end of a cloister or of the guardian, the repetitions that were
+    /// only counted are summed up.
     pub fn append(&self, record: Record) -> Result<(), AuditError> {
         let urgency = if record.event() == Event::ProxyClose { Urgency::Soon } else { Urgency::Now };
         self.add(record, urgency).map(|_| ())
     }
 
     /// Takes a record, which stands in the unified file when [`settle`](Self::settle) has been called with the number
-    /// that is returned: what comes together is written together. Nothing may flow before, and nothing after an error.
+    /// that is returned: what comes together is written together. Nothing may flow before. After an error it is not in
+    /// the log.
     pub fn enter(&self, record: Record) -> Result<u64, AuditError> {
         self.add(record, Urgency::Grouped)
     }
 
-    /// Writes the record with this number and all that came with it, unless they are written already.
+    /// Writes the record with this number and all that came with it, unless they are written already. After an error
+    /// nothing may flow, but the record stays entered: it is written when that is possible again.
     pub fn settle(&self, seq: u64) -> Result<(), AuditError> {
         let mut state = self.state()?;
         let outcome = state.unified.settle(seq);
@@ -182,11 +184,13 @@ impl AuditLog {
         record.mark_own_file(self.per_cloister);
         let shared = record.shared();
         let mut state = self.state()?;
-        state.mend()?;
+        if urgency != Urgency::Soon {
+            state.mend()?;
+        }
         match (record.event(), record.cloister_name()) {
             (Event::GuardianStop, _) => state.summarise(Scope::All)?,
             (Event::SandboxStop | Event::TokenRevoke, Some(cloister)) => {
-                state.summarise(Scope::Of(cloister))?
+                state.summarise(Scope::Of(cloister))?;
             }
             _ => {}
         }
@@ -292,7 +296,8 @@ impl Drop for AuditLog {
 }
 
 impl State {
-    /// Appends a record to the unified file, then to its cloister's.
+    /// Appends a record to the unified file, then to its cloister's. After an error it is in none of them; what fails
+    /// when it is taken reaches the next one through [`mend`](Self::mend).
     fn append(
         &mut self,
         record: &Record,
@@ -300,29 +305,35 @@ impl State {
         urgency: Urgency,
         time: Timestamp,
     ) -> Result<(), AuditError> {
-        // Before anything is written: what can't be opened leaves no record without its copy.
-        let own = match record.cloister_name().filter(|_| self.storage.per_cloister) {
+        // Before anything is written: what can't be opened, or not be begun, leaves no record without its copy.
+        let mut own = match record.cloister_name().filter(|_| self.storage.per_cloister) {
             Some(name) => Some(own_chain(&mut self.cloisters, &self.dir, self.storage, name)?),
             None => None,
         };
+        if urgency != Urgency::Soon {
+            make_room(&mut self.unified, own.as_deref_mut(), shared)?;
+        } else if !self.is_failing {
+            // A file may grow past its size while the next one can't be begun.
+            self.is_failing = make_room(&mut self.unified, own.as_deref_mut(), shared).is_err();
+        }
         let time = time_text(time);
         self.unified.append(shared, &time, urgency)?;
         self.ahead += FRONT_BYTES + shared.len();
-        let outcome = match own {
-            Some(own) => {
-                own.is_over = record.event() == Event::SandboxStop;
-                own.chain.append_own(shared, &time, self.unified.head().seq)
+        if let Some(own) = own {
+            own.take(record.event(), shared, &time, self.unified.head().seq);
+            if own.chain.is_full() && !self.is_failing {
+                self.is_failing = write_own(&mut self.unified, own).is_err();
             }
-            None => Ok(()),
-        };
-        self.is_failing |= outcome.is_err();
-        let outcome =
-            outcome.and_then(|()| if self.ahead > MAX_AHEAD_BYTES { self.flush_all() } else { Ok(()) });
+        }
+        if (self.ahead > MAX_AHEAD_BYTES || self.unified.is_full()) && !self.is_failing {
+            // The next append says what failed.
+            let _ = self.flush_all();
+        }
         let now = Instant::now();
         self.flush_due.get_or_insert(now + FLUSH_DELAY);
         self.sync_due.get_or_insert(now + SYNC_DELAY);
         self.on_disk.waits_since.get_or_insert(now);
-        outcome
+        Ok(())
     }
 
     /// Does what failed in the background, so that its error reaches the caller of an append.
@@ -430,7 +441,38 @@ impl State {
     }
 }
 
-/// Gives the open chain of a cloister's own file.
+impl CloisterChain {
+    /// Takes the copy of a record. Only what a living sandbox does opens its life again: a tunnel's end may come after
+    /// the sandbox's.
+    fn take(&mut self, event: Event, shared: &[u8], time: &str, unified: u64) {
+        match event {
+            Event::SandboxStop => self.is_over = true,
+            Event::TokenIssue | Event::SandboxStart | Event::ProxyAllow => self.is_over = false,
+            _ => {}
+        }
+        self.chain.take_own(shared, time, unified);
+    }
+}
+
+/// Begins the next files of both chains where the record has no place in these.
+fn make_room(unified: &mut Chain, own: Option<&mut CloisterChain>, shared: &[u8]) -> Result<(), AuditError> {
+    unified.make_room(shared)?;
+    match own {
+        Some(own) if !own.chain.has_room(shared) => {
+            write_own(unified, own)?;
+            own.chain.make_room(shared)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a cloister's own file, and before it the records that it repeats: after a crash no copy is without them.
+fn write_own(unified: &mut Chain, own: &mut CloisterChain) -> Result<(), AuditError> {
+    unified.flush().and_then(|()| own.chain.flush())
+}
+
+/// Gives the open chain of a cloister's own file; one that is opened now is closed again after the next sync, unless
+/// its sandbox turns out to live.
 fn own_chain<'a>(
     cloisters: &'a mut HashMap<CloisterName, CloisterChain>,
     dir: &Path,
@@ -439,7 +481,7 @@ fn own_chain<'a>(
 ) -> Result<&'a mut CloisterChain, AuditError> {
     if !cloisters.contains_key(name) {
         let chain = Chain::open(&cloister_file(dir, name), storage.rotation(), Some(name.clone()))?;
-        cloisters.insert(name.clone(), CloisterChain { chain, is_over: false });
+        cloisters.insert(name.clone(), CloisterChain { chain, is_over: true });
     }
     Ok(cloisters.get_mut(name).expect("it is there by now"))
 }
@@ -447,29 +489,5 @@ fn own_chain<'a>(
 impl Storage {
     fn rotation(self) -> Rotation {
         Rotation { max_bytes: self.max_bytes, max_files: self.max_files.max(1) as usize }
-    }
-}
-
-/// Tells whether a guardian has ever written the log in `dir`; where that can't be seen, it may have.
-pub(super) fn has_lock(dir: &Path) -> bool {
-    dir.join(LOCK_FILE).try_exists().unwrap_or(true)
-}
-
-/// Tells whether a guardian writes the log in `dir` at present.
-pub(super) fn is_written(dir: &Path) -> bool {
-    let Ok(file) = File::open(dir.join(LOCK_FILE)) else { return false };
-    flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
-}
-
-fn lock(dir: &Path) -> Result<File, AuditError> {
-    let path = dir.join(LOCK_FILE);
-    let failed = |source| AuditError::Open { path: path.clone(), source };
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(false).mode(0o600);
-    let file = options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(&path).map_err(failed)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(AuditError::Busy { dir: dir.to_owned() }),
-        Err(error) => Err(failed(error.into())),
     }
 }

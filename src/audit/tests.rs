@@ -12,12 +12,14 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::name::{CloisterName, ProjectName};
+use grouped::{fill_disk, make_room_on_disk, on_small_disk};
 
 fn cloister(name: &str) -> CloisterName {
     CloisterName::of(&ProjectName::parse(name).unwrap(), None).unwrap()
 }
 
 mod copies;
+mod grouped;
 mod rotation;
 mod tampered;
 
@@ -214,47 +216,21 @@ fn a17_a_file_changed_while_it_is_open_stops_the_log() {
     assert!(matches!(log.append(allowed("demo")), Err(AuditError::Changed { .. })));
 }
 
-/// A file size limit makes `write(2)` fall short and then fail, as a full disk does. The limit's signal has to be
-/// ignored before the program starts, so the test starts itself a second time.
 #[test]
 fn a_full_disk_refuses_records_and_works_again_with_room() {
-    const INSIDE: &str = "CLOISTER_TEST_FULL_DISK";
-    if std::env::var_os(INSIDE).is_some() {
-        return append_until_the_disk_is_full();
-    }
-    #[expect(clippy::disallowed_methods, reason = "the test starts itself")]
-    let output = std::process::Command::new("sh")
-        .args(["-c", "trap '' XFSZ; ulimit -S -f 16; exec \"$0\" --exact --nocapture \"$1\""])
-        .arg(std::env::current_exe().unwrap())
-        .arg("audit::tests::a_full_disk_refuses_records_and_works_again_with_room")
-        .env(INSIDE, "1")
-        .output()
-        .unwrap();
-    let stdout = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && stdout.contains("1 passed"), "{stdout}{:?}", output.stderr);
-}
-
-fn append_until_the_disk_is_full() {
-    let place = Place::new();
-    let log = place.open();
-    let mut written = 0;
-    let error = loop {
-        match log.append(allowed("demo").detail("x".repeat(written))) {
-            Ok(()) => written += 1,
-            Err(error) => break error,
-        }
-    };
-    assert!(matches!(error, AuditError::Write { .. }), "{error}");
-    assert!(log.append(allowed("demo").detail("x".repeat(4000))).is_err());
-    let head = log.head().unwrap();
-    assert_eq!(verify(&place.unified(), Some(head)).unwrap().records, written as u64);
-    let unlimited = rustix::process::getrlimit(rustix::process::Resource::Fsize).maximum;
-    let limit = rustix::process::Rlimit { current: unlimited, maximum: unlimited };
-    rustix::process::setrlimit(rustix::process::Resource::Fsize, limit).unwrap();
-    fill(&log, 10);
-    let verified = verify(&place.unified(), Some(log.head().unwrap())).unwrap();
-    assert_eq!((verified.records, verified.recoveries), (written as u64 + 10, 0));
-    assert!(verify_all(&place.dir(), None).unwrap().iter().all(|report| report.outcome.is_ok()));
+    on_small_disk("audit::tests::a_full_disk_refuses_records_and_works_again_with_room", || {
+        let place = Place::new();
+        let log = place.open();
+        let written = fill_disk(&log);
+        assert!(log.append(allowed("demo").detail("x".repeat(4000))).is_err());
+        let head = log.head().unwrap();
+        assert_eq!(verify(&place.unified(), Some(head)).unwrap().records, written);
+        make_room_on_disk();
+        fill(&log, 10);
+        let verified = verify(&place.unified(), Some(log.head().unwrap())).unwrap();
+        assert_eq!((verified.records, verified.recoveries), (written + 10, 0));
+        assert!(verify_all(&place.dir(), None).unwrap().iter().all(|report| report.outcome.is_ok()));
+    });
 }
 
 #[test]

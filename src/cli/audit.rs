@@ -9,9 +9,11 @@ use jiff::Timestamp;
 use super::arguments::{AuditArguments, AuditCommand, Verdict};
 use super::error::CommandError;
 use super::output::{Output, json_line, line};
-use crate::audit::{self, Entry, Event, Filter, Head, ReadError, Reader, parse_since};
+use crate::audit::{self, Entry, Event, Filter, Head, ReadError, Reader, VerifyError, parse_since};
 use crate::paths::Paths;
 
+/// Where a log comes from.
+const BEGINNING: &str = "the guardian begins it when it starts";
 /// How often a followed log is looked at.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -20,14 +22,24 @@ pub(super) async fn run(
     paths: &Paths,
     output: &Output,
 ) -> Result<ExitCode, CommandError> {
+    let file = audit::unified_file(&paths.audit_dir());
     if !audit::exists(&paths.audit_dir()) {
-        output.note("there is no audit log yet: the guardian begins it when it starts");
+        match arguments.command {
+            Some(AuditCommand::Verify { expect: Some(expect) }) if expect.seq > 0 => {
+                return Err(VerifyError::Truncated { path: file, last: 0, expected: expect.seq }.into());
+            }
+            // What a script notes must not be empty.
+            Some(AuditCommand::Head) => {
+                return Err(CommandError::user("there is no audit log yet").hint(BEGINNING));
+            }
+            _ => {}
+        }
+        output.note(&format!("there is no audit log yet: {BEGINNING}"));
         if output.is_json() && arguments.command.is_none() {
             line("[]")?;
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let file = audit::unified_file(&paths.audit_dir());
     match arguments.command {
         Some(AuditCommand::Verify { expect }) => verify(expect, paths, output),
         Some(AuditCommand::Head) => {

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 
-use crate::audit::{AuditError, InvalidSince, ReadError, VerifyError};
+use crate::audit::{AuditError, InvalidSince, Problem, ReadError, VerifyError};
 use crate::config::ConfigError;
 use crate::files::FilesError;
 use crate::git::GitError;
@@ -132,9 +132,9 @@ conversions! {
     StartError: start_hint;
     StopError: stop_hint;
     DoctorError: doctor_hint;
-    AuditError: no_hint;
-    ReadError: no_hint;
-    VerifyError: no_hint;
+    AuditError: audit_hint;
+    ReadError: read_hint;
+    VerifyError: verify_hint;
     InvalidSince: no_hint;
     ConnectError: connect_hint;
 }
@@ -169,6 +169,40 @@ fn connect_hint(error: &ConnectError) -> Option<String> {
 /// For errors whose message says what to do.
 fn no_hint<T>(_: &T) -> Option<String> {
     None
+}
+
+fn audit_hint(error: &AuditError) -> Option<String> {
+    match error {
+        AuditError::Open { source, .. }
+        | AuditError::Write { source, .. }
+        | AuditError::Sync { source, .. } => io_hint(source),
+        AuditError::Busy { .. } => Some(ending(None, "kill")),
+        AuditError::NotAFile { path } => Some(format!("move `{}` away", path.display())),
+        // They say it themselves.
+        AuditError::Damaged { .. } | AuditError::Changed { .. } | AuditError::Poisoned => None,
+    }
+}
+
+fn read_hint(error: &ReadError) -> Option<String> {
+    match error {
+        ReadError::Read { source, .. } => io_hint(source),
+        ReadError::NotAnEntry { .. } => {
+            Some("see with `cloister audit verify` whether somebody changed it".into())
+        }
+    }
+}
+
+fn verify_hint(error: &VerifyError) -> Option<String> {
+    match error {
+        VerifyError::Read { source, .. } => io_hint(source),
+        // A head was compared with, or the message tells what to do.
+        VerifyError::BadLine { problem: Problem::WrongHead, .. }
+        | VerifyError::Truncated { .. }
+        | VerifyError::Removed { .. } => None,
+        VerifyError::Gone { .. } | VerifyError::BadLine { .. } | VerifyError::Differs { .. } => {
+            Some("compare with a head that you noted: `cloister audit verify --expect HEAD`".into())
+        }
+    }
 }
 
 fn paths_hint(error: &PathsError) -> Option<String> {
@@ -321,7 +355,7 @@ fn client_hint(error: &ClientError) -> Option<String> {
             Some("run `cloister guardian run` to see it in the foreground".into())
         }
         ClientError::Stalled { pid, .. } => Some(ending(*pid, "kill -9")),
-        ClientError::Unreachable { pid } => Some(ending(*pid, "kill")),
+        ClientError::Unreachable { pid } | ClientError::DamagedKey { pid, .. } => Some(ending(*pid, "kill")),
         // What it said ends with its own hint.
         ClientError::NotReplaced(_) => None,
         ClientError::OtherVersion { api, .. } if *api < API_VERSION => {
@@ -358,7 +392,11 @@ fn daemon_hint(error: &DaemonError) -> Option<String> {
         DaemonError::Take(_) => {
             Some("run `cloister guardian stop --yes` (open connections end), then try again".into())
         }
-        DaemonError::Config(_) | DaemonError::Audit(_) | DaemonError::Restore(_) => None,
+        DaemonError::Audit(error) => audit_hint(error),
+        DaemonError::Restore(_) => {
+            Some("run `cloister stop NAME` for the cloister that is named, then try again".into())
+        }
+        DaemonError::Config(_) => None,
     }
 }
 
@@ -436,5 +474,24 @@ fn stop_hint(error: &StopError) -> Option<String> {
         StopError::NotRunning(_) => Some("see `cloister list`".into()),
         StopError::Paths(error) => paths_hint(error),
         StopError::Receipt(error) => receipt_hint(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_the_log_says_what_to_do() {
+        let path = || "audit.jsonl".into();
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let hints = |error: CommandError| error.hints().join("; ");
+        let written = hints(AuditError::Write { path: path(), source: full() }.into());
+        assert!(written.contains("the disk is full"), "{written}");
+        let begun = hints(DaemonError::Audit(AuditError::Busy { dir: path() }).into());
+        assert!(begun.contains("pgrep -af 'guardian run'"), "{begun}");
+        let broken = hints(VerifyError::Gone { path: path() }.into());
+        assert!(broken.contains("cloister audit verify --expect HEAD"), "{broken}");
+        assert_eq!(hints(VerifyError::Truncated { path: path(), last: 0, expected: 1 }.into()), "");
     }
 }

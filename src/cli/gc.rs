@@ -1,6 +1,5 @@
 //! `gc`.
 
-use std::error::Error;
 use std::process::ExitCode;
 
 use super::error::CommandError;
@@ -8,7 +7,7 @@ use super::output::{Output, complain, json, line};
 use super::sandbox::{ChangeRow, show_changes};
 use crate::paths::Paths;
 use crate::session::{self, Leftover, Mode};
-use crate::text::Untrusted;
+use crate::text::{Untrusted, with_causes};
 
 pub(super) async fn run(dry_run: bool, paths: &Paths, output: &Output) -> Result<ExitCode, CommandError> {
     let (mode, verb) = if dry_run { (Mode::DryRun, "would remove") } else { (Mode::Remove, "removed") };
@@ -36,8 +35,7 @@ pub(super) async fn run(dry_run: bool, paths: &Paths, output: &Output) -> Result
         output.note(&shown("kept", leftover));
     }
     for problem in &collected.problems {
-        let cause = problem.source().map(|cause| format!(": {cause}")).unwrap_or_default();
-        complain(&format!("error: {}", Untrusted(&format!("{problem}{cause}"))));
+        complain(&format!("error: {}", Untrusted(&with_causes(problem))));
     }
     Ok(ExitCode::from(u8::from(!collected.problems.is_empty())))
 }

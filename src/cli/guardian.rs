@@ -9,6 +9,7 @@ use super::output::{Output, json, line};
 use crate::guardian::Role;
 use crate::guardian::client::{Guardian, READY};
 use crate::paths::Paths;
+use crate::session::Listing;
 
 mod status;
 
@@ -63,9 +64,16 @@ pub(super) async fn stop(
         output.note("the guardian is not running");
         return Ok(ExitCode::SUCCESS);
     };
-    let running = crate::session::running(paths)?.running;
-    if !running.is_empty() && !yes {
-        let names: Vec<&str> = running.iter().map(|running| running.receipt.cloister.as_str()).collect();
+    let Listing { running, unreadable } = crate::session::running(paths)?;
+    let may_be_some = !(running.is_empty() && unreadable.is_empty());
+    if may_be_some && !yes {
+        let names = running.iter().map(|running| running.receipt.cloister.to_string());
+        let unknown =
+            (!unreadable.is_empty()).then(|| "and maybe those whose receipts can't be read".to_owned());
+        let names: Vec<String> = names.chain(unknown).collect();
+        for error in unreadable {
+            output.error(&error.into());
+        }
         let message = format!("these cloisters would lose their way out: {}", names.join(", "));
         return Err(CommandError::user(message)
             .hint("run `cloister guardian stop --yes`, or `cloister shutdown` to stop them too"));

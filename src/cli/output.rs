@@ -98,17 +98,23 @@ pub(super) fn json_line(front: &str, value: &impl Serialize, end: &str) -> Resul
 
 /// Prints rows under a header, in columns.
 pub(super) fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> Result<(), CommandError> {
+    in_columns(header, rows).iter().try_for_each(|text| line(text))
+}
+
+/// The lines of a table. A first cell that stands alone in its row may reach over the other columns.
+pub(super) fn in_columns<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> Vec<String> {
+    let stands_alone = |row: &[String; N]| row[1..].iter().all(String::is_empty);
     let widths: [usize; N] = std::array::from_fn(|column| {
-        let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.chain([header[column].len()]).max().unwrap_or(0)
+        let rows = rows.iter().filter(|row| column > 0 || !stands_alone(row));
+        rows.map(|row| row[column].chars().count()).chain([header[column].len()]).max().unwrap_or(0)
     });
-    let print = |cells: [&str; N]| {
+    let in_line = |cells: [&str; N]| {
         let padded: Vec<String> =
             cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        line(padded.join("  ").trim_end())
+        padded.join("  ").trim_end().to_owned()
     };
-    print(header)?;
-    rows.iter().try_for_each(|row| print(std::array::from_fn(|column| row[column].as_str())))
+    let rows = rows.iter().map(|row| in_line(std::array::from_fn(|column| row[column].as_str())));
+    std::iter::once(in_line(header)).chain(rows).collect()
 }
 
 /// Prints a line on standard error.

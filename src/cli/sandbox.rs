@@ -1,6 +1,5 @@
 //! `start`, `exec`, `stop`, `shutdown`, `list`, `path`.
 
-use std::error::Error;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,7 +20,7 @@ use crate::sandbox::StageError;
 use crate::session::{
     self, Listing, Preview, RootConsent, Running, Sandbox, StartRequest, StopError, Stopped,
 };
-use crate::text::Untrusted;
+use crate::text::{Untrusted, with_causes};
 
 pub(super) async fn start(
     arguments: StartArguments,
@@ -193,8 +192,7 @@ fn report_one(Stopped { name, problems, .. }: &Stopped, output: &Output) -> bool
         output.note(&format!("stopped {name}"));
     }
     for problem in problems {
-        let cause = problem.source().map(|cause| format!(": {cause}")).unwrap_or_default();
-        complain(&format!("error: while stopping {name}: {}", Untrusted(&format!("{problem}{cause}"))));
+        complain(&format!("error: while stopping {name}: {}", Untrusted(&with_causes(problem))));
     }
     problems.is_empty()
 }

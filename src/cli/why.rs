@@ -1,6 +1,6 @@
 //! `cloister why HOST[:PORT]`: the verdict, the rule behind it, and what to type to change it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde::Serialize;
@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::error::CommandError;
 use super::output::{Output, json, line};
 use super::sandbox::own_project;
-use crate::audit::{self, Entry, Event, Filter, Reader};
+use crate::audit::{self, Entry, Event, Filter, ReadError, Reader};
 use crate::config::Config;
 use crate::guardian::client::{Guardian, Judgement, SettingsProblem, usual_way};
 use crate::name::{CloisterName, ProjectName};
@@ -41,13 +41,13 @@ pub(super) async fn run(
 ) -> Result<ExitCode, CommandError> {
     let authority = Authority::parse_with_default(target, 443).map_err(CommandError::user)?;
     let (cloister, project) = asker(cloister, paths)?;
-    let (judgement, stale) = match Config::load_for(paths, Some(&project)) {
+    let (judgement, stale, has_own_file) = match Config::load_for(paths, Some(&project)) {
         Ok(config) => {
             let policy = Policy::new(config.policy_input(Vec::new()));
-            (Judgement::of(&policy, &cloister, &authority), Vec::new())
+            (Judgement::of(&policy, &cloister, &authority), Vec::new(), config.audit.per_cloister)
         }
         Err(error) => match held(&cloister, &authority, paths).await {
-            Some(held) => held,
+            Some((judgement, stale)) => (judgement, stale, false),
             None => return Err(error.into()),
         },
     };
@@ -56,7 +56,7 @@ pub(super) async fn run(
         port: authority.port(),
         cloister: cloister.to_string(),
         decision: if judgement.is_allowed { "allowed" } else { "refused" },
-        last_refusal: last_refusal(&authority, &cloister, paths),
+        last_refusal: last_refusal(&authority, &log_file(&cloister, has_own_file, paths), &cloister),
         next: next(&judgement, &authority, &paths.project_file(&project), &stale),
         reason: judgement.reason,
         rule: judgement.rule,
@@ -139,13 +139,22 @@ fn next(
     }
 }
 
+/// The file with all that the log tells of a cloister: its own one, which is a small part of the whole.
+fn log_file(cloister: &CloisterName, has_own_file: bool, paths: &Paths) -> PathBuf {
+    let dir = paths.audit_dir();
+    let own = audit::cloister_file(&dir, cloister);
+    if has_own_file && own.exists() { own } else { audit::unified_file(&dir) }
+}
+
 /// The newest refusal of this destination in the audit log: some happen only after a tunnel stands.
-fn last_refusal(authority: &Authority, cloister: &CloisterName, paths: &Paths) -> Option<Entry> {
+fn last_refusal(authority: &Authority, file: &Path, cloister: &CloisterName) -> Option<Entry> {
     let filter =
         Filter { cloister: Some(cloister.clone()), events: vec![Event::ProxyDeny], ..Filter::default() };
-    let reader = Reader::open(&audit::unified_file(&paths.audit_dir()), filter).ok()?;
+    let reader = Reader::open(file, filter).ok()?;
     let host = authority.host().to_string();
     reader
+        // A file that can't be read says so for ever.
+        .take_while(|entry| !matches!(entry, Err(ReadError::Read { .. })))
         .filter_map(Result::ok)
         .filter(|entry| entry.host.as_ref() == Some(&host) && entry.port == Some(authority.port()))
         .last()
@@ -171,5 +180,19 @@ fn show(verdict: &Verdict) -> Result<(), CommandError> {
     match &verdict.next {
         Some(next) => line(&format!("  next: {next}")),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_can_not_be_read_is_not_read_for_ever() {
+        let directory = tempfile::tempdir().unwrap();
+        let authority = Authority::parse_with_default("a.test", 443).unwrap();
+        let cloister = CloisterName::of(&ProjectName::parse("demo").unwrap(), None).unwrap();
+        // A directory opens, and every read of it fails.
+        assert_eq!(last_refusal(&authority, directory.path(), &cloister), None);
     }
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::process::{ChildStdout, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
@@ -31,6 +32,7 @@ use crate::name::CloisterName;
 use crate::paths::{Lock, Paths, PathsError};
 use crate::policy::Authority;
 use crate::process;
+use crate::token::ControlKey;
 
 /// What the variables of a guardian's environment are taken from; everything else stays outside.
 const ENVIRONMENT: [&str; 6] =
@@ -78,6 +80,14 @@ pub enum ClientError {
         /// Its process, where that can be seen.
         pid: Option<i32>,
     },
+    /// The key to it is none.
+    #[error("the control key in `{}` is damaged", path.display())]
+    DamagedKey {
+        /// The file.
+        path: PathBuf,
+        /// Its process, where that can be seen.
+        pid: Option<i32>,
+    },
     /// It speaks another language.
     #[error("the running guardian is version {version} with control interface {api}; this is {}, {API_VERSION}", env!("CARGO_PKG_VERSION"))]
     OtherVersion {
@@ -122,7 +132,7 @@ fn io_error(action: &'static str) -> impl FnOnce(io::Error) -> ClientError {
 pub struct Guardian {
     socket: PathBuf,
     lock: PathBuf,
-    key: String,
+    key: Arc<ControlKey>,
     version: Version,
 }
 
@@ -170,12 +180,14 @@ impl Guardian {
     /// # Errors
     /// [`ClientError::NotRunning`] when there is none.
     pub async fn connect_any(paths: &Paths) -> Result<Self, ClientError> {
-        let key = match fs::read_to_string(paths.control_key()) {
+        let (path, lock) = (paths.control_key(), paths.guardian_lock());
+        let key = match fs::read_to_string(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(ClientError::NotRunning),
-            other => other.map_err(io_error("read the control key"))?,
+            other => ControlKey::parse(other.map_err(io_error("read the control key"))?.trim_end()),
         };
-        let version = Version::default();
-        let mut guardian = Self { socket: paths.control_socket(), lock: paths.guardian_lock(), key, version };
+        let key = key.map_err(|_| ClientError::DamagedKey { path, pid: holder::process(&lock) })?;
+        let (socket, version) = (paths.control_socket(), Version::default());
+        let mut guardian = Self { socket, lock, key: Arc::new(key), version };
         guardian.version = guardian.ask(Method::GET, "/version", Vec::new()).await?;
         Ok(guardian)
     }
@@ -391,7 +403,7 @@ impl Guardian {
             .method(method)
             .uri(path)
             .header(HOST, "guardian")
-            .header(AUTHORIZATION, format!("Bearer {}", self.key))
+            .header(AUTHORIZATION, format!("Bearer {}", self.key.expose()))
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(body)))
             .expect("the parts are constants, a checked name and a key of hexadecimal digits");
@@ -486,5 +498,28 @@ mod tests {
         assert!(parts("0.1.0") < parts("0.1.1"));
         assert_eq!(parts("1.2.3-rc"), [1, 2, 3]);
         assert_eq!(parts("nonsense"), [] as [u64; 0]);
+    }
+
+    #[tokio::test]
+    async fn a16_a_key_is_neither_shown_nor_sent_unless_it_is_one() {
+        let home = tempfile::tempdir().unwrap();
+        let variable = std::ffi::OsString::from(home.path());
+        let paths = Paths::from_environment(|name| (name == "HOME").then(|| variable.clone())).unwrap();
+        fs::create_dir_all(paths.runtime_dir()).unwrap();
+        for damaged in ["", "abc", "07\n07", &"g".repeat(64)] {
+            fs::write(paths.control_key(), damaged).unwrap();
+            let error = Guardian::connect_any(&paths).await.unwrap_err();
+            assert!(matches!(error, ClientError::DamagedKey { .. }), "{damaged:?}: {error}");
+        }
+        let key = "07".repeat(32);
+        fs::write(paths.control_key(), format!("{key}\n")).unwrap();
+        assert!(matches!(Guardian::connect_any(&paths).await, Err(ClientError::NotRunning)));
+        let guardian = Guardian {
+            socket: paths.control_socket(),
+            lock: paths.guardian_lock(),
+            key: Arc::new(ControlKey::parse(&key).unwrap()),
+            version: Version::default(),
+        };
+        assert!(!format!("{guardian:?}").contains("0707"));
     }
 }

@@ -28,6 +28,8 @@ use crate::name::CloisterName;
 use crate::paths::Lock;
 use crate::policy::Authority;
 use crate::process::Identity;
+/// The other side has only the text.
+pub(super) use crate::text::with_causes as chain;
 use crate::token::ControlKey;
 use api::{API_VERSION, Failure, Registration, Stop, StopReceipt, Version};
 
@@ -195,12 +197,6 @@ impl IntoResponse for Refusal {
             Self::Failed(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &chain(&error)),
         }
     }
-}
-
-/// The message with all its causes: the other side has only the text.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 async fn version(State(control): State<Arc<Control>>) -> Json<Version> {

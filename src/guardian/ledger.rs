@@ -26,7 +26,8 @@ pub(super) struct Ledger {
     file: PathBuf,
     open: Box<Open>,
     state: RwLock<State>,
-    /// How many logs were opened one after the other, and the last of them that could not be closed in order.
+    /// How many logs were opened one after the other, and which of them could not be closed in order: at most so many
+    /// of the first.
     opened: AtomicU64,
     broken: AtomicU64,
     /// Whether the log changes hands; those who wait are told when it has.
@@ -70,11 +71,9 @@ impl Ledger {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         match &*state {
             State::Own(log) if ticket.log == self.opened.load(Ordering::SeqCst) => log.settle(ticket.record),
-            // A log that was closed in order has written all that was entered.
-            _ if ticket.log != 0 && ticket.log == self.broken.load(Ordering::SeqCst) => {
-                Err(self.failed(std::io::ErrorKind::NotConnected.into()))
-            }
-            _ => Ok(()),
+            // Without a log's number it was appended, and a log that was closed in order has written all.
+            _ if ticket.log == 0 || ticket.log > self.broken.load(Ordering::SeqCst) => Ok(()),
+            _ => Err(self.failed(std::io::ErrorKind::NotConnected.into())),
         }
     }
 
@@ -217,4 +216,58 @@ fn blocking<T>(wait: impl FnOnce() -> T) -> T {
 /// Tells whether somebody waits until a record is written: for the end of a tunnel nobody does.
 pub(super) fn is_awaited(event: Event) -> bool {
     event != Event::ProxyClose
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::fs::{self, OpenOptions};
+    use std::io::Write;
+
+    use super::*;
+    use crate::audit::{Storage, verify};
+
+    /// A ledger in a home of its own.
+    fn ledger(home: &std::path::Path) -> Ledger {
+        let home = OsString::from(home);
+        let paths = Paths::from_environment(|name| (name == "HOME").then(|| home.clone())).unwrap();
+        let directory = paths.audit_dir();
+        fs::create_dir_all(&directory).unwrap();
+        let storage = Storage { per_cloister: true, max_bytes: 1 << 20, max_files: 4 };
+        Ledger::open(&paths, move || AuditLog::open(&directory, storage)).unwrap()
+    }
+
+    fn enter(ledger: &Ledger) -> Ticket {
+        ledger.enter(Record::new(Event::ProxyAllow)).unwrap()
+    }
+
+    #[test]
+    fn a7_what_was_entered_is_settled_when_the_log_was_closed_in_order() {
+        let home = tempfile::tempdir().unwrap();
+        let ledger = ledger(home.path());
+        let ticket = enter(&ledger);
+        let head = ledger.close().unwrap();
+        ledger.settle(ticket).unwrap();
+        assert_eq!(verify(&ledger.file, Some(head)).unwrap().records, 1);
+        ledger.take_back();
+        ledger.settle(ticket).unwrap();
+        ledger.settle(enter(&ledger)).unwrap();
+        assert_eq!(verify(&ledger.file, Some(ledger.head().unwrap())).unwrap().records, 2);
+    }
+
+    #[test]
+    fn a7_what_was_entered_is_not_settled_when_a_log_could_not_be_closed() {
+        let home = tempfile::tempdir().unwrap();
+        let ledger = ledger(home.path());
+        let mut lost = Vec::new();
+        for _ in 0..2 {
+            lost.push(enter(&ledger));
+            OpenOptions::new().append(true).open(&ledger.file).unwrap().write_all(b"x\n").unwrap();
+            assert!(matches!(ledger.close(), Err(AuditError::Changed { .. })));
+            assert!(lost.iter().all(|ticket| ledger.settle(*ticket).is_err()));
+            ledger.take_back();
+            assert!(lost.iter().all(|ticket| ledger.settle(*ticket).is_err()));
+        }
+        ledger.settle(enter(&ledger)).unwrap();
+    }
 }

@@ -33,8 +33,8 @@ pub trait Journal: Send + Sync + 'static {
     /// Makes sure that what was entered is written.
     ///
     /// # Errors
-    /// As for [`write`](Self::write).
-    fn settle(&self, _event: &Event<'_>, _ticket: Ticket) -> Result<(), JournalError> {
+    /// As for [`write`](Self::write); the event stays entered, and its end has to be written.
+    fn settle(&self, _ticket: Ticket) -> Result<(), JournalError> {
         Ok(())
     }
 
@@ -266,7 +266,7 @@ impl OpenRecord {
             reason: Some(Reason::ClientReset),
         };
         others_first().await;
-        let settled = record.journal.settle(&event, ticket);
+        let settled = record.journal.settle(ticket);
         // What a panic leaves behind.
         record.reason = Some(if settled.is_ok() { Reason::Aborted } else { Reason::PolicyUnavailable });
         settled.map(|()| record)

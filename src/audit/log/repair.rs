@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
 use std::path::Path;
 
-use super::{CloisterChain, MAX_AHEAD_BYTES, State, own_chain};
+use super::{MAX_AHEAD_BYTES, State, own_chain};
 use crate::audit::chain::{ChainFiles, MAX_PENDING_BYTES};
 use crate::audit::entry::{Link, shared_parts};
 use crate::audit::{AuditError, unified_file};
@@ -49,15 +49,13 @@ impl State {
     fn repair_one(&mut self, line: &[u8]) -> Result<(), AuditError> {
         let Some(record) = line.strip_suffix(b"\n").and_then(Link::parse) else { return Ok(()) };
         let Some(name) = record.cloister.filter(|_| record.own_file != Some(false)) else { return Ok(()) };
-        let is_known = self.cloisters.contains_key(&name);
-        let CloisterChain { chain, is_over } =
-            own_chain(&mut self.cloisters, &self.dir, self.storage, &name)?;
-        *is_over = *is_over || !is_known;
+        let chain = &mut own_chain(&mut self.cloisters, &self.dir, self.storage, &name)?.chain;
         // A file of a version that did not name the unified file's records is left as it is.
         if let Some((time, shared)) = shared_parts(line)
             && chain.unified().is_some_and(|last| last < record.seq)
         {
-            chain.append_own(shared, time, record.seq)?;
+            chain.make_room(shared)?;
+            chain.take_own(shared, time, record.seq);
         }
         Ok(())
     }

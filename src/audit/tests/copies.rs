@@ -108,6 +108,33 @@ fn hundreds_of_cloisters_are_compared() {
 }
 
 #[test]
+fn a_tunnel_that_ends_after_its_sandbox_keeps_no_file_open() {
+    let place = Place::new();
+    let log = place.open();
+    let open = || {
+        let files = fs::read_dir("/proc/self/fd").unwrap().flatten();
+        let files = files.filter_map(|file| fs::read_link(file.path()).ok());
+        files.filter(|file| file.starts_with(place.dir().join("cloisters"))).count()
+    };
+    let record = |event, name: &str| Record::new(event).cloister(&cloister(name));
+    for name in ["one", "two"] {
+        log.append(record(Event::SandboxStart, name)).unwrap();
+        log.append(record(Event::SandboxStop, name)).unwrap();
+        log.append(record(Event::ProxyClose, name)).unwrap();
+    }
+    log.append(record(Event::SandboxStart, "three")).unwrap();
+    // What was written is closed after the next sync.
+    (0..2).for_each(|_| log.sync().unwrap());
+    assert_eq!(open(), 1);
+    log.append(record(Event::ProxyClose, "one")).unwrap();
+    log.append(record(Event::ProxyClose, "three")).unwrap();
+    (0..2).for_each(|_| log.sync().unwrap());
+    assert_eq!(open(), 1);
+    drop(log);
+    assert!(verify_all(&place.dir(), None).unwrap().iter().all(|report| report.outcome.is_ok()));
+}
+
+#[test]
 fn a_flood_is_one_record_and_a_summary_at_the_end() {
     let place = Place::new();
     let log = place.open();

@@ -176,11 +176,36 @@ fn a_name_that_is_taken_stops_the_log_and_nothing_is_replaced() {
     fs::write(&taken, "mine").unwrap();
     let error = (0..100).find_map(|_| log.append(allowed("demo")).err()).unwrap();
     assert!(matches!(error, AuditError::Open { .. }), "{error}");
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.ends_with("move it away"), "{cause}");
     assert_eq!(fs::read(&taken).unwrap(), b"mine");
     fs::remove_file(&taken).unwrap();
     fill(&log, 10);
     drop(log);
     let _ = check_good(&place);
+}
+
+#[test]
+fn a_copy_that_can_not_go_on_in_a_next_file_is_not_lost() {
+    let place = Place::new();
+    let log = open(&place, Storage { max_files: 100, ..SMALL });
+    fill(&log, 1);
+    let taken = place.dir().join("cloisters/demo@000000000001.jsonl");
+    fs::write(&taken, "mine").unwrap();
+    let error = (0..100).find_map(|_| log.append(allowed("demo")).err()).unwrap();
+    assert!(matches!(error, AuditError::Open { .. }), "{error}");
+    let head = log.head().unwrap();
+    assert!(log.enter(allowed("demo")).is_err());
+    assert_eq!(log.head().unwrap(), head, "what was refused is in none of the files");
+    let closed = || Record::new(Event::ProxyClose).cloister(&cloister("demo")).bytes(1, 1);
+    (0..10).for_each(|_| log.append(closed()).unwrap());
+    fs::remove_file(&taken).unwrap();
+    fill(&log, 10);
+    drop(log);
+    let _ = check_good(&place);
+    let ends = Filter { events: vec![Event::ProxyClose], ..Filter::default() };
+    let own = cloister_file(&place.dir(), &cloister("demo"));
+    assert_eq!(Reader::open(&own, ends).unwrap().count(), 10);
 }
 
 /// The process is killed while it writes: whatever it was doing, the next one goes on.

@@ -139,3 +139,42 @@ fn a_file_that_can_not_be_read_is_no_silent_end_of_the_comparison() {
     assert!(matches!(outcome(&place, &own(&place)), Err(VerifyError::Read { .. })));
     assert!(outcome(&place, &place.unified()).is_ok());
 }
+
+#[test]
+fn while_a_guardian_writes_a_line_on_its_way_is_no_torn_one() {
+    let place = Place::new();
+    let log = place.open();
+    fill(&log, 3);
+    OpenOptions::new().append(true).open(place.unified()).unwrap().write_all(b"{\"seq\":4,").unwrap();
+    assert_eq!(verify(&place.unified(), None).unwrap().head.seq, 3);
+    drop(log);
+    assert!(matches!(
+        verify(&place.unified(), None),
+        Err(VerifyError::BadLine { problem: Problem::Torn, .. })
+    ));
+}
+
+#[test]
+fn a_copy_that_a_slow_disk_keeps_back_is_waited_for() {
+    let place = Place::new();
+    fill(&place.open(), 2);
+    let own = cloister_file(&place.dir(), &cloister("demo"));
+    let whole = fs::read(&own).unwrap();
+    let first = whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    fs::write(&own, &whole[..first]).unwrap();
+    let missing = |reports: Vec<FileReport>| reports.iter().any(|report| report.outcome.is_err());
+    assert!(missing(verify_all(&place.dir(), None).unwrap()));
+    // As the lock of a guardian that writes.
+    let lock = fs::File::open(place.dir().join("audit.lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    thread::scope(|scope| {
+        let late = scope.spawn(|| {
+            thread::sleep(Duration::from_millis(1200));
+            fs::write(&own, &whole).unwrap();
+        });
+        assert!(!missing(verify_all(&place.dir(), None).unwrap()));
+        late.join().unwrap();
+    });
+    fs::write(&own, &whole[..first]).unwrap();
+    assert!(missing(verify_all(&place.dir(), None).unwrap()), "what is really missing is told");
+}

@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use super::super::error::CommandError;
-use super::super::output::{human_duration, line, table};
+use super::super::output::{human_duration, in_columns, line};
 use super::count;
 use crate::guardian::client::{CloisterStatus, LastDenial, Status};
 use crate::text::Quoted;
 
 /// How many digits of a hash are shown: the whole head is for `cloister audit head`.
 const SHOWN_DIGITS: usize = 12;
+/// How many columns the other cells leave for a name.
+const NAME_COLUMNS: usize = 19;
 
 pub(super) fn show(status: &Status) -> Result<(), CommandError> {
     let uptime = human_duration(Duration::from_secs(status.uptime_s));
@@ -32,7 +34,7 @@ pub(super) fn show(status: &Status) -> Result<(), CommandError> {
         return line("cloisters  none");
     }
     line("")?;
-    show_cloisters(status)?;
+    cloisters(status).iter().try_for_each(|text| line(text))?;
     let unguarded = status.cloisters.iter().filter_map(|one| Some((one, one.unguarded.as_ref()?)));
     let unguarded: Vec<_> = unguarded.map(|(one, why)| format!("  {}: {why}", one.cloister)).collect();
     if !unguarded.is_empty() {
@@ -99,13 +101,12 @@ fn servers(status: &Status) -> String {
     if status.name_servers.is_empty() { "nowhere".to_owned() } else { status.name_servers.join(", ") }
 }
 
-fn show_cloisters(status: &Status) -> Result<(), CommandError> {
-    let mut rows: Vec<[String; 9]> = status.cloisters.iter().map(row).collect();
+fn cloisters(status: &Status) -> Vec<String> {
+    let mut rows: Vec<[String; 8]> = status.cloisters.iter().flat_map(rows).collect();
     if let [_, _, ..] = status.cloisters.as_slice() {
         let totals = &status.totals;
         rows.push([
             "(all)".to_owned(),
-            String::new(),
             String::new(),
             totals.tunnels.to_string(),
             totals.allowed.to_string(),
@@ -115,15 +116,24 @@ fn show_cloisters(status: &Status) -> Result<(), CommandError> {
             bytes(totals.bytes_down),
         ]);
     }
-    let header = ["NAME", "PROJECT", "NETWORK", "OPEN", "ALLOWED", "DENIED", "LIMITED", "UP", "DOWN"];
-    table(header, &rows)
+    in_columns(["NAME", "NETWORK", "OPEN", "ALLOWED", "DENIED", "LIMITED", "UP", "DOWN"], &rows)
 }
 
-fn row(one: &CloisterStatus) -> [String; 9] {
+/// One row, or two for a long name: it stands alone then, whole, so that it can be copied.
+fn rows(one: &CloisterStatus) -> Vec<[String; 8]> {
+    let mut row = row(one);
+    if row[0].chars().count() <= NAME_COLUMNS {
+        return vec![row];
+    }
+    let mut alone = <[String; 8]>::default();
+    alone[0] = std::mem::take(&mut row[0]);
+    vec![alone, row]
+}
+
+fn row(one: &CloisterStatus) -> [String; 8] {
     let stale = if one.is_stale { "*" } else { "" };
     [
         format!("{}{stale}", one.cloister),
-        one.project.to_string(),
         one.network.as_str().to_owned(),
         one.tunnels.to_string(),
         one.allowed.to_string(),
@@ -162,6 +172,46 @@ fn bytes(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guardian::client::{ProcessStatus, Reloads, Totals};
+
+    /// A status with cloisters of these names, whose settings are broken.
+    fn status(names: &[&str]) -> Status {
+        let cloisters = names.iter().map(|name| {
+            serde_json::from_value(serde_json::json!({
+                "cloister": name, "project": name, "network": "guarded", "way_out": "direct", "is_stale": true,
+                "tunnels": 1234, "max_tunnels": 512, "connections": 3, "max_connections": 1024,
+                "allowed": 9_999_999, "denied": 999_999, "rate_limited": 999_990, "too_many": 9,
+                "bytes_up": (1 << 30) - 1, "bytes_down": (1 << 20) - 1, "last_denial": null, "unguarded": null,
+            }))
+        });
+        Status {
+            pid: 1,
+            version: String::new(),
+            api: 1,
+            uptime_s: 1,
+            audit_head: String::new(),
+            audit_problem: None,
+            audit_unsynced: 0,
+            draining: 0,
+            settings_problems: Vec::new(),
+            reloads: Reloads { good: 0, bad: 0, changed: None },
+            name_servers: Vec::new(),
+            process: ProcessStatus { descriptors: 0, max_descriptors: None, resident_bytes: 0 },
+            totals: Totals::default(),
+            cloisters: cloisters.map(Result::unwrap).collect(),
+        }
+    }
+
+    #[test]
+    fn cloisters_have_a_place_in_eighty_columns() {
+        let (usual, long) = ("a".repeat(18), "b".repeat(63));
+        insta::assert_snapshot!(cloisters(&status(&[&usual, &long])).join("\n"));
+        let long_alone = cloisters(&status(&[&long]));
+        assert_eq!(long_alone[1], format!("{long}*"));
+        for line in cloisters(&status(&[&usual, "demo", &long])).iter().chain(&long_alone) {
+            assert!(line.len() <= 80, "{}: {line}", line.len());
+        }
+    }
 
     #[test]
     fn sizes_are_short() {

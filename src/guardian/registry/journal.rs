@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::counters::{Counters, Latencies};
 use crate::audit::{AuditError, Event, Noted, Record, Repeatable};
-use crate::guardian::control::chain;
 use crate::guardian::ledger::Ledger;
 use crate::name::{BranchName, ProjectName};
 use crate::policy::Rule;
 use crate::proxy;
+use crate::text::with_causes;
 
 /// What keeps the log from being written at present, for all sandboxes together.
 #[derive(Debug, Default)]
@@ -29,7 +29,7 @@ impl Trouble {
             return;
         }
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        *current = error.map(|error| chain(error));
+        *current = error.map(|error| with_causes(error));
         self.is_there.store(error.is_some(), Ordering::Relaxed);
     }
 
@@ -87,15 +87,8 @@ fn ruled(record: Record, rule: Option<&Rule>) -> Record {
 }
 
 impl SandboxJournal {
-    /// Notes how writing went; what could not be recorded did not pass.
-    fn conclude(
-        &self,
-        event: &proxy::Event<'_>,
-        written: Result<Noted, AuditError>,
-    ) -> Result<(), proxy::JournalError> {
-        if written.is_ok() || !matches!(event.kind, proxy::EventKind::Allowed { .. }) {
-            self.counters.count(event);
-        }
+    /// Notes how writing went.
+    fn conclude(&self, written: Result<Noted, AuditError>) -> Result<(), proxy::JournalError> {
         match written {
             Ok(Noted::Written) => {
                 self.trouble.note(None);
@@ -130,15 +123,22 @@ impl proxy::Journal for SandboxJournal {
                 self.log.append(self.record(event)).map(|()| Noted::Written)
             }
         };
-        self.conclude(event, written)
+        // What could not be recorded did not pass.
+        if written.is_ok() || !matches!(event.kind, proxy::EventKind::Allowed { .. }) {
+            self.counters.count(event);
+        }
+        self.conclude(written)
     }
 
     fn enter(&self, event: &proxy::Event<'_>) -> Result<proxy::Ticket, proxy::JournalError> {
-        self.log.enter(self.record(event)).map_err(|error| self.fail(error))
+        let ticket = self.log.enter(self.record(event)).map_err(|error| self.fail(error))?;
+        // From here on the log tells of it, and so does its end, also when that comes before it is written.
+        self.counters.count(event);
+        Ok(ticket)
     }
 
-    fn settle(&self, event: &proxy::Event<'_>, ticket: proxy::Ticket) -> Result<(), proxy::JournalError> {
-        self.conclude(event, self.log.settle(ticket).map(|()| Noted::Written))
+    fn settle(&self, ticket: proxy::Ticket) -> Result<(), proxy::JournalError> {
+        self.conclude(self.log.settle(ticket).map(|()| Noted::Written))
     }
 
     fn measure(&self, sample: proxy::Sample) {

@@ -2,7 +2,8 @@
 //!
 //! Labels are names of cloisters, and words of this program: nothing that a sandbox chooses. A cloister that is
 //! revoked is gone from the next answer. To read it: `cloister guardian status --metrics`, or, in the runtime
-//! directory, `curl --unix-socket control.sock -H "Authorization: Bearer $(cat control.key)" http://guardian/metrics`.
+//! directory, with the key in no argument list (invariant 8):
+//! `printf 'Authorization: Bearer %s' "$(cat control.key)" | curl --unix-socket control.sock -H @- http://guardian/metrics`.
 
 use std::fmt;
 use std::sync::atomic::Ordering;

@@ -16,7 +16,7 @@ use crate::guardian::judgement::Judgement;
 use crate::name::CloisterName;
 use crate::policy::Authority;
 use crate::proxy::{Limits, Policies as _};
-use crate::text::Untrusted;
+use crate::text::{Untrusted, with_causes};
 
 /// Refusals of what came too fast.
 const TOO_FAST: [&str; 1] = ["rate_limited"];
@@ -27,7 +27,7 @@ impl Registry {
     pub(in crate::guardian) fn status(&self) -> Status {
         let (audit_head, sync_problem) = match self.log.sync().and_then(|()| self.log.head()) {
             Ok(head) => (head.to_string(), None),
-            Err(error) => (String::new(), Some(error.to_string())),
+            Err(error) => (String::new(), Some(with_causes(&error))),
         };
         let (broken, reloads) = self.settings();
         let cloisters: Vec<_> =

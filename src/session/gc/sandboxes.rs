@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use super::{Collector, GcProblem, Kind, Mode, entries, told};
+use super::{Collector, GcProblem, Kind, Mode, entries};
 use crate::guardian::client;
 use crate::name::{CloisterId, CloisterName};
 use crate::paths::{self, Lock};
 use crate::sandbox::Receipt;
 use crate::session::stop;
+use crate::text::with_causes;
 
 impl Collector<'_> {
     /// Clears away sandboxes that have ended, the way `stop` does.
@@ -27,7 +28,7 @@ impl Collector<'_> {
                 Ok(None) => {}
                 Err(error) => {
                     self.is_certain = false;
-                    self.keep(Kind::Receipt, &file, told(&error));
+                    self.keep(Kind::Receipt, &file, with_causes(&error));
                 }
             }
         }
@@ -52,7 +53,7 @@ impl Collector<'_> {
                 }
                 Err(error) => {
                     self.is_certain = false;
-                    self.keep(Kind::Token, &file, told(&error));
+                    self.keep(Kind::Token, &file, with_causes(&error));
                 }
             }
         }

@@ -124,6 +124,41 @@ fn a17_a_removed_file_of_a_cloister_is_named() {
 }
 
 #[test]
+fn a17_a_removed_log_is_missed_by_the_noted_head() {
+    let host = Host::new(User::Same);
+    let none = host.run(&["audit", "head"]);
+    assert_eq!((none.code, none.stdout.as_str()), (1, ""), "a script notes no empty head: {none:?}");
+    host.ok(&["guardian", "start"]);
+    host.ok(&["guardian", "stop"]);
+    let head = host.ok(&["audit", "head"]);
+    let head = head.trim_end();
+    host.ok(&["audit", "verify", "--expect", head]);
+    fs::remove_dir_all(audit_dir(&host)).unwrap();
+    for silent in [&[][..], &["--silent"]] {
+        let missed = host.run(&[silent, &["audit", "verify", "--expect", head]].concat());
+        assert_eq!(missed.code, 1, "{missed:?}");
+        assert!(missed.stderr.contains("it ends at record 0, but record 2 was there"), "{missed:?}");
+    }
+    assert_eq!(host.run(&["audit", "verify"]).code, 0);
+}
+
+#[test]
+fn a_guardian_is_not_stopped_unasked_under_a_sandbox_whose_receipt_is_damaged() {
+    let Some(host) = Host::with_bubblewrap() else { return };
+    host.ok(&["start", "-d"]);
+    let receipt = host.path("home/.local/state/cloister/receipts/demo.json");
+    let good = fs::read(&receipt).unwrap();
+    fs::write(&receipt, "{").unwrap();
+    let refused = host.run(&["guardian", "stop"]);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.stderr.contains("demo.json") && refused.stderr.contains("--yes"), "{refused:?}");
+    host.ok(&["guardian", "status"]);
+    fs::write(&receipt, good).unwrap();
+    host.ok(&["stop"]);
+    host.ok(&["guardian", "stop"]);
+}
+
+#[test]
 fn a17_a_guardian_killed_while_it_writes_leaves_a_good_log() {
     let Some(host) = Host::with_bubblewrap() else { return };
     let origin = with_page(&host);
