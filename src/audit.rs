@@ -55,6 +55,11 @@ const UNIFIED_FILE: &str = "audit.jsonl";
 /// Names the folder of the cloisters' own files in the audit directory.
 const CLOISTERS_FOLDER: &str = "cloisters";
 
+/// Returns the path of the lock that who writes the log in `dir` holds.
+pub fn lock_file(dir: &Path) -> PathBuf {
+    dir.join(log::LOCK_FILE)
+}
+
 /// Returns the path of the unified file in the audit directory `dir`.
 pub fn unified_file(dir: &Path) -> PathBuf {
     dir.join(UNIFIED_FILE)

@@ -25,7 +25,7 @@ mod keeper;
 mod repair;
 
 /// Names the file whose lock the one writer holds.
-const LOCK_FILE: &str = "audit.lock";
+pub(super) const LOCK_FILE: &str = "audit.lock";
 /// Bounds how much of the unified file may be ahead of the cloisters' own files.
 const MAX_AHEAD_BYTES: usize = 512 * 1024;
 

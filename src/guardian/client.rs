@@ -73,7 +73,11 @@ pub enum ClientError {
         patience: Duration,
     },
     /// It can't be asked, and still is one.
-    #[error("a guardian{} holds the lock, but can't be reached: its socket or key is gone", process_text(*pid))]
+    #[error(
+        "a guardian{} holds the lock, but can't be reached: its socket or key is gone, or it has another \
+         `XDG_RUNTIME_DIR`",
+        process_text(*pid)
+    )]
     Unreachable {
         /// Its process, where that can be seen.
         pid: Option<i32>,
@@ -121,7 +125,7 @@ fn io_error(action: &'static str) -> impl FnOnce(io::Error) -> ClientError {
 #[derive(Debug, Clone)]
 pub struct Guardian {
     socket: PathBuf,
-    lock: PathBuf,
+    locks: [PathBuf; 2],
     key: String,
     version: Version,
 }
@@ -175,7 +179,7 @@ impl Guardian {
             other => other.map_err(io_error("read the control key"))?,
         };
         let version = Version::default();
-        let mut guardian = Self { socket: paths.control_socket(), lock: paths.guardian_lock(), key, version };
+        let mut guardian = Self { socket: paths.control_socket(), locks: holder::locks(paths), key, version };
         guardian.version = guardian.ask(Method::GET, "/version", Vec::new()).await?;
         Ok(guardian)
     }
@@ -209,8 +213,15 @@ impl Guardian {
             return Ok(fitting);
         }
         match Self::find(paths).await.transpose()? {
-            None => spawn(paths, &["guardian", "run"]).map_err(ClientError::DoesNotStart)?,
-            Some(_) => spawn(paths, &SUCCESSOR).map_err(ClientError::NotReplaced)?,
+            None => spawn_only(paths)?,
+            Some(found) => match spawn(paths, &SUCCESSOR) {
+                // It goes on, and understands what it is asked.
+                Err(said) if found.version.api == API_VERSION => {
+                    tracing::warn!(said, "the older guardian can't be replaced");
+                    return Ok(found);
+                }
+                spawned => spawned.map_err(ClientError::NotReplaced)?,
+            },
         }
         Self::connect(paths).await
     }
@@ -220,7 +231,7 @@ impl Guardian {
         let _lock = Lock::acquire(&paths.guardian_start_lock())?;
         let found = Self::find(paths).await.transpose()?;
         match &found {
-            None => spawn(paths, &["guardian", "run"]).map_err(ClientError::DoesNotStart)?,
+            None => spawn_only(paths)?,
             Some(found) if Fit::of(&found.version) == Fit::Newer => {
                 let Version { version, api, .. } = found.version.clone();
                 return Err(ClientError::OtherVersion { version, api });
@@ -313,13 +324,17 @@ impl Guardian {
         let StopReceipt { audit_head } = parse(status, &body)?;
         let end = Instant::now() + END_PATIENCE;
         // Its lock is free as soon as its process has ended.
-        while Lock::try_acquire(&paths.guardian_lock())?.is_none() && Instant::now() < end {
+        while Lock::try_acquire(&paths.guardian_lock())?.is_none() {
+            if Instant::now() > end {
+                let pid = holder::process(&self.locks);
+                return Err(ClientError::Stalled { pid, patience: END_PATIENCE });
+            }
             sleep(LOOK).await;
         }
         Ok(audit_head)
     }
 
-    /// Asks, and asks again when another guardian has taken over meanwhile.
+    /// Asks, and understands the answer.
     async fn ask<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -350,7 +365,7 @@ impl Guardian {
         body: Vec<u8>,
     ) -> Result<(StatusCode, Bytes), ClientError> {
         let answered = timeout(patience, self.exchange_again(method, path, body)).await;
-        answered.unwrap_or_else(|_| Err(ClientError::Stalled { pid: holder::process(&self.lock), patience }))
+        answered.unwrap_or_else(|_| Err(ClientError::Stalled { pid: holder::process(&self.locks), patience }))
     }
 
     /// Asks, and asks again when another guardian has taken over meanwhile.
@@ -381,7 +396,7 @@ impl Guardian {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning,
             // So many wait already that the kernel lets no more of them.
             io::ErrorKind::WouldBlock => {
-                ClientError::Stalled { pid: holder::process(&self.lock), patience: Duration::ZERO }
+                ClientError::Stalled { pid: holder::process(&self.locks), patience: Duration::ZERO }
             }
             _ => io_error("connect to the control socket")(error),
         })?;
@@ -421,6 +436,14 @@ fn refusal(status: StatusCode, body: &[u8]) -> ClientError {
     }
 }
 
+/// Starts the only guardian, or says who is in its way.
+fn spawn_only(paths: &Paths) -> Result<(), ClientError> {
+    spawn(paths, &["guardian", "run"]).map_err(|said| match holder::process(&holder::locks(paths)) {
+        None => ClientError::DoesNotStart(said),
+        pid => ClientError::Unreachable { pid },
+    })
+}
+
 /// Starts a guardian and waits until it serves or has given up: then the error is what it said.
 fn spawn(paths: &Paths, arguments: &[&str]) -> Result<(), String> {
     start(paths, arguments).map_err(|error| super::control::chain(&error))?.map_or(Ok(()), Err)
@@ -453,7 +476,9 @@ fn start(paths: &Paths, arguments: &[&str]) -> Result<Option<String>, ClientErro
         let _ = file.seek(SeekFrom::Start(begin)).and_then(|_| file.take(8192).read_to_string(&mut text));
     }
     let text = text.trim().trim_start_matches("error: ").to_owned();
-    Ok(Some(if text.is_empty() { "it said nothing".to_owned() } else { text }))
+    let silent =
+        || format!("it ended without a word, or took longer than 10 s (see `{}`)", complaints.display());
+    Ok(Some(if text.is_empty() { silent() } else { text }))
 }
 
 fn says_ready(output: ChildStdout) -> bool {

@@ -12,6 +12,7 @@ use crate::config::{Config, UpstreamScheme};
 use crate::guardian::control::api::{
     API_VERSION, CloisterStatus, LastDenial, ProcessStatus, Reloads, SettingsProblem, Status, Totals,
 };
+use crate::guardian::control::chain;
 use crate::guardian::judgement::Judgement;
 use crate::name::CloisterName;
 use crate::policy::Authority;
@@ -27,7 +28,7 @@ impl Registry {
     pub(in crate::guardian) fn status(&self) -> Status {
         let (audit_head, sync_problem) = match self.log.sync().and_then(|()| self.log.head()) {
             Ok(head) => (head.to_string(), None),
-            Err(error) => (String::new(), Some(error.to_string())),
+            Err(error) => (String::new(), Some(chain(&error))),
         };
         let (broken, reloads) = self.settings();
         let cloisters: Vec<_> =
