@@ -18,8 +18,8 @@ use crate::sandbox::{Guard, Receipt, ReceiptError};
 /// stumble over what takes its place.
 const GRACE: Duration = Duration::from_millis(200);
 
-/// How long nothing is looked for when nothing is missing.
-const IDLE: Duration = Duration::from_hours(1);
+/// How often is looked what is missing that another thread has found, which takes a sandbox over.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Why nothing was put in the place of a guard.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +63,7 @@ impl Guards {
             }
         }
         let next = self.table().missing.values().min().copied();
-        next.map_or(IDLE, |next| next.saturating_duration_since(Instant::now()))
+        next.map_or(LOOK, |next| next.saturating_duration_since(Instant::now()))
     }
 
     /// Tells whether it is dealt with, for now or for good.
