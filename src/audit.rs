@@ -42,7 +42,7 @@ mod verify;
 pub use entry::Entry;
 pub use event::{Event, UnknownEvent};
 pub use head::{Head, InvalidHead, LineHash};
-pub use log::{AuditLog, Lag, Noted, Repeatable, Storage};
+pub use log::{AuditLog, Lag, Noted, Repeatable, Storage, lock_file};
 pub use read::{Filter, HostFilter, InvalidHostFilter, InvalidSince, ReadError, Reader, parse_since};
 pub use record::Record;
 pub use verify::{Difference, FileReport, Problem, Verified, VerifyError, verify, verify_all};

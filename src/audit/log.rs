@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 pub use flood::Repeatable;
+pub use lock::lock_file;
 pub(super) use lock::{has_lock, is_written};
 
 use super::chain::{Chain, Rotation, Unsynced, Urgency, make_private_directory};

@@ -9,7 +9,7 @@ use crate::config::ConfigError;
 use crate::files::FilesError;
 use crate::git::GitError;
 use crate::guardian::DaemonError;
-use crate::guardian::client::{API_VERSION, ClientError};
+use crate::guardian::client::{API_VERSION, ClientError, TokenError};
 use crate::init::ConnectError;
 use crate::paths::PathsError;
 use crate::project::{ProjectError, Refusal, SharesError};
@@ -357,7 +357,10 @@ fn client_hint(error: &ClientError) -> Option<String> {
         ClientError::Stalled { pid, .. } => Some(ending(*pid, "kill -9")),
         ClientError::Unreachable { pid } | ClientError::DamagedKey { pid, .. } => Some(ending(*pid, "kill")),
         // What it said ends with its own hint.
-        ClientError::NotReplaced(_) => None,
+        ClientError::NotReplaced(said) if said.contains("hint: ") => None,
+        ClientError::NotReplaced(_) => {
+            Some("run `cloister guardian stop --yes` (open connections end), then try again".into())
+        }
         ClientError::OtherVersion { api, .. } if *api < API_VERSION => {
             Some("run `cloister guardian start`, which replaces it".into())
         }
@@ -365,6 +368,8 @@ fn client_hint(error: &ClientError) -> Option<String> {
             let hint = "use the version that the guardian has, or run `cloister guardian stop --yes` (open connections end) and try again";
             Some(hint.into())
         }
+        // It says what to do.
+        ClientError::Refused(said) if said.contains("run `") => None,
         ClientError::Refused(_) | ClientError::Http(_) | ClientError::Answer(_) => {
             Some("see `cloister guardian status`".into())
         }
@@ -387,10 +392,14 @@ fn ending(pid: Option<i32>, kill: &str) -> String {
 fn daemon_hint(error: &DaemonError) -> Option<String> {
     match error {
         DaemonError::Running => Some("see `cloister guardian status`".into()),
-        DaemonError::Paths(error) => paths_hint(error),
+        DaemonError::Paths(error) | DaemonError::Token(TokenError::Paths(error)) => paths_hint(error),
         DaemonError::Io { source, .. } => io_hint(source),
         DaemonError::Take(_) => {
             Some("run `cloister guardian stop --yes` (open connections end), then try again".into())
+        }
+        DaemonError::Token(TokenError::Read { path, .. } | TokenError::Parse { path, .. }) => {
+            let name = path.file_stem().unwrap_or_default().display();
+            Some(format!("run `cloister stop {name}`: without its token it has no way out"))
         }
         DaemonError::Audit(error) => audit_hint(error),
         DaemonError::Restore(_) => {

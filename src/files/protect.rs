@@ -58,6 +58,8 @@ pub struct Protection {
     pub mounts: Vec<(PathBuf, bool)>,
     /// What has to be made first, parents first.
     pub placeholders: Vec<(PathBuf, Absent)>,
+    /// What is read-only, existing or not, and what takes its place once it does not exist.
+    pub sealed: Vec<(PathBuf, Absent)>,
 }
 
 /// Plans the protection of a project: the defaults, the user's `files.protect`, and further paths.
@@ -88,6 +90,7 @@ pub fn protect(root: &Path, wanted: &[String], further: Vec<Protected>) -> Resul
     Ok(Protection {
         mounts: plan.guards.into_iter().collect(),
         placeholders: plan.placeholders.into_iter().collect(),
+        sealed: sealed.into_iter().collect(),
     })
 }
 

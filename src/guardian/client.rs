@@ -75,7 +75,11 @@ pub enum ClientError {
         patience: Duration,
     },
     /// It can't be asked, and still is one.
-    #[error("a guardian{} holds the lock, but can't be reached: its socket or key is gone", process_text(*pid))]
+    #[error(
+        "a guardian{} holds the lock, but can't be reached: its socket or key is gone, or it has another \
+         `XDG_RUNTIME_DIR`",
+        process_text(*pid)
+    )]
     Unreachable {
         /// Its process, where that can be seen.
         pid: Option<i32>,
@@ -131,7 +135,7 @@ fn io_error(action: &'static str) -> impl FnOnce(io::Error) -> ClientError {
 #[derive(Debug, Clone)]
 pub struct Guardian {
     socket: PathBuf,
-    lock: PathBuf,
+    locks: [PathBuf; 2],
     key: Arc<ControlKey>,
     version: Version,
 }
@@ -180,14 +184,15 @@ impl Guardian {
     /// # Errors
     /// [`ClientError::NotRunning`] when there is none.
     pub async fn connect_any(paths: &Paths) -> Result<Self, ClientError> {
-        let (path, lock) = (paths.control_key(), paths.guardian_lock());
+        let path = paths.control_key();
         let key = match fs::read_to_string(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(ClientError::NotRunning),
             other => ControlKey::parse(other.map_err(io_error("read the control key"))?.trim_end()),
         };
-        let key = key.map_err(|_| ClientError::DamagedKey { path, pid: holder::process(&lock) })?;
+        let locks = holder::locks(paths);
+        let key = key.map_err(|_| ClientError::DamagedKey { path, pid: holder::process(&locks) })?;
         let (socket, version) = (paths.control_socket(), Version::default());
-        let mut guardian = Self { socket, lock, key: Arc::new(key), version };
+        let mut guardian = Self { socket, locks, key: Arc::new(key), version };
         guardian.version = guardian.ask(Method::GET, "/version", Vec::new()).await?;
         Ok(guardian)
     }
@@ -221,8 +226,15 @@ impl Guardian {
             return Ok(fitting);
         }
         match Self::find(paths).await.transpose()? {
-            None => spawn(paths, &["guardian", "run"]).map_err(ClientError::DoesNotStart)?,
-            Some(_) => spawn(paths, &SUCCESSOR).map_err(ClientError::NotReplaced)?,
+            None => spawn_only(paths)?,
+            Some(found) => match spawn(paths, &SUCCESSOR) {
+                // It goes on, and understands what it is asked.
+                Err(said) if found.version.api == API_VERSION => {
+                    tracing::warn!(said, "the older guardian can't be replaced");
+                    return Ok(found);
+                }
+                spawned => spawned.map_err(ClientError::NotReplaced)?,
+            },
         }
         Self::connect(paths).await
     }
@@ -232,7 +244,7 @@ impl Guardian {
         let _lock = Lock::acquire(&paths.guardian_start_lock())?;
         let found = Self::find(paths).await.transpose()?;
         match &found {
-            None => spawn(paths, &["guardian", "run"]).map_err(ClientError::DoesNotStart)?,
+            None => spawn_only(paths)?,
             Some(found) if Fit::of(&found.version) == Fit::Newer => {
                 let Version { version, api, .. } = found.version.clone();
                 return Err(ClientError::OtherVersion { version, api });
@@ -325,13 +337,17 @@ impl Guardian {
         let StopReceipt { audit_head } = parse(status, &body)?;
         let end = Instant::now() + END_PATIENCE;
         // Its lock is free as soon as its process has ended.
-        while Lock::try_acquire(&paths.guardian_lock())?.is_none() && Instant::now() < end {
+        while Lock::try_acquire(&paths.guardian_lock())?.is_none() {
+            if Instant::now() > end {
+                let pid = holder::process(&self.locks);
+                return Err(ClientError::Stalled { pid, patience: END_PATIENCE });
+            }
             sleep(LOOK).await;
         }
         Ok(audit_head)
     }
 
-    /// Asks, and asks again when another guardian has taken over meanwhile.
+    /// Asks, and understands the answer.
     async fn ask<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -362,7 +378,7 @@ impl Guardian {
         body: Vec<u8>,
     ) -> Result<(StatusCode, Bytes), ClientError> {
         let answered = timeout(patience, self.exchange_again(method, path, body)).await;
-        answered.unwrap_or_else(|_| Err(ClientError::Stalled { pid: holder::process(&self.lock), patience }))
+        answered.unwrap_or_else(|_| Err(ClientError::Stalled { pid: holder::process(&self.locks), patience }))
     }
 
     /// Asks, and asks again when another guardian has taken over meanwhile.
@@ -393,7 +409,7 @@ impl Guardian {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning,
             // So many wait already that the kernel lets no more of them.
             io::ErrorKind::WouldBlock => {
-                ClientError::Stalled { pid: holder::process(&self.lock), patience: Duration::ZERO }
+                ClientError::Stalled { pid: holder::process(&self.locks), patience: Duration::ZERO }
             }
             _ => io_error("connect to the control socket")(error),
         })?;
@@ -433,6 +449,14 @@ fn refusal(status: StatusCode, body: &[u8]) -> ClientError {
     }
 }
 
+/// Starts the only guardian, or says who is in its way.
+fn spawn_only(paths: &Paths) -> Result<(), ClientError> {
+    spawn(paths, &["guardian", "run"]).map_err(|said| match holder::process(&holder::locks(paths)) {
+        None => ClientError::DoesNotStart(said),
+        pid => ClientError::Unreachable { pid },
+    })
+}
+
 /// Starts a guardian and waits until it serves or has given up: then the error is what it said.
 fn spawn(paths: &Paths, arguments: &[&str]) -> Result<(), String> {
     start(paths, arguments).map_err(|error| super::control::chain(&error))?.map_or(Ok(()), Err)
@@ -465,7 +489,9 @@ fn start(paths: &Paths, arguments: &[&str]) -> Result<Option<String>, ClientErro
         let _ = file.seek(SeekFrom::Start(begin)).and_then(|_| file.take(8192).read_to_string(&mut text));
     }
     let text = text.trim().trim_start_matches("error: ").to_owned();
-    Ok(Some(if text.is_empty() { "it said nothing".to_owned() } else { text }))
+    let silent =
+        || format!("it ended without a word, or took longer than 10 s (see `{}`)", complaints.display());
+    Ok(Some(if text.is_empty() { silent() } else { text }))
 }
 
 fn says_ready(output: ChildStdout) -> bool {
@@ -516,7 +542,7 @@ mod tests {
         assert!(matches!(Guardian::connect_any(&paths).await, Err(ClientError::NotRunning)));
         let guardian = Guardian {
             socket: paths.control_socket(),
-            lock: paths.guardian_lock(),
+            locks: holder::locks(&paths),
             key: Arc::new(ControlKey::parse(&key).unwrap()),
             version: Version::default(),
         };

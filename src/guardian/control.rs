@@ -19,7 +19,7 @@ use axum::routing::{delete, get, post};
 use axum::{Extension, Json, Router};
 use tokio::net::UnixListener;
 use tokio::runtime::Handle;
-use tokio::sync::{RwLock, watch};
+use tokio::sync::{OwnedRwLockReadGuard, RwLock, watch};
 use tokio::time::timeout;
 
 use super::handover::{self, PROTOCOL};
@@ -85,7 +85,12 @@ impl Control {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    fn is_replaced(&self) -> bool {
+    /// Waits while the guardian is being replaced, and keeps it from being so.
+    pub(super) async fn turn(&self) -> OwnedRwLockReadGuard<()> {
+        Arc::clone(&self.changes).read_owned().await
+    }
+
+    pub(super) fn is_replaced(&self) -> bool {
         self.is_replaced.load(Ordering::SeqCst)
     }
 }
@@ -165,7 +170,7 @@ fn refuse(status: StatusCode, what: &str) -> Response {
 
 /// Has a request wait while the guardian is being replaced; afterwards it is the other's to answer.
 async fn wait_for_turn(State(control): State<Arc<Control>>, request: Request, next: Next) -> Response {
-    let _turn = control.changes.read().await;
+    let _turn = control.turn().await;
     if control.is_replaced() {
         return refuse(StatusCode::MISDIRECTED_REQUEST, "another guardian has taken over");
     }
@@ -182,6 +187,8 @@ enum Refusal {
     Request(String),
     /// It failed.
     Failed(RegistryError),
+    /// The guardian has stopped, and not in order.
+    Stopped(RegistryError),
 }
 
 impl From<RegistryError> for Refusal {
@@ -195,6 +202,14 @@ impl IntoResponse for Refusal {
         match self {
             Self::Request(what) => refuse(StatusCode::BAD_REQUEST, &what),
             Self::Failed(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &chain(&error)),
+            Self::Stopped(error) => {
+                let why = chain(&error);
+                let what = format!(
+                    "the guardian has stopped, but its last record is not written: {why}; mend that, then run \
+                     `cloister guardian start`"
+                );
+                refuse(StatusCode::INTERNAL_SERVER_ERROR, &what)
+            }
         }
     }
 }
@@ -263,7 +278,7 @@ async fn shutdown(State(control): State<Arc<Control>>, body: Bytes) -> Result<Re
     let closed = control.registry.close(Duration::from_millis(drain_ms)).await;
     // It ends also when its last record can't be written: nothing passes any more.
     control.shutdown.send_replace(true);
-    Ok(Json(StopReceipt { audit_head: closed? }).into_response())
+    Ok(Json(StopReceipt { audit_head: closed.map_err(Refusal::Stopped)? }).into_response())
 }
 
 /// Gives the connection to a new guardian that asks to take over.

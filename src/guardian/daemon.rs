@@ -1,10 +1,12 @@
 //! The guardian's process: from its lock to its last record.
 
+use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener as Bound;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::fs::Mode;
@@ -12,11 +14,12 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::control::{self, Control, Held};
 use super::handover::{Link, Offer, Sockets, TakeError, check_head};
 use super::ledger::Ledger;
+use super::registry::tokens::{self, TokenError};
 use super::registry::{Registry, RegistryError};
 use crate::audit::{AuditError, AuditLog, Event, Record, Storage};
 use crate::config::{Audit, Config, ConfigError};
@@ -28,6 +31,8 @@ use crate::token::ControlKey;
 const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(3);
 /// How often it looks whether it has.
 const LOOK: Duration = Duration::from_millis(5);
+/// How often it looks whether it can still be reached.
+const REACH: Duration = Duration::from_secs(1);
 
 /// How long a guardian that was replaced may carry its tunnels.
 const MAX_DRAIN: Duration = Duration::from_hours(24);
@@ -56,6 +61,9 @@ pub enum DaemonError {
     /// Without an audit log there is no traffic.
     #[error(transparent)]
     Audit(#[from] AuditError),
+    /// A token that an earlier guardian gave out can't be read.
+    #[error("cannot serve the running cloisters")]
+    Token(#[source] TokenError),
     /// The sandboxes of an earlier guardian could not be taken over.
     #[error("cannot serve the running cloisters: {0}")]
     Restore(String),
@@ -83,6 +91,7 @@ impl From<RegistryError> for DaemonError {
             RegistryError::Config(error) => Self::Config(error),
             RegistryError::Audit(error) => Self::Audit(error),
             RegistryError::Paths(error) => Self::Paths(error),
+            RegistryError::Token(error) => Self::Token(error),
             other => Self::Restore(control::chain(&other)),
         }
     }
@@ -206,7 +215,7 @@ async fn serve(paths: &Paths, begun: Begun, ready: impl FnOnce(&Path)) -> Result
     };
     registry.restore(sockets)?;
     let (listener, control) = open_control(paths, Arc::clone(&registry), lock, given)?;
-    tokio::spawn(obey_signals(Arc::clone(&control))?);
+    tokio::spawn(obey_signals(paths.clone(), Arc::clone(&control))?);
     if let Some(link) = link
         && let Some(predecessor) = link.complete(ledger)?
     {
@@ -218,7 +227,7 @@ async fn serve(paths: &Paths, begun: Begun, ready: impl FnOnce(&Path)) -> Result
     registry.follow_settings().map_err(io_error("follow the settings"))?;
     ready(&paths.control_socket());
     let served = control::serve(listener, Arc::clone(&control)).await;
-    if control.is_replaced.load(Ordering::SeqCst) {
+    if control.is_replaced() {
         carry_to_the_end(&registry).await;
         return Ok(());
     }
@@ -259,10 +268,7 @@ fn open_control(
 }
 
 fn make_key(paths: &Paths) -> Result<ControlKey, DaemonError> {
-    let mut bytes = [0; 32];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .map_err(|error| io_error("make a random key")(error.into()))?;
-    let key = ControlKey::from_bytes(bytes);
+    let key = ControlKey::from_bytes(tokens::random().map_err(io_error("make a random key"))?);
     paths::write_atomic(&paths.control_key(), key.expose().as_bytes())?;
     Ok(key)
 }
@@ -273,21 +279,49 @@ fn bind(path: &Path) -> Result<Bound, DaemonError> {
     Bound::bind(path).map_err(io_error("listen on the control socket"))
 }
 
-/// Stops in order on INT and TERM, reads the settings again on HUP.
-fn obey_signals(control: Arc<Control>) -> Result<impl Future<Output = ()>, DaemonError> {
+/// Waits until nobody can reach this guardian any more: a cleaner, or the end of the login, took its socket or its key.
+async fn cut_off(paths: &Paths) {
+    let look = || {
+        [paths.control_socket(), paths.control_key()].map(|path| {
+            let found = fs::symlink_metadata(path).ok()?;
+            Some((found.dev(), found.ino()))
+        })
+    };
+    let own = look();
+    while look() == own {
+        sleep(REACH).await;
+    }
+}
+
+/// Stops in order on INT and TERM, and when nobody can reach this guardian: the next one could not open the log. Reads
+/// the settings again on HUP.
+fn obey_signals(paths: Paths, control: Arc<Control>) -> Result<impl Future<Output = ()>, DaemonError> {
     let watch = |kind| signal(kind).map_err(io_error("watch for signals"));
     let (mut interrupt, mut terminate, mut hang_up) =
         (watch(SignalKind::interrupt())?, watch(SignalKind::terminate())?, watch(SignalKind::hangup())?);
     Ok(async move {
-        loop {
-            tokio::select! {
-                _ = interrupt.recv() => break,
-                _ = terminate.recv() => break,
-                _ = hang_up.recv() => if let Err(error) = control.registry.reload() {
-                    tracing::error!(error = &error as &dyn std::error::Error, "the old rules stay in force");
-                },
+        let mut cut_off = pin!(cut_off(&paths));
+        let _turn = loop {
+            let is_told = tokio::select! {
+                _ = interrupt.recv() => true,
+                _ = terminate.recv() => true,
+                () = &mut cut_off, if !control.is_replaced() => false,
+                _ = hang_up.recv() => {
+                    if let Err(error) = control.registry.reload() {
+                        tracing::error!(error = &error as &dyn std::error::Error, "the old rules stay in force");
+                    }
+                    continue;
+                }
+            };
+            // Like every request: who takes over in this moment keeps the socket and the log.
+            let turn = control.turn().await;
+            if !control.is_replaced() {
+                break turn;
             }
-        }
+            if is_told {
+                control.registry.end_all();
+            }
+        };
         if let Err(error) = control.registry.close(Duration::ZERO).await {
             tracing::error!(error = &error as &dyn std::error::Error, "the end is not recorded");
         }

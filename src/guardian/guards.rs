@@ -1,17 +1,20 @@
 //! Watching over what sandboxes must not write, and over what they must not make.
 //!
 //! The kernel tells of every entry that comes into the directories that are watched:
-//! - A guard that a program of the host replaced is covered again. What a sandbox itself does there can't concern a
-//!   guard that stands: a mount point can be neither renamed nor removed from inside. A guardian that takes a sandbox
-//!   over covers all of its guards, since nobody watched before.
+//! - A guard that a program of the host replaced is covered again, and where it removed one, something empty is put. What
+//!   a sandbox itself does there can't concern a guard that stands: a mount point can be neither renamed nor removed from
+//!   inside. A guardian that takes a sandbox over covers all of its guards, since nobody watched before.
 //! - An entry of `worktrees` that the host's git makes is sealed as soon as it and its worktree name each other.
 //! - A link in a git directory is removed. No git makes one there, and the host's would write through it; a sandbox
-//!   that goes on is ended. Sandboxes that share a git directory answer for it together: who made it can't be told.
+//!   that goes on is ended, and one that makes what can't be looked at. Sandboxes that share a git directory answer for
+//!   it together: who made it can't be told.
 //!
 //! Each of these is a race of milliseconds: what a sandbox does between the host's step and the answer is done, and a
 //! file that it opened in between stays open to it.
 
+mod ending;
 mod links;
+mod missing;
 mod table;
 mod unwatched;
 mod worktrees;
@@ -19,13 +22,13 @@ mod worktrees;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::mem::{MaybeUninit, take};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
@@ -33,26 +36,21 @@ use rustix::io::Errno;
 use crate::audit::Event;
 use crate::init::Adjustment;
 use crate::name::CloisterName;
+use crate::paths::Paths;
+use crate::process::wait_readable;
 use crate::sandbox::{Guard, Receipt};
 use table::{Place, Role, Sandbox, Table, Task, Verdict};
 pub(super) use unwatched::Unwatched;
-use unwatched::{is_exhaustion, is_gone};
 
 /// How much the kernel may tell at once, in bytes.
 const BUFFER_BYTES: usize = 16 * 1024;
 
 /// How many directories of logs are watched for one sandbox, and how deep they may nest.
-const MAX_LOGS: usize = 512;
+const MAX_LOGS: usize = 2048;
 const MAX_DEPTH: usize = 16;
 
 /// How many entries of worktrees are watched for one sandbox; the oldest gives way.
 const MAX_ENTRIES: usize = 256;
-
-/// How many links end a sandbox.
-const MAX_LINKS: usize = 16;
-
-/// How long the end of a sandbox is waited for.
-const END_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Receives what was done, or why it could not be.
 pub(super) type Report = dyn Fn(&CloisterName, Event, &str) + Send + Sync;
@@ -62,6 +60,7 @@ pub(super) struct Guards {
     inotify: OwnedFd,
     table: Mutex<Table>,
     report: Box<Report>,
+    paths: Paths,
 }
 
 /// What is to be done, and for which sandbox.
@@ -69,9 +68,9 @@ type Tasks = Vec<(CloisterName, Task)>;
 
 impl Guards {
     /// Begins to watch; `report` hears of everything that was done.
-    pub(super) fn new(report: Box<Report>) -> io::Result<Arc<Self>> {
-        let inotify = inotify::init(CreateFlags::CLOEXEC)?;
-        let guards = Arc::new(Self { inotify, table: Mutex::default(), report });
+    pub(super) fn new(paths: Paths, report: Box<Report>) -> io::Result<Arc<Self>> {
+        let inotify = inotify::init(CreateFlags::CLOEXEC).map_err(unwatched::without_instance)?;
+        let guards = Arc::new(Self { inotify, table: Mutex::default(), report, paths });
         std::thread::Builder::new().name("guards".to_owned()).spawn({
             let guards = Arc::clone(&guards);
             move || guards.run()
@@ -102,16 +101,15 @@ impl Guards {
             let mut table = self.table();
             match table.sandboxes.get_mut(cloister).filter(|known| known.first == *first) {
                 // A further try: what was counted stays.
-                Some(known) => known.exhausted = None,
+                Some(known) => known.unseen = Unwatched::default(),
                 None => drop(table.sandboxes.insert(cloister.clone(), Sandbox::of(first, receipt))),
             }
-            for Guard { host, inside, is_hidden } in &receipt.guards {
-                let (Some(directory), Some(name)) = (host.parent(), host.file_name()) else { continue };
-                let role =
-                    Role::Holds { name: name.to_owned(), inside: inside.clone(), is_hidden: *is_hidden };
+            for guard in &receipt.guards {
+                let Some(directory) = guard.host.parent() else { continue };
+                let role = Role::Holds(guard.clone());
                 let place = Place { cloister: cloister.clone(), path: directory.to_owned(), role };
                 if let Err(error) = self.watch(&mut table, place) {
-                    unwatched.add(host, &error);
+                    unwatched.add(&guard.host, &error);
                 }
             }
         }
@@ -121,11 +119,10 @@ impl Guards {
         });
         self.perform(git_dirs.collect());
         let mut table = self.table();
-        // It may have ended.
-        let Some(sandbox) = table.sandboxes.get_mut(cloister) else { return Ok(()) };
-        if let Some(failure) = sandbox.exhausted.take() {
-            unwatched.exhausted(failure);
-        }
+        let Some(sandbox) = table.sandboxes.get_mut(cloister) else {
+            return Err(format!("the sandbox `{cloister}`: it has ended").into());
+        };
+        unwatched.extend(take(&mut sandbox.unseen));
         sandbox.is_whole = !unwatched.is_open;
         unwatched.into_result()
     }
@@ -136,10 +133,8 @@ impl Guards {
     /// What can't be watched; the rest is.
     pub(super) fn take_over(&self, receipt: &Receipt) -> Result<(), Unwatched> {
         let added = self.add(receipt);
-        let covers = receipt.guards.iter().map(|guard| {
-            let task = Task::Cover { inside: guard.inside.clone(), is_hidden: guard.is_hidden };
-            (receipt.cloister.clone(), task)
-        });
+        let covers =
+            receipt.guards.iter().map(|guard| (receipt.cloister.clone(), Task::Cover(guard.clone())));
         self.perform(covers.collect());
         added
     }
@@ -155,10 +150,12 @@ impl Guards {
         let mut flags = WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::ONLYDIR;
         // One directory may be watched for several reasons.
         flags |= WatchFlags::DONT_FOLLOW | WatchFlags::MASK_ADD;
-        if matches!(place.role, Role::Entry { .. }) {
-            flags |= WatchFlags::CLOSE_WRITE;
+        match place.role {
+            Role::Entry { .. } => flags |= WatchFlags::CLOSE_WRITE,
+            Role::Holds(_) => flags |= WatchFlags::DELETE | WatchFlags::MOVED_FROM,
+            Role::GitDir { .. } | Role::Logs { .. } | Role::Worktrees { .. } => {}
         }
-        let watch = inotify::add_watch(&self.inotify, &place.path, flags)?;
+        let watch = links::insist(&place.path, || inotify::add_watch(&self.inotify, &place.path, flags))?;
         let places = table.places.entry(watch).or_default();
         if !places.contains(&place) {
             places.push(place);
@@ -175,6 +172,12 @@ impl Guards {
         let mut buffer = [MaybeUninit::uninit(); BUFFER_BYTES];
         let mut events = Reader::new(&self.inotify, &mut buffer);
         loop {
+            let patience = self.refill();
+            // An error comes again when the event is read.
+            if events.is_buffer_empty() && matches!(wait_readable(self.inotify.as_fd(), patience), Ok(false))
+            {
+                continue;
+            }
             let (watch, flags, name) = match events.next() {
                 Ok(event) => {
                     let name = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()).to_owned());
@@ -225,9 +228,12 @@ impl Guards {
         let mut adjustments: BTreeMap<CloisterName, Adjustment> = BTreeMap::new();
         while let Some((cloister, task)) = tasks.pop() {
             match task {
-                Task::Cover { inside, is_hidden } => self.adjust(&mut adjustments, &cloister, |adjustment| {
-                    if is_hidden { &mut adjustment.hidden } else { &mut adjustment.sealed }.push(inside);
-                }),
+                Task::Cover(guard) if guard.is_missing() => self.table().miss(&cloister, guard.host),
+                Task::Cover(Guard { inside, is_hidden, .. }) => {
+                    self.adjust(&mut adjustments, &cloister, |adjustment| {
+                        if is_hidden { &mut adjustment.hidden } else { &mut adjustment.sealed }.push(inside);
+                    });
+                }
                 Task::Judge { entry, worktrees } => {
                     let project =
                         self.table().sandboxes.get(&cloister).map(|sandbox| sandbox.project.clone());
@@ -243,7 +249,7 @@ impl Guards {
                     Ok(target) => {
                         self.count_links(&cloister, &directory, target.map(|target| (name, target)));
                     }
-                    Err(error) => self.cannot(&cloister, "look for links in", &directory, &error),
+                    Err(error) => self.cannot(&cloister, &directory, &error),
                 },
                 Task::Enter { path, role } => tasks.extend(self.enter(&cloister, &path, role)),
             }
@@ -324,7 +330,7 @@ impl Guards {
                 let directories = self.sweep(cloister, path).into_iter();
                 directories.map(|name| next(path.join(name), Role::Logs { depth: depth + 1 })).collect()
             }
-            Role::Holds { .. } => Vec::new(),
+            Role::Holds(_) => Vec::new(),
         }
     }
 
@@ -339,8 +345,9 @@ impl Guards {
             && (depth > MAX_DEPTH || table.count_logs(&cloister) >= MAX_LOGS)
         {
             drop(table);
-            let what = format!("links below {} are not watched for: there is too much", path.display());
-            self.report(&cloister, Event::SandboxLink, &what);
+            let most =
+                format!("there are more than {MAX_LOGS} directories of logs, or {MAX_DEPTH} in each other");
+            self.cannot(&cloister, &path, &io::Error::other(most));
             return false;
         }
         let mut unneeded = None;
@@ -361,17 +368,8 @@ impl Guards {
         drop(table);
         match watched {
             Ok(_) => true,
-            Err(error) if is_gone(&error) => false,
             Err(error) => {
-                if is_exhaustion(&error)
-                    && let Some(sandbox) = self.table().sandboxes.get_mut(&cloister)
-                    && !sandbox.is_whole
-                {
-                    // Who takes the sandbox over says it, once.
-                    sandbox.exhausted = Some(format!("{}: {error}", path.display()));
-                    return false;
-                }
-                self.cannot(&cloister, "watch", &path, &error);
+                self.cannot(&cloister, &path, &error);
                 false
             }
         }
@@ -385,67 +383,15 @@ impl Guards {
         match links::sweep(directory, since) {
             Ok(found) => {
                 self.count_links(cloister, directory, found.removed);
+                if let Some(error) = found.failed {
+                    self.cannot(cloister, directory, &error);
+                }
                 found.directories
             }
             Err(error) => {
-                self.cannot(cloister, "look for links in", directory, &error);
+                self.cannot(cloister, directory, &error);
                 Vec::new()
             }
-        }
-    }
-
-    /// Reports links that were removed, and ends the sandbox when there were too many.
-    fn count_links(
-        &self,
-        cloister: &CloisterName,
-        directory: &Path,
-        removed: impl IntoIterator<Item = (OsString, PathBuf)>,
-    ) {
-        for (name, target) in removed {
-            let link = directory.join(name);
-            let what = format!("removed the link {} to {}", link.display(), target.display());
-            self.report(cloister, Event::SandboxLink, &what);
-            // Every sandbox that can write there answers for it.
-            let answering: Vec<CloisterName> = {
-                let table = self.table();
-                let there = table.places.values().flatten().filter(|place| place.path == directory);
-                there.map(|place| place.cloister.clone()).chain([cloister.clone()]).collect()
-            };
-            for cloister in answering.into_iter().collect::<BTreeSet<_>>() {
-                self.count_link(&cloister);
-            }
-        }
-    }
-
-    fn count_link(&self, cloister: &CloisterName) {
-        let first = {
-            let mut table = self.table();
-            let Some(sandbox) = table.sandboxes.get_mut(cloister) else { return };
-            sandbox.links += 1;
-            if sandbox.links != MAX_LINKS {
-                return;
-            }
-            sandbox.first.clone()
-        };
-        // Said whatever else was said: it is why the sandbox is gone.
-        let what =
-            format!("ended: it made {MAX_LINKS} links in git directories, which nothing but an attack does");
-        (self.report)(cloister, Event::SandboxLink, &what);
-        let ended = first.open().map(|process| process.kill(END_PATIENCE));
-        match ended {
-            None | Some(Ok(true)) => self.remove(cloister),
-            Some(Ok(false)) => (self.report)(cloister, Event::SandboxLink, "its first process does not end"),
-            Some(Err(error)) => {
-                (self.report)(cloister, Event::SandboxLink, &format!("cannot end it: {error}"));
-            }
-        }
-    }
-
-    fn cannot(&self, cloister: &CloisterName, action: &str, path: &Path, error: &io::Error) {
-        // What came has gone again, which concerns nobody.
-        if error.kind() != io::ErrorKind::NotFound {
-            let what = format!("cannot {action} {}: {error}", path.display());
-            self.report(cloister, Event::SandboxLink, &what);
         }
     }
 

@@ -53,3 +53,6 @@ pub(super) const PROTOCOL: &str = "cloister-handover/1";
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a message may take to be written once it is.
 const WRITE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the old one waits for the new one once the handover is done: longer than the new one may have to wait for the
+/// log itself (20 s), which it can be handing on to a third.
+const CARRY_PATIENCE: Duration = Duration::from_secs(25);

@@ -98,7 +98,11 @@ pub(super) enum RegistryError {
         #[source]
         source: io::Error,
     },
-    #[error("the cloister name `{name}` belongs to `{}`", owner.display())]
+    #[error(
+        "the cloister name `{name}` belongs to `{}`: run `cloister stop {name}` if that one is over, or choose another \
+         name: `cloister start -p NAME`",
+        owner.display()
+    )]
     NameTaken { name: CloisterName, owner: PathBuf },
     #[error("the guardian is stopping")]
     Closed,
@@ -112,7 +116,10 @@ pub(super) enum RegistryError {
 
 impl Registry {
     pub(super) fn new(paths: Paths, log: Arc<Ledger>, resolver: Arc<dyn Resolve>) -> io::Result<Self> {
-        let guards = Guards::new(report(Arc::clone(&log)))?;
+        let reported = Arc::clone(&log);
+        let report: Box<Report> =
+            Box::new(move |cloister, event, what| report(&reported, cloister, event, what));
+        let guards = Guards::new(paths.clone(), report)?;
         Ok(Self {
             guards,
             live: Mutex::default(),
@@ -140,6 +147,12 @@ impl Registry {
         let written = self.log.append(record);
         self.trouble.note(written.as_ref().err());
         written
+    }
+
+    /// Records the end of a sandbox.
+    fn append_end(&self, kept: &Kept) -> Result<(), AuditError> {
+        let events = [Event::TokenRevoke, Event::SandboxStop];
+        events.into_iter().try_for_each(|event| self.append(about(event, kept)))
     }
 
     /// Makes sure that everything that an earlier guardian serves could be served by this one.
@@ -199,31 +212,39 @@ impl Registry {
         let name = registration.cloister.clone();
         if let Some(other) = served.get(&name)
             && other.kept.registration.directory != registration.directory
+            // A project that was moved leaves its name to whoever comes.
+            && other.kept.registration.directory.exists()
         {
             let owner = other.kept.registration.directory.clone();
             return Err(RegistryError::NameTaken { name, owner });
         }
         // Before anything changes: with broken settings, an earlier sandbox keeps its way out.
         let config = Arc::new(Config::load_for(&self.paths, Some(&registration.project))?);
-        let token = PlainToken::from_bytes(random()?);
+        let token = PlainToken::from_bytes(tokens::random().map_err(RegistryError::Random)?);
         let kept = Kept {
             token: HashedToken::of(&token),
             project_id: ProjectId::of(&registration.directory.to_string_lossy()),
             created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
             registration,
         };
+        let void = about(Event::TokenRevoke, &kept);
+        if let Some(earlier) = served.get(&name) {
+            self.append_end(&earlier.kept)?;
+        }
         self.append(about(Event::TokenIssue, &kept))?;
-        kept.write(&self.paths)?;
         if let Some(earlier) = served.remove(&name) {
             earlier.client.end(Ending::Revoked);
             self.order(Order::Revoke { cloister: name.clone() });
         }
-        let prepared = self.prepare(kept, config);
-        match prepared.and_then(|mut new| self.open(&mut new, None).map(|()| new)) {
+        let begun = kept.write(&self.paths).map_err(RegistryError::from);
+        let begun = begun.and_then(|()| self.prepare(kept, config));
+        match begun.and_then(|mut new| self.open(&mut new, None).map(|()| new)) {
             Ok(new) => drop(served.insert(name, new)),
             Err(error) => {
                 // The token was told to nobody; a file that can't be removed now is replaced by the next start.
                 let _ = tokens::forget(&self.paths, &name);
+                // The first error is what counts.
+                let _ = self.append(void);
                 return Err(error);
             }
         }
@@ -290,9 +311,7 @@ impl Registry {
             let link = self.paths.by_name_link(cloister);
             let sockets = self.paths.sockets_dir(&kept.id());
             let swept = [paths::remove_if_present(&link), paths::remove_directory(&sockets)];
-            for event in [Event::TokenRevoke, Event::SandboxStop] {
-                self.append(about(event, kept))?;
-            }
+            self.append_end(kept)?;
             swept.into_iter().collect::<Result<(), _>>()?;
         }
         forgotten?;
@@ -316,25 +335,16 @@ fn rules(config: &Config) -> (Policy, Settings) {
 }
 
 /// Writes down what became of the guards of a sandbox.
-fn report(log: Arc<Ledger>) -> Box<Report> {
-    Box::new(move |cloister, event, what| {
-        let record = Record::new(event).cloister(cloister).detail(what);
-        if let Err(error) = log.append(record) {
-            tracing::error!(error = &error as &dyn std::error::Error, what, "the record of a guard is lost");
-        }
-    })
+fn report(log: &Ledger, cloister: &CloisterName, event: Event, what: &str) {
+    let record = Record::new(event).cloister(cloister).detail(what);
+    if let Err(error) = log.append(record) {
+        tracing::error!(error = &error as &dyn std::error::Error, what, "the record of a guard is lost");
+    }
 }
 
 fn about(event: Event, kept: &Kept) -> Record {
     let record = Record::new(event).cloister(&kept.registration.cloister).project(&kept.registration.project);
     kept.registration.branch.iter().fold(record, Record::branch)
-}
-
-fn random() -> Result<[u8; 32], RegistryError> {
-    let mut bytes = [0; 32];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .map_err(|error| RegistryError::Random(error.into()))?;
-    Ok(bytes)
 }
 
 fn listen(path: &Path) -> Result<Bound, RegistryError> {

@@ -50,6 +50,9 @@ pub struct Receipt {
     pub guards: Vec<Guard>,
     /// What was made to be mounted over.
     pub placeholders: Vec<Placeholder>,
+    /// What takes the place of a guard that the host removes while the sandbox is up.
+    #[serde(default)]
+    pub spare: Vec<Placeholder>,
 }
 
 /// The receipts of a directory.
@@ -315,6 +318,7 @@ mod tests {
             limits: None,
             guards: Vec::new(),
             placeholders: Vec::new(),
+            spare: Vec::new(),
         }
     }
 

@@ -152,6 +152,7 @@ impl Prepared<'_> {
             limits: launched.map(|launched| launched.confinement.clone()),
             guards: self.guards(),
             placeholders: self.placeholders.clone(),
+            spare: self.spare.clone(),
         }
     }
 

@@ -187,6 +187,7 @@ pub(super) struct Prepared<'a> {
     roots_own: Option<StageError>,
     /// What this start has to make, and to remove again.
     pub(super) placeholders: Vec<Placeholder>,
+    pub(super) spare: Vec<Placeholder>,
     pub(super) host: Host,
     pub(super) baseline: Baseline,
     notes: Vec<String>,
@@ -317,7 +318,7 @@ impl<'a> Draft<'a> {
     fn prepare(self) -> Result<Prepared<'a>, StartError> {
         let Self { paths, project, name, id, binary, network, root, config } = self;
         let earlier = Kept::load(&paths.masks_file(&project.id))?;
-        let Guarding { guarded, masked, kept, occupied, placeholders, baseline, notes } =
+        let Guarding { guarded, masked, kept, occupied, placeholders, spare, baseline, notes } =
             Guarding::of(&project, &config, &earlier)?;
         let look = Look { config: &config, project: &project, paths, binary: &binary, guarded: &occupied };
         let host = Host::gather(&look)?;
@@ -350,6 +351,7 @@ impl<'a> Draft<'a> {
             plan,
             roots_own,
             placeholders,
+            spare,
             host,
             baseline,
             notes,

@@ -11,6 +11,8 @@ use crate::name::CloisterName;
 use crate::process::Identity;
 use crate::sandbox::{Guard, Receipt};
 
+use super::unwatched::Unwatched;
+
 /// How many records one sandbox can cause within [`WINDOW`].
 const MAX_RECORDS: usize = 20;
 const WINDOW: Duration = Duration::from_hours(1);
@@ -23,6 +25,8 @@ const ENTRY_FILES: [&str; 3] = ["gitdir", "commondir", "HEAD"];
 pub(super) struct Table {
     pub(super) sandboxes: BTreeMap<CloisterName, Sandbox>,
     pub(super) places: BTreeMap<i32, Vec<Place>>,
+    /// Guards that the host removed, by sandbox and path, and when something is put in their place.
+    pub(super) missing: BTreeMap<(CloisterName, PathBuf), Instant>,
 }
 
 /// What is known of one sandbox.
@@ -39,8 +43,10 @@ pub(super) struct Sandbox {
     pub(super) quota: Quota,
     /// Whether all of its guards are watched.
     pub(super) is_whole: bool,
-    /// What the kernel had no watch left for.
-    pub(super) exhausted: Option<String>,
+    /// What could not be looked at while it was taken over.
+    pub(super) unseen: Unwatched,
+    /// Whether it was to be ended.
+    pub(super) is_ended: bool,
 }
 
 impl Sandbox {
@@ -53,7 +59,8 @@ impl Sandbox {
             entries: VecDeque::new(),
             quota: Quota::default(),
             is_whole: false,
-            exhausted: None,
+            unseen: Unwatched::default(),
+            is_ended: false,
         }
     }
 }
@@ -99,8 +106,8 @@ pub(super) struct Place {
 /// What it is watched for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Role {
-    /// It holds a guard of this name.
-    Holds { name: OsString, inside: PathBuf, is_hidden: bool },
+    /// It holds a guard.
+    Holds(Guard),
     /// It is a git directory, seen inside under this path.
     GitDir { inside: PathBuf },
     /// It is a directory of logs in a git directory, so many levels deep.
@@ -114,8 +121,8 @@ pub(super) enum Role {
 /// What is to be done for one sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Task {
-    /// Seal or hide a path inside.
-    Cover { inside: PathBuf, is_hidden: bool },
+    /// Seal or hide a path inside, or put something in its place when it is missing.
+    Cover(Guard),
     /// Remove a link.
     Unlink { directory: PathBuf, name: OsString },
     /// Watch a directory that has come, and look at what is in it.
@@ -175,7 +182,7 @@ impl Place {
         let (is_directory, path) = (flags.contains(ReadFlags::ISDIR), self.path.join(name));
         let unlink = || Task::Unlink { directory: self.path.clone(), name: name.to_owned() };
         let task = match &self.role {
-            Role::Holds { name: own, .. } => (has_come && own == name).then(|| self.every_task()),
+            Role::Holds(guard) => (guard.host.file_name() == Some(name)).then(|| self.every_task()),
             Role::Entry { .. } => ENTRY_FILES.iter().any(|file| *file == name).then(|| self.every_task()),
             _ if !has_come => None,
             Role::GitDir { .. } | Role::Logs { .. } | Role::Worktrees { .. } if !is_directory => {
@@ -199,9 +206,7 @@ impl Place {
     /// What is to be done for a place of which nothing is known any more.
     fn every_task(&self) -> Task {
         match &self.role {
-            Role::Holds { inside, is_hidden, .. } => {
-                Task::Cover { inside: inside.clone(), is_hidden: *is_hidden }
-            }
+            Role::Holds(guard) => Task::Cover(guard.clone()),
             Role::Entry { worktrees } => {
                 Task::Judge { entry: self.path.clone(), worktrees: worktrees.clone() }
             }
@@ -235,8 +240,12 @@ mod tests {
         Place { cloister: name(cloister), path: path.into(), role }
     }
 
+    fn guard(file: &str, is_hidden: bool) -> Guard {
+        Guard { host: Path::new("/src").join(file), inside: Path::new("/work").join(file), is_hidden }
+    }
+
     fn holds(file: &str, is_hidden: bool) -> Role {
-        Role::Holds { name: file.into(), inside: Path::new("/work").join(file), is_hidden }
+        Role::Holds(guard(file, is_hidden))
     }
 
     fn table() -> Table {
@@ -255,7 +264,7 @@ mod tests {
             (4, vec![place("one", "/src/.git/worktrees", worktrees)]),
             (5, vec![place("one", "/src/.git/worktrees/x", entry)]),
         ];
-        Table { sandboxes: BTreeMap::new(), places: BTreeMap::from(places) }
+        Table { places: BTreeMap::from(places), ..Table::default() }
     }
 
     fn asked(watch: i32, file: &str, flags: ReadFlags) -> Vec<(CloisterName, Task)> {
@@ -263,7 +272,7 @@ mod tests {
     }
 
     fn cover(cloister: &str, file: &str, is_hidden: bool) -> (CloisterName, Task) {
-        (name(cloister), Task::Cover { inside: Path::new("/work").join(file), is_hidden })
+        (name(cloister), Task::Cover(guard(file, is_hidden)))
     }
 
     #[test]
@@ -271,8 +280,8 @@ mod tests {
         assert_eq!(asked(1, ".envrc", ReadFlags::MOVED_TO), [cover("one", ".envrc", false)]);
         let both = [cover("two", ".env", true), cover("one", ".env", true)];
         assert_eq!(asked(1, ".env", ReadFlags::CREATE), both);
+        assert_eq!(asked(1, ".envrc", ReadFlags::DELETE), [cover("one", ".envrc", false)]);
         assert_eq!(asked(1, "other", ReadFlags::CREATE), []);
-        assert_eq!(asked(1, ".env", ReadFlags::CLOSE_WRITE), []);
         assert_eq!(asked(9, ".env", ReadFlags::CREATE), []);
     }
 

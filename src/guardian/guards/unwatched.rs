@@ -1,6 +1,7 @@
 //! What can't be watched, and how much that matters.
 
 use std::fmt::{self, Display, Formatter};
+use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -17,16 +18,29 @@ pub(in crate::guardian) struct Unwatched {
 }
 
 impl Unwatched {
+    pub(super) fn of(path: &Path, error: &io::Error) -> Self {
+        let mut unwatched = Self::default();
+        unwatched.add(path, error);
+        unwatched
+    }
+
     pub(super) fn add(&mut self, path: &Path, error: &io::Error) {
         self.is_exhausted |= is_exhaustion(error);
         self.is_open |= !is_gone(error);
         self.failures.push(format!("{}: {error}", path.display()));
     }
 
-    /// Adds what the kernel had no watch left for.
-    pub(super) fn exhausted(&mut self, failure: String) {
-        (self.is_open, self.is_exhausted) = (true, true);
-        self.failures.push(failure);
+    /// Adds it unless something was before: a sandbox can bring about any number.
+    pub(super) fn add_first(&mut self, path: &Path, error: &io::Error) {
+        if self.failures.is_empty() {
+            self.add(path, error);
+        }
+    }
+
+    pub(super) fn extend(&mut self, other: Self) {
+        self.failures.extend(other.failures);
+        self.is_open |= other.is_open;
+        self.is_exhausted |= other.is_exhausted;
     }
 
     pub(super) fn into_result(self) -> Result<(), Self> {
@@ -43,8 +57,36 @@ impl From<String> for Unwatched {
 
 impl Display for Unwatched {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
-        write!(formatter, "cannot watch over {}", self.failures.join(", "))
+        write!(formatter, "cannot watch over {}", self.failures.join(", "))?;
+        if self.is_exhausted {
+            let more = more("max_user_watches");
+            write!(
+                formatter,
+                "; this user has no inotify watch left: close what watches many files, or {more}"
+            )?;
+        }
+        Ok(())
     }
+}
+
+/// Says what an error means that comes when nothing can be watched at all.
+pub(super) fn without_instance(error: Errno) -> io::Error {
+    match error {
+        Errno::MFILE => {
+            let more = more("max_user_instances");
+            let what = "this user has no inotify instance, or this process no descriptor, left";
+            io::Error::other(format!("{what}: close what watches files, or {more}"))
+        }
+        other => other.into(),
+    }
+}
+
+/// How to have twice as much of what the kernel bounds for a user.
+fn more(name: &str) -> String {
+    let bound = fs::read_to_string(format!("/proc/sys/fs/inotify/{name}"));
+    let twice =
+        bound.ok().and_then(|text| text.trim().parse::<u64>().ok()).map_or(1 << 10, |bound| bound * 2);
+    format!("run `sudo sysctl fs.inotify.{name}={twice}`")
 }
 
 /// Tells whether there is nothing to be watched: it has gone again, or was no directory.
@@ -52,8 +94,13 @@ pub(super) fn is_gone(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NOTDIR))
 }
 
+/// Tells whether the host can be the reason: it has used up what there is, or its repository is larger than our bounds.
+pub(super) fn is_the_hosts(error: &io::Error) -> bool {
+    is_exhaustion(error) || error.raw_os_error().is_none()
+}
+
 /// Tells whether the kernel has nothing left to watch with.
-pub(super) fn is_exhaustion(error: &io::Error) -> bool {
+fn is_exhaustion(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::NOSPC | Errno::NOMEM))
 }
 

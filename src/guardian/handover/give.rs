@@ -14,7 +14,7 @@ use tokio::sync::OwnedRwLockWriteGuard;
 use super::messages::{FromNew, FromOld, Order};
 use super::successor::Successor;
 use super::wire::Wire;
-use super::{PATIENCE, WRITE_PATIENCE};
+use super::{CARRY_PATIENCE, PATIENCE, WRITE_PATIENCE};
 use crate::guardian::control::Control;
 use crate::guardian::registry::Registry;
 use crate::process::Identity;
@@ -92,7 +92,7 @@ fn offer(wire: &Wire, control: &Control) -> Result<(), GiveError> {
     wire.send(&FromOld::Yours { head: head.to_string() })?;
     expect(wire, deadline, &FromNew::Serving)?;
     wire.send(&FromOld::Done)?;
-    Ok(wire.set_patience(None, WRITE_PATIENCE)?)
+    Ok(wire.set_patience(None, CARRY_PATIENCE)?)
 }
 
 fn expect(wire: &Wire, deadline: Instant, expected: &FromNew) -> Result<(), GiveError> {

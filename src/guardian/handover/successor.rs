@@ -5,15 +5,12 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
+use super::CARRY_PATIENCE;
 use super::messages::FromOld;
 use super::wire::Wire;
 use crate::audit::Record;
 use crate::guardian::ledger::is_awaited;
-
-/// How long a record may take to be written by the other process.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Takes the records of this process.
 pub(in crate::guardian) struct Successor {
@@ -41,7 +38,7 @@ impl Successor {
             None => return Err(gone()),
         }
         self.send(&FromOld::Record { number: Some(number), record })?;
-        match answer.recv_timeout(PATIENCE) {
+        match answer.recv_timeout(CARRY_PATIENCE) {
             Ok(None) => Ok(()),
             Ok(Some(error)) => Err(io::Error::other(error)),
             Err(_) => {

@@ -54,7 +54,7 @@ impl Registry {
     }
 
     pub(super) fn tell_of_guards(&self, cloister: &CloisterName, what: &str) {
-        report(Arc::clone(&self.log))(cloister, Event::SandboxReseal, what);
+        report(&self.log, cloister, Event::SandboxReseal, what);
     }
 
     /// Closes the tunnels of sandboxes without a way out in the guardian before this one, and tries to watch over them

@@ -63,25 +63,12 @@ impl Kept {
 
     /// Reads all that is kept; one bad file stops it, for a guardian that starts must serve all or say why not.
     pub(super) fn read_all(paths: &Paths) -> Result<Vec<Self>, TokenError> {
-        let directory = paths.tokens_dir();
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |source| TokenError::Read { path, source }
-        };
-        let entries = match fs::read_dir(&directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            other => other.map_err(failed(&directory))?,
-        };
-        let mut kept = Vec::new();
-        for entry in entries {
-            let path = entry.map_err(failed(&directory))?.path();
-            if path.extension().is_some_and(|extension| extension == "json") {
-                let text = fs::read(&path).map_err(failed(&path))?;
-                kept.push(Self::parse(&text, &path)?);
-            }
-        }
-        kept.sort_by(|one: &Self, other| one.registration.cloister.cmp(&other.registration.cloister));
-        Ok(kept)
+        list(paths)?.iter().map(|path| Self::read(path)).collect()
+    }
+
+    fn read(path: &Path) -> Result<Self, TokenError> {
+        let text = fs::read(path).map_err(|source| TokenError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, path)
     }
 
     fn parse(text: &[u8], path: &Path) -> Result<Self, TokenError> {
@@ -102,16 +89,22 @@ pub type TokenFile = (PathBuf, Result<(CloisterName, CloisterId), TokenError>);
 
 /// Every token file, in the order of their names.
 pub fn files(paths: &Paths) -> Result<Vec<TokenFile>, TokenError> {
+    Ok(list(paths)?.into_iter().map(|path| (path.clone(), owner(&path))).collect())
+}
+
+/// The paths of all token files, in the order of their names.
+fn list(paths: &Paths) -> Result<Vec<PathBuf>, TokenError> {
     let directory = paths.tokens_dir();
-    let entries = match fs::read_dir(&directory) {
+    let listed = fs::read_dir(&directory).and_then(|entries| {
+        entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<PathBuf>>>()
+    });
+    let mut files = match listed {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.map_err(|source| TokenError::Read { path: directory, source })?,
     };
-    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    let mut files: Vec<PathBuf> =
-        paths.filter(|path| path.extension().is_some_and(|extension| extension == "json")).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
     files.sort();
-    Ok(files.into_iter().map(|path| (path.clone(), owner(&path))).collect())
+    Ok(files)
 }
 
 /// The number of the cloister that a token is kept for; `None` when there is none.
@@ -121,14 +114,20 @@ pub fn kept_for(paths: &Paths, cloister: &CloisterName) -> Result<Option<Cloiste
 }
 
 fn owner(path: &Path) -> Result<(CloisterName, CloisterId), TokenError> {
-    let text = fs::read(path).map_err(|source| TokenError::Read { path: path.to_owned(), source })?;
-    let kept = Kept::parse(&text, path)?;
+    let kept = Kept::read(path)?;
     Ok((kept.registration.cloister.clone(), kept.id()))
 }
 
 /// Removes a cloister's token file, also while no guardian runs; a guardian that starts later does not know it.
 pub fn forget(paths: &Paths, cloister: &CloisterName) -> Result<(), TokenError> {
     Ok(paths::remove_if_present(&file(paths, cloister))?)
+}
+
+/// What nobody can guess, for a token or a key.
+pub(in crate::guardian) fn random() -> io::Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(bytes)
 }
 
 fn file(paths: &Paths, cloister: &CloisterName) -> PathBuf {

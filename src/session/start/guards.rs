@@ -25,6 +25,8 @@ pub(in crate::session) struct Guarding {
     pub(super) occupied: Vec<PathBuf>,
     /// What has to be made first, parents first.
     pub(super) placeholders: Vec<Placeholder>,
+    /// What takes the place of something read-only that the host removes.
+    pub(super) spare: Vec<Placeholder>,
     /// What the host would execute now.
     pub(in crate::session) baseline: Baseline,
     /// What the user should know.
@@ -62,7 +64,8 @@ impl Guarding {
             masked,
             kept,
             occupied,
-            placeholders: placeholders(project, &git, &protection),
+            placeholders: placeholders(project, &git, &protection.placeholders),
+            spare: placeholders(project, &git, &protection.sealed),
             baseline: Baseline::take(root, &walk, &git.git_dirs, &gitlinks),
             notes: notes(&walk),
             guarded: guarded.into_iter().collect(),
@@ -111,9 +114,9 @@ fn masks(project: &Project, hiding: &Hiding<'_>) -> Result<Masks, StartError> {
     })?)
 }
 
-fn placeholders(project: &Project, git: &Guards, protection: &Protection) -> Vec<Placeholder> {
+fn placeholders(project: &Project, git: &Guards, protected: &[(PathBuf, Absent)]) -> Vec<Placeholder> {
     let of_git = git.guarded.iter().map(|one| Placeholder::new(&one.path, one.placeholder));
-    let of_project = protection.placeholders.iter().map(|(path, absent)| {
+    let of_project = protected.iter().map(|(path, absent)| {
         let content = match absent {
             Absent::Directory => None,
             Absent::File => Some(""),

@@ -56,8 +56,12 @@ fn pids(host: &Host, arguments: &str) -> Vec<Pid> {
 }
 
 fn kill_guardian(host: &Host) {
-    let guardian = pids(host, "guardian\0run\0");
-    assert_eq!(guardian.len(), 1);
+    let mut guardian = Vec::new();
+    // A child of it that is not its own program yet looks the same.
+    until("not one guardian", || {
+        guardian = pids(host, "guardian\0run\0");
+        guardian.len() == 1
+    });
     kill_process(guardian[0], Signal::KILL).unwrap();
     until("the guardian lives", || pids(host, "guardian\0run\0").is_empty());
 }
@@ -201,6 +205,57 @@ fn c3_a_directory_full_of_links_that_is_moved_into_place_is_emptied_of_them() {
     }
 }
 
+/// Puts a directory that was prepared in the place of git's logs, with a link that leads to the user's `.bashrc`.
+fn plant(host: &Host, prepare: &str) {
+    let link = format!("ln -s {}/.bashrc .git/.x/HEAD", host.home().display());
+    host.inside(&format!("mkdir .git/.x; {link}; {prepare}; mv .git/logs .git/.y; mv .git/.x .git/logs"));
+}
+
+#[test]
+fn c3_a_link_in_a_directory_whose_permissions_were_taken_away_is_removed() {
+    for host in hosts() {
+        for mode in ["555", "111", "444", "000"] {
+            host.write(&host.path("home/.bashrc"), "mine\n");
+            host.ok(&["start", "-d"]);
+            plant(&host, &format!("chmod {mode} .git/.x"));
+            until(mode, || !host.repository().join(".git/logs/HEAD").is_symlink());
+            sh(&host, "git commit --quiet --allow-empty -m host; rm -rf .git/.y");
+            assert_eq!(fs::read_to_string(host.path("home/.bashrc")).unwrap(), "mine\n", "{mode}");
+            host.ok(&["stop"]);
+        }
+    }
+}
+
+#[test]
+fn c3_a_link_in_a_directory_of_thousands_of_entries_is_removed() {
+    for host in hosts() {
+        host.ok(&["start", "-d"]);
+        let late = "for i in $(seq 10); do ln -s /etc/x .git/.x/l$i; done";
+        plant(&host, &format!("cd .git/.x; seq 6000 | xargs touch; cd ../..; {late}"));
+        let is_link = |name: String| host.repository().join(".git/logs").join(name).is_symlink();
+        let late = || (1..=10).map(|number| format!("l{number}"));
+        until("a link stays", || !late().chain(["HEAD".to_owned()]).any(is_link));
+    }
+}
+
+#[test]
+fn c3_a_sandbox_that_makes_what_can_not_be_looked_at_is_ended() {
+    let deep = "mkdir -p .git/logs/$(seq -s / 20)";
+    let many = "mkdir -p .git/logs; cd .git/logs; seq 3000 | xargs mkdir";
+    let racing = "mkdir -p .git/logs; while :; do chmod 000 .git/logs; chmod 700 .git/logs; ln -s /etc/x .git/logs/x; done";
+    for host in hosts() {
+        for script in [deep, many, racing] {
+            host.ok(&["start", "-d"]);
+            host.inside(script);
+            until(script, || host.ok(&["list", "--json"]).trim() == "[]");
+            let audit = host.ok(&["audit", "-n", "4"]);
+            assert!(audit.contains("ended: "), "{audit}");
+            host.ok(&["stop"]);
+            sh(&host, "rm -rf .git/logs");
+        }
+    }
+}
+
 #[test]
 fn c3_links_made_while_no_guardian_was_there_are_removed() {
     for host in hosts() {
@@ -223,6 +278,49 @@ fn c3_a_sandbox_that_goes_on_making_links_is_ended() {
         assert!(audit.contains("ended: it made 16 links"), "{audit}");
         assert!(audit.matches("sandbox.link").count() <= 22, "{audit}");
         assert!(Path::new(&host.repository()).exists());
+    }
+}
+
+/// What a sandbox can still make of guards that the host removed.
+const PLANT: &str = "mkdir .x; echo evil > .x/tasks.json; for guard in .vscode .envrc .git/hooks; do \
+     mv -T .x $guard 2>/dev/null && echo planted $guard; rm -rf $guard 2>/dev/null && echo removed $guard; \
+     (echo evil > $guard/tasks.json) 2>/dev/null && echo wrote $guard; done; rm -rf .x; ls -d .vscode .envrc .git/hooks";
+
+#[test]
+fn f1_what_the_host_removes_is_not_the_sandboxs_to_make() {
+    const STAND: &str = ".envrc\n.git/hooks\n.vscode\n";
+    for (host, is_away) in hosts().iter().flat_map(|host| [(host, false), (host, true)]) {
+        host.write(&host.repository().join(".envrc"), "mine\n");
+        host.write(&host.repository().join(".vscode/tasks.json"), "{}\n");
+        let commit = "git add -A && git commit --quiet -m guards --allow-empty";
+        let other =
+            "git checkout --quiet -B other && git rm --quiet -r .envrc .vscode && git commit --quiet -m none";
+        sh(host, &format!("{commit}; {other}; git checkout --quiet main"));
+        host.ok(&["start", "-d"]);
+        let sealed = |guard: &str| host.ok(&["audit"]).matches(guard).count();
+        let guards = ["/work/.vscode", "/work/.envrc", "/work/.git/hooks"];
+        let before = guards.map(sealed);
+        if is_away {
+            kill_guardian(host);
+        }
+        sh(host, "git checkout --quiet other; rm -rf .git/hooks");
+        if is_away {
+            host.ok(&["start", "-d"]);
+        }
+        until("it is not sealed", || {
+            guards.map(sealed).iter().zip(before).all(|(now, before)| *now > before)
+        });
+        inside(host, PLANT, STAND);
+        assert_eq!(sh(host, "git status --porcelain"), "");
+        let records = host.ok(&["audit"]).matches("sandbox.reseal").count();
+        sh(host, "git checkout --quiet main");
+        until("it is not sealed", || host.ok(&["audit"]).matches("sandbox.reseal").count() > records);
+        inside(host, "cat .envrc .vscode/tasks.json", "mine\n{}\n");
+        sh(host, "git checkout --quiet other");
+        until("nothing is put there", || host.repository().join(".vscode").exists());
+        kill_guardian(host);
+        host.ok(&["stop"]);
+        assert_eq!(sh(host, "ls -A; git checkout --quiet main"), ".git\n", "what was put there stays");
     }
 }
 

@@ -344,6 +344,26 @@ fn a_new_token_ends_what_the_earlier_one_opened_before_the_upgrade() {
 }
 
 #[test]
+fn a_registration_that_replaces_another_records_the_end_of_that() {
+    let stage = Stage::new();
+    register(&stage.host, "demo");
+    let events: Vec<_> = stage.records().into_iter().filter(|record| record["cloister"] == "demo").collect();
+    let events: Vec<_> = events.iter().map(|record| record["event"].as_str().unwrap()).collect();
+    assert_eq!(events, ["token.issue", "token.revoke", "sandbox.stop", "token.issue"]);
+}
+
+#[test]
+fn a_project_that_was_moved_takes_its_name_along() {
+    let stage = Stage::new();
+    let mut moved = registration("demo");
+    moved["directory"] = json!(stage.host.repository());
+    assert_eq!(control(&stage.host, "POST /tokens", &moved.to_string()).unwrap().0, 201);
+    let (status, said) = control(&stage.host, "POST /tokens", &registration("demo").to_string()).unwrap();
+    assert_eq!(status, 500);
+    assert!(said.contains("run `cloister stop demo`"), "{said}");
+}
+
+#[test]
 fn a_stop_ends_the_guardians_before_too_and_is_the_last_record() {
     let stage = Stage::new();
     let first = stage.tunnels(3);
@@ -594,9 +614,30 @@ fn a_frozen_guardian_is_named_and_not_waited_for() {
 }
 
 #[test]
+fn a_guardian_that_nobody_can_reach_any_more_makes_room_for_the_next() {
+    let stage = Stage::new();
+    let runtime = stage.host.runtime();
+    let ways: [&dyn Fn(); 3] = [
+        &|| fs::remove_file(runtime.join("control.key")).unwrap(),
+        &|| fs::remove_file(runtime.join("control.sock")).unwrap(),
+        &|| fs::remove_dir_all(&runtime).unwrap(),
+    ];
+    for lose in ways {
+        let open = stage.tunnel().unwrap();
+        lose();
+        ends(&open);
+        stage.has_guardians(0);
+        stage.is_closed();
+        stage.host.ok(&["guardian", "start"]);
+    }
+}
+
+#[test]
 fn a_guardian_that_can_not_be_reached_is_not_said_to_be_gone() {
     let stage = Stage::new();
     let pid = stage.pid();
+    // It could not make room by itself.
+    signal(pid, Signal::STOP);
     let runtime = stage.host.runtime();
     let ways: [&dyn Fn(); 2] = [&|| fs::remove_file(runtime.join("control.key")).unwrap(), &|| {
         fs::remove_dir_all(&runtime).unwrap();
@@ -609,7 +650,10 @@ fn a_guardian_that_can_not_be_reached_is_not_said_to_be_gone() {
         assert!(stopped.stderr.contains(&expected), "{stopped:?}");
         assert!(stopped.stderr.contains(&format!("run `kill {pid}`")), "{stopped:?}");
     }
-    signal(pid, Signal::TERM);
+    let started = stage.host.run(&["guardian", "start"]);
+    assert_eq!(started.code, 1, "{started:?}");
+    assert!(started.stderr.contains(&format!("a guardian (process {pid}) holds the lock")), "{started:?}");
+    signal(pid, Signal::CONT);
     stage.has_guardians(0);
     let stopped = stage.host.run(&["guardian", "stop"]);
     assert_eq!((stopped.code, stopped.stderr.as_str()), (0, "the guardian is not running\n"), "{stopped:?}");
