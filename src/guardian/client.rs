@@ -2,9 +2,8 @@
 
 use std::cmp::Ordering;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io;
 use std::path::PathBuf;
-use std::process::{ChildStdout, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,33 +25,28 @@ pub use super::registry::tokens::{
     TokenError, TokenFile, files as token_files, forget as forget_token, kept_for as token_kept_for,
 };
 
+pub use spawn::READY;
+
 use super::control::api::{Failure, Registered, Revoked, Stop, StopReceipt, Version};
 use super::holder::{self, Holder};
 use crate::name::CloisterName;
 use crate::paths::{Lock, Paths, PathsError};
 use crate::policy::Authority;
-use crate::process;
 use crate::token::ControlKey;
+use spawn::{spawn_only, spawn_successor};
 
-/// What the variables of a guardian's environment are taken from; everything else stays outside.
-const ENVIRONMENT: [&str; 6] =
-    ["HOME", "PATH", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"];
+mod spawn;
+
 /// How long a guardian that was told to stop may take.
 const END_PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is looked whether it has.
 const LOOK: Duration = Duration::from_millis(5);
 /// How often a request is repeated that met a guardian in the moment in which it was replaced.
 const RETRIES: usize = 5;
-/// How long the guardian's own complaints may grow before they begin anew.
-const MAX_LOG_BYTES: u64 = 1024 * 1024;
-/// How a guardian is started that takes over from the running one.
-const SUCCESSOR: [&str; 3] = ["guardian", "run", "--replace"];
 /// How long the guardian may take to say who and how it is.
 const GLANCE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may take for everything else.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// The first word that a guardian says when it serves.
-pub const READY: &str = "ready";
 
 /// Why the guardian could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -227,7 +221,7 @@ impl Guardian {
         }
         match Self::find(paths).await.transpose()? {
             None => spawn_only(paths)?,
-            Some(found) => match spawn(paths, &SUCCESSOR) {
+            Some(found) => match spawn_successor(paths) {
                 // It goes on, and understands what it is asked.
                 Err(said) if found.version.api == API_VERSION => {
                     tracing::warn!(said, "the older guardian can't be replaced");
@@ -249,7 +243,7 @@ impl Guardian {
                 let Version { version, api, .. } = found.version.clone();
                 return Err(ClientError::OtherVersion { version, api });
             }
-            Some(_) => spawn(paths, &SUCCESSOR).map_err(ClientError::NotReplaced)?,
+            Some(_) => spawn_successor(paths).map_err(ClientError::NotReplaced)?,
         }
         Self::connect(paths).await?;
         Ok(found.map(|found| found.version.version))
@@ -447,56 +441,6 @@ fn refusal(status: StatusCode, body: &[u8]) -> ClientError {
         Ok(failure) => ClientError::Refused(failure.error),
         Err(_) => ClientError::Refused(format!("the guardian answered {status}")),
     }
-}
-
-/// Starts the only guardian, or says who is in its way.
-fn spawn_only(paths: &Paths) -> Result<(), ClientError> {
-    spawn(paths, &["guardian", "run"]).map_err(|said| match holder::process(&holder::locks(paths)) {
-        None => ClientError::DoesNotStart(said),
-        pid => ClientError::Unreachable { pid },
-    })
-}
-
-/// Starts a guardian and waits until it serves or has given up: then the error is what it said.
-fn spawn(paths: &Paths, arguments: &[&str]) -> Result<(), String> {
-    start(paths, arguments).map_err(|error| super::control::chain(&error))?.map_or(Ok(()), Err)
-}
-
-/// Starts a guardian; gives what it said when it did not come so far as to serve.
-fn start(paths: &Paths, arguments: &[&str]) -> Result<Option<String>, ClientError> {
-    let binary = process::own_binary().map_err(io_error("find the binary of Cloister"))?;
-    let mut command = process::command(binary);
-    command.args(arguments).current_dir("/");
-    command.envs(ENVIRONMENT.iter().filter_map(|name| Some((name, process::environment(name)?))));
-    let complaints = paths.state_dir().join("guardian.log");
-    crate::paths::ensure_private_dir(paths.state_dir())?;
-    // The guardian that is replaced goes on writing there, too.
-    let log = fs::File::options().append(true).create(true).open(&complaints);
-    let log = log.map_err(io_error("write the log of the guardian"))?;
-    let length = log.metadata().map_or(0, |metadata| metadata.len());
-    let begin = if length > MAX_LOG_BYTES { log.set_len(0).map_or(length, |()| 0) } else { length };
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
-    let mut child = command.spawn().map_err(io_error("start the guardian"))?;
-    let heard = child.stdout.take().is_some_and(says_ready);
-    if heard {
-        return Ok(None);
-    }
-    // It has closed its output, so it has ended or will at once.
-    let _ = child.wait();
-    let mut text = String::new();
-    if let Ok(mut file) = fs::File::open(&complaints) {
-        // What can't be read can't be reported.
-        let _ = file.seek(SeekFrom::Start(begin)).and_then(|_| file.take(8192).read_to_string(&mut text));
-    }
-    let text = text.trim().trim_start_matches("error: ").to_owned();
-    let silent =
-        || format!("it ended without a word, or took longer than 10 s (see `{}`)", complaints.display());
-    Ok(Some(if text.is_empty() { silent() } else { text }))
-}
-
-fn says_ready(output: ChildStdout) -> bool {
-    let mut line = String::new();
-    BufReader::new(output).read_line(&mut line).is_ok() && line.starts_with(READY)
 }
 
 #[cfg(test)]

@@ -324,6 +324,11 @@ struct Sshd {
     server: Child,
 }
 
+#[expect(clippy::disallowed_methods, reason = "the server is the test's own")]
+fn listens(address: (Ipv4Addr, u16)) -> bool {
+    TcpStream::connect(address).is_ok()
+}
+
 impl Sshd {
     fn start(host: &Host) -> Option<Self> {
         if !Path::new("/usr/sbin/sshd").exists() {
@@ -358,8 +363,10 @@ impl Sshd {
             .arg(folder.join("config"))
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        let server = server.spawn().unwrap();
-        while TcpListener::bind((address, port)).is_ok() {
+        let mut server = server.spawn().unwrap();
+        // Not by binding: the server could come just then, and find the port taken.
+        while !listens((address, port)) {
+            assert!(server.try_wait().unwrap().is_none(), "sshd has ended");
             thread::yield_now();
         }
         let user = finish({
