@@ -70,8 +70,8 @@ doc: export RUSTDOCFLAGS = -D warnings
 doc: needs-start ## build the documentation, broken links being errors
 	cargo doc --locked --release --no-deps --document-private-items
 
-bench: needs-start ## run the benchmarks; BENCH='…' chooses some
-	cargo bench --locked $(BENCH)
+bench: needs-start ## run the benchmarks on what packages hold; BENCH='…' chooses some
+	cargo bench --locked --profile dist $(BENCH)
 
 # libFuzzer needs unstable flags of the compiler; the variable allows them to these commands alone. No sanitizer: what
 # it would find needs `unsafe`, and the build takes half the time without one.
