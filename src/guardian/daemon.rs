@@ -215,7 +215,8 @@ async fn serve(paths: &Paths, begun: Begun, ready: impl FnOnce(&Path)) -> Result
     };
     registry.restore(sockets)?;
     let (listener, control) = open_control(paths, Arc::clone(&registry), lock, given)?;
-    tokio::spawn(obey_signals(paths.clone(), Arc::clone(&control))?);
+    let door = Arc::new(Door::of(paths));
+    tokio::spawn(obey_signals(Arc::clone(&door), Arc::clone(&control))?);
     if let Some(link) = link
         && let Some(predecessor) = link.complete(ledger)?
     {
@@ -231,10 +232,9 @@ async fn serve(paths: &Paths, begun: Begun, ready: impl FnOnce(&Path)) -> Result
         carry_to_the_end(&registry).await;
         return Ok(());
     }
-    let removed = [paths.control_socket(), paths.control_key()].map(|path| paths::remove_if_present(&path));
+    let removed = door.remove();
     served.map_err(io_error("serve the control socket"))?;
-    removed.into_iter().collect::<Result<(), _>>()?;
-    Ok(())
+    Ok(removed?)
 }
 
 /// Carries the tunnels that are left after another guardian has taken over: it owns all paths.
@@ -279,33 +279,50 @@ fn bind(path: &Path) -> Result<Bound, DaemonError> {
     Bound::bind(path).map_err(io_error("listen on the control socket"))
 }
 
-/// Waits until nobody can reach this guardian any more: a cleaner, or the end of the login, took its socket or its key.
-async fn cut_off(paths: &Paths) {
-    let look = || {
-        [paths.control_socket(), paths.control_key()].map(|path| {
-            let found = fs::symlink_metadata(path).ok()?;
-            Some((found.dev(), found.ino()))
-        })
-    };
-    let own = look();
-    while look() == own {
-        sleep(REACH).await;
+/// The control socket and its key as this guardian has them: what else comes to lie there is another one's.
+struct Door([(PathBuf, Option<(u64, u64)>); 2]);
+
+impl Door {
+    fn of(paths: &Paths) -> Self {
+        Self([paths.control_socket(), paths.control_key()].map(|path| {
+            let identity = identity(&path);
+            (path, identity)
+        }))
     }
+
+    /// Waits until nobody can come in any more: a cleaner, or the end of the login, took the socket or the key.
+    async fn shut(&self) {
+        while self.0.iter().all(|(path, own)| identity(path) == *own) {
+            sleep(REACH).await;
+        }
+    }
+
+    /// Removes what is still this guardian's.
+    fn remove(&self) -> Result<(), PathsError> {
+        let mut own = self.0.iter().filter(|(path, own)| own.is_some() && identity(path) == *own);
+        own.try_for_each(|(path, _)| paths::remove_if_present(path))
+    }
+}
+
+/// Which file stands at a path, if any.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let found = fs::symlink_metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
 }
 
 /// Stops in order on INT and TERM, and when nobody can reach this guardian: the next one could not open the log. Reads
 /// the settings again on HUP.
-fn obey_signals(paths: Paths, control: Arc<Control>) -> Result<impl Future<Output = ()>, DaemonError> {
+fn obey_signals(door: Arc<Door>, control: Arc<Control>) -> Result<impl Future<Output = ()>, DaemonError> {
     let watch = |kind| signal(kind).map_err(io_error("watch for signals"));
     let (mut interrupt, mut terminate, mut hang_up) =
         (watch(SignalKind::interrupt())?, watch(SignalKind::terminate())?, watch(SignalKind::hangup())?);
     Ok(async move {
-        let mut cut_off = pin!(cut_off(&paths));
+        let mut shut = pin!(door.shut());
         let _turn = loop {
             let is_told = tokio::select! {
                 _ = interrupt.recv() => true,
                 _ = terminate.recv() => true,
-                () = &mut cut_off, if !control.is_replaced() => false,
+                () = &mut shut, if !control.is_replaced() => false,
                 _ = hang_up.recv() => {
                     if let Err(error) = control.registry.reload() {
                         tracing::error!(error = &error as &dyn std::error::Error, "the old rules stay in force");

@@ -1,6 +1,6 @@
 //! Writes the proxy's events into the audit log.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,7 +8,7 @@ use super::counters::{Counters, Latencies};
 use crate::audit::{AuditError, Event, Noted, Record, Repeatable};
 use crate::guardian::ledger::Ledger;
 use crate::name::{BranchName, ProjectName};
-use crate::policy::Rule;
+use crate::policy::{Authority, Rule};
 use crate::proxy;
 use crate::text::with_causes;
 
@@ -79,6 +79,19 @@ impl SandboxJournal {
     }
 }
 
+/// What a refusal is about: other details, such as the other name in a hello, are no repetition.
+struct Subject<'a> {
+    authority: &'a Authority,
+    detail: Option<&'a str>,
+}
+
+impl Display for Subject<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", self.authority)?;
+        self.detail.map_or(Ok(()), |detail| write!(formatter, " {detail}"))
+    }
+}
+
 fn ruled(record: Record, rule: Option<&Rule>) -> Record {
     match rule {
         Some(rule) => record.rule(rule).origin(rule.origin()),
@@ -109,13 +122,13 @@ impl SandboxJournal {
 impl proxy::Journal for SandboxJournal {
     fn write(&self, event: &proxy::Event<'_>) -> Result<(), proxy::JournalError> {
         let written = match &event.kind {
-            proxy::EventKind::Denied { reason, .. } => {
-                let subject = event.authority.map(|authority| authority as &dyn Display);
+            proxy::EventKind::Denied { reason, detail, .. } => {
+                let subject = event.authority.map(|authority| Subject { authority, detail: *detail });
                 let what = Repeatable {
                     cloister: event.cloister,
                     event: Event::ProxyDeny,
                     reason: reason.code(),
-                    subject,
+                    subject: subject.as_ref().map(|subject| subject as &dyn Display),
                 };
                 self.log.append_repeatable(what, || self.record(event))
             }

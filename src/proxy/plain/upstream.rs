@@ -11,6 +11,7 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
+use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::body::Upload;
@@ -37,7 +38,8 @@ impl Upstream {
         address: SocketAddr,
         meter: &Arc<Meter>,
     ) -> hyper::Result<Box<Self>> {
-        let link = Arc::new(Link(Mutex::new(Arc::clone(meter))));
+        let state = State { meter: Arc::clone(meter), probes: false };
+        let link = Arc::new(Link(Mutex::new(state)));
         let metered = Metered { stream, link: Arc::clone(&link) };
         let mut speaker = http1::Builder::new();
         speaker.max_buf_size(MAX_BUFFER_BYTES);
@@ -52,13 +54,17 @@ impl Upstream {
 
     /// Counts for another request from now on.
     pub(super) fn count_for(&self, meter: &Arc<Meter>) {
-        *self.link.lock() = Arc::clone(meter);
+        self.link.lock().meter = Arc::clone(meter);
     }
 
-    /// Whether the connection is still there, and nothing but a new request is awaited on it: whatever has come
-    /// unasked, or its end, makes it useless.
+    /// Whether the connection is still there, and nothing but a new request is awaited on it.
+    ///
+    /// The system is asked: that the upstream has closed it may not have been noticed yet.
     pub(super) fn is_usable(&mut self) -> bool {
-        self.is_idle(&mut Context::from_waker(Waker::noop()))
+        self.link.lock().probes = true;
+        let usable = self.is_idle(&mut Context::from_waker(Waker::noop()));
+        self.link.lock().probes = false;
+        usable
     }
 
     /// Whether the last exchange has ended on the wire in both directions, and left nothing behind.
@@ -109,11 +115,17 @@ impl Upstream {
     }
 }
 
-/// What a connection and its owner share: the request that the bytes are counted for.
-struct Link(Mutex<Arc<Meter>>);
+/// What a connection and its owner share.
+struct Link(Mutex<State>);
+
+struct State {
+    meter: Arc<Meter>,
+    /// Whether the next read asks the system whether there is anything.
+    probes: bool,
+}
 
 impl Link {
-    fn lock(&self) -> MutexGuard<'_, Arc<Meter>> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         // Single assignments are all that happens under the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -131,9 +143,17 @@ impl AsyncRead for Metered {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.link.lock().probes {
+            // On a connection where nothing is awaited, whatever there is makes it useless.
+            match recv(&self.stream, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+                Err(rustix::io::Errno::WOULDBLOCK) => {}
+                Ok(_) => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
-        self.link.lock().add_down(buffer.filled().len() - before);
+        self.link.lock().meter.add_down(buffer.filled().len() - before);
         Poll::Ready(Ok(()))
     }
 }
@@ -141,7 +161,7 @@ impl AsyncRead for Metered {
 impl AsyncWrite for Metered {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
-        self.link.lock().add_up(written);
+        self.link.lock().meter.add_up(written);
         Poll::Ready(Ok(written))
     }
 
@@ -151,7 +171,7 @@ impl AsyncWrite for Metered {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, slices))?;
-        self.link.lock().add_up(written);
+        self.link.lock().meter.add_up(written);
         Poll::Ready(Ok(written))
     }
 

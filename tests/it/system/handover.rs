@@ -633,6 +633,17 @@ fn a_guardian_that_nobody_can_reach_any_more_makes_room_for_the_next() {
 }
 
 #[test]
+fn a_guardian_that_is_shut_out_leaves_what_another_one_put_in_its_place() {
+    let stage = Stage::new();
+    let socket = stage.host.runtime().join("control.sock");
+    fs::remove_file(&socket).unwrap();
+    fs::write(&socket, "another one's").unwrap();
+    stage.has_guardians(0);
+    assert_eq!(fs::read_to_string(&socket).unwrap(), "another one's");
+    assert!(!stage.host.runtime().join("control.key").exists(), "its own goes");
+}
+
+#[test]
 fn a_guardian_that_can_not_be_reached_is_not_said_to_be_gone() {
     let stage = Stage::new();
     let pid = stage.pid();
