@@ -14,7 +14,8 @@
 //!
 //! **Copies.** A record in a cloister's own file names in `unified` the unified file's record that it repeats word for
 //! word. It follows that one within 100 ms; what a crash keeps from it, the next writer copies from the end of the
-//! unified file. [`verify_all`] compares both ways. Where `audit.per_cloister` is off, the record in the unified file
+//! unified file. [`verify_all`] compares both ways; what that writer is going to copy, it counts and does not call bad.
+//! Where `audit.per_cloister` is off, the record in the unified file
 //! says `"own_file": false`.
 //!
 //! **Floods.** A repeated event (same cloister, event, reason and subject) is written once and then counted; a record
@@ -45,7 +46,7 @@ pub use head::{Head, InvalidHead, LineHash};
 pub use log::{AuditLog, Lag, Noted, Repeatable, Storage, lock_file};
 pub use read::{Filter, HostFilter, InvalidHostFilter, InvalidSince, ReadError, Reader, parse_since};
 pub use record::Record;
-pub use verify::{Difference, FileReport, Problem, Verified, VerifyError, verify, verify_all};
+pub use verify::{Difference, FileReport, Problem, Verified, VerifyError, Writer, verify, verify_all};
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -140,4 +141,11 @@ pub enum AuditError {
     /// An earlier call panicked half-way.
     #[error("cannot write the audit log: an earlier write failed half-way; restart the guardian")]
     Poisoned,
+}
+
+impl AuditError {
+    /// Tells whether the same log may be written again later: the disk is full, and nobody else has changed the files.
+    pub const fn may_pass(&self) -> bool {
+        matches!(self, Self::Open { .. } | Self::Write { .. } | Self::Sync { .. })
+    }
 }

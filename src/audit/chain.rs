@@ -157,11 +157,13 @@ impl Chain {
     pub(super) fn append(&mut self, shared: &[u8], time: &str, urgency: Urgency) -> Result<(), AuditError> {
         let (head, pending) = (self.head, self.pending.len());
         self.take(shared, time);
+        let length = self.pending.len() - pending;
         if urgency != Urgency::Now {
             return Ok(());
         }
         self.flush().inspect_err(|_| {
-            self.pending.truncate(pending);
+            // Lines before it may have been written, but not its end.
+            self.pending.truncate(self.pending.len() - length);
             self.head = head;
         })
     }
@@ -185,7 +187,7 @@ impl Chain {
         if self.written >= seq { Ok(()) } else { self.flush() }
     }
 
-    /// Writes what is pending with one `write(2)`; after an error it still is.
+    /// Writes what is pending with one `write(2)`; after an error, what had no room still is.
     pub(super) fn flush(&mut self) -> Result<(), AuditError> {
         if self.pending.is_empty() {
             return Ok(());
@@ -194,13 +196,17 @@ impl Chain {
             self.check_unchanged()?;
         }
         let pending = std::mem::take(&mut self.pending);
-        let written = self.write(&pending);
+        let length = self.length;
+        let outcome = self.write(&pending);
         self.pending = pending;
-        if written.is_ok() {
+        if outcome.is_ok() {
             self.pending.clear();
             self.written = self.head.seq;
+        } else {
+            let kept = usize::try_from(self.length - length).expect("no more than what was pending");
+            self.written += self.pending.drain(..kept).filter(|byte| *byte == b'\n').count() as u64;
         }
-        written
+        outcome
     }
 
     /// Takes what has to be brought to disk, if anything was written since the last call.
@@ -237,7 +243,8 @@ impl Chain {
         Ok(())
     }
 
-    /// Writes whole lines with one call; whatever a failed call left is cut off again.
+    /// Writes whole lines with one call. Of a call that was cut short, the whole lines that had room stay, and the rest
+    /// is cut off again.
     fn write(&mut self, lines: &[u8]) -> Result<(), AuditError> {
         self.is_dirty = true;
         let source = match (&*self.file).write(lines) {
@@ -246,6 +253,8 @@ impl Chain {
                 return Ok(());
             }
             Ok(written) => {
+                let kept = lines[..written].iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+                self.length += kept as u64;
                 let message =
                     format!("no room is left: only {written} of {} bytes were written", lines.len());
                 io::Error::new(io::ErrorKind::StorageFull, message)

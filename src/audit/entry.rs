@@ -133,6 +133,11 @@ impl Link {
         self.event == Event::AuditRecovered.name()
     }
 
+    /// Tells whether the writer ends here in order: all copies of what stands before are written.
+    pub(super) fn is_stop(&self) -> bool {
+        self.event == Event::GuardianStop.name()
+    }
+
     /// Names the last record that was removed from the chain, where this one says so.
     pub(super) fn removal(&self) -> Option<Head> {
         self.removed.filter(|_| self.event == Event::AuditRemoved.name())

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 pub use flood::Repeatable;
 pub use lock::lock_file;
 pub(super) use lock::{has_lock, is_written};
+pub(super) use repair::WINDOW_BYTES;
 
 use super::chain::{Chain, Rotation, Unsynced, Urgency, make_private_directory};
 use super::entry::{FRONT_BYTES, time_text};
@@ -189,7 +190,11 @@ impl AuditLog {
             state.mend()?;
         }
         match (record.event(), record.cloister_name()) {
-            (Event::GuardianStop, _) => state.summarise(Scope::All)?,
+            (Event::GuardianStop, _) => {
+                state.summarise(Scope::All)?;
+                // A log that ends with it lacks no copy.
+                state.flush_all()?;
+            }
             (Event::SandboxStop | Event::TokenRevoke, Some(cloister)) => {
                 state.summarise(Scope::Of(cloister))?;
             }
@@ -368,12 +373,11 @@ impl State {
         outcome
     }
 
-    /// Writes what is pending; all files are tried, and the first error is given.
+    /// Writes what is pending, the copies only behind what they repeat; of these all are tried. The first error is given.
     fn flush_all(&mut self) -> Result<(), AuditError> {
-        let mut outcome = self.unified.flush();
-        for own in self.cloisters.values_mut().filter(|own| own.chain.is_pending()) {
-            outcome = outcome.and(own.chain.flush());
-        }
+        let mut owns = self.cloisters.values_mut().map(|own| &mut own.chain).filter(|own| own.is_pending());
+        let copy = |()| owns.by_ref().map(Chain::flush).fold(Ok(()), Result::and);
+        let outcome = self.unified.flush().and_then(copy);
         if outcome.is_ok() {
             self.ahead = 0;
             self.flush_due = None;

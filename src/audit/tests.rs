@@ -18,6 +18,7 @@ fn cloister(name: &str) -> CloisterName {
     CloisterName::of(&ProjectName::parse(name).unwrap(), None).unwrap()
 }
 
+mod behind;
 mod copies;
 mod grouped;
 mod rotation;
@@ -103,7 +104,7 @@ fn every_file_is_a_chain_of_its_own() {
     log.append(allowed("two")).unwrap();
     log.append(allowed("one")).unwrap();
     log.sync().unwrap();
-    let reports = verify_all(&place.dir(), Some(log.head().unwrap())).unwrap();
+    let reports = verify_all(&place.dir(), Some(log.head().unwrap()), Writer::Steady).unwrap();
     let records: Vec<_> = reports
         .iter()
         .map(|report| {
@@ -119,7 +120,7 @@ fn without_files_per_cloister_only_the_unified_one_is_written() {
     let log = AuditLog::open(&place.dir(), UNIFIED_ONLY).unwrap();
     fill(&log, 1);
     assert!(!place.dir().join("cloisters").exists());
-    assert_eq!(verify_all(&place.dir(), None).unwrap().len(), 1);
+    assert_eq!(verify_all(&place.dir(), None, Writer::Steady).unwrap().len(), 1);
 }
 
 #[test]
@@ -167,7 +168,7 @@ fn threads_append_to_one_unbroken_chain() {
         }
         scope.spawn(|| (0..20).for_each(|_| log.sync().unwrap()));
     });
-    let reports = verify_all(&place.dir(), Some(log.head().unwrap())).unwrap();
+    let reports = verify_all(&place.dir(), Some(log.head().unwrap()), Writer::Steady).unwrap();
     let records: Vec<_> = reports.iter().map(|report| report.outcome.as_ref().unwrap().records).collect();
     assert_eq!(records, [1000, 250, 250, 250, 250]);
 }
@@ -229,7 +230,12 @@ fn a_full_disk_refuses_records_and_works_again_with_room() {
         fill(&log, 10);
         let verified = verify(&place.unified(), Some(log.head().unwrap())).unwrap();
         assert_eq!((verified.records, verified.recoveries), (written + 10, 0));
-        assert!(verify_all(&place.dir(), None).unwrap().iter().all(|report| report.outcome.is_ok()));
+        assert!(
+            verify_all(&place.dir(), None, Writer::Steady)
+                .unwrap()
+                .iter()
+                .all(|report| report.outcome.is_ok())
+        );
     });
 }
 

@@ -41,6 +41,20 @@ pub struct Verified {
     pub recoveries: u64,
     /// With an expected head: the last record that the log says was removed after that head.
     pub removed_since: Option<u64>,
+    /// Whether the last record is `guardian.stop`: the guardian has written all copies and closed the log in order.
+    pub is_closed: bool,
+    /// In a cloister's own file: how many records it lacks at its end, which the guardian is going to copy from the
+    /// unified file.
+    pub behind: u64,
+}
+
+/// Says how the guardian that runs writes the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writer {
+    /// It writes what it has to, or there is none.
+    Steady,
+    /// It says that it can't write what it holds in memory, and that nobody else has changed the files.
+    Failing,
 }
 
 /// Says why a chain can't be trusted.
@@ -271,28 +285,46 @@ pub struct FileReport {
 /// compares them with each other. When rotation removes a file that is read, or a copy is behind while a guardian writes,
 /// all is done again, a few times.
 ///
+/// Of a guardian that was killed, or that can't write, an own file may lack its end, which the next one copies from the
+/// unified file. So it is good, and [`behind`](Verified::behind), when the unified chain is good and not closed in
+/// order (or the `writer` is failing), what is there is a whole beginning, and what is missing lies in the end of the
+/// unified chain that the next guardian reads. Whoever cuts so much off an own file hides nothing by it: each missing
+/// record stands in the unified chain, which is verified to its head; the number of those missing is told; and the next
+/// guardian puts them back. To be excused after a stop in order, he would have to cut the unified chain, too, and that
+/// the noted head shows, as ever.
+///
 /// # Errors
 /// When the directory can't be listed; what is wrong with a chain stands in its report.
-pub fn verify_all(dir: &Path, expect: Option<Head>) -> io::Result<Vec<FileReport>> {
+pub fn verify_all(dir: &Path, expect: Option<Head>, writer: Writer) -> io::Result<Vec<FileReport>> {
     let ending = Ending::of(dir);
-    let mut reports = verify_once(dir, expect, ending)?;
+    let mut reports = verify_once(dir, expect, ending, writer)?;
     for _ in 1..MAX_TRIES {
         let may_pass = |report: &FileReport| report.outcome.as_ref().is_err_and(VerifyError::may_pass);
         if ending == Ending::Whole || !reports.iter().any(may_pass) {
             break;
         }
-        reports = verify_once(dir, expect, ending)?;
+        reports = verify_once(dir, expect, ending, writer)?;
     }
     Ok(reports)
 }
 
-fn verify_once(dir: &Path, expect: Option<Head>, ending: Ending) -> io::Result<Vec<FileReport>> {
+fn verify_once(
+    dir: &Path,
+    expect: Option<Head>,
+    ending: Ending,
+    writer: Writer,
+) -> io::Result<Vec<FileReport>> {
     let unified = unified_file(dir);
     let outcome = verify_written(&unified, expect, ending);
     let complete = match (ending, &outcome) {
         (Ending::Whole, _) => u64::MAX,
         (Ending::Written, Ok(verified)) => verified.head.seq,
         (Ending::Written, Err(_)) => 0,
+    };
+    let may_lag = match (ending, &outcome) {
+        (Ending::Whole, Ok(verified)) => !verified.is_closed,
+        (Ending::Written, Ok(_)) => writer == Writer::Failing,
+        (_, Err(_)) => false,
     };
     let mut reports = vec![FileReport { outcome, path: unified.clone() }];
     let mut owns = BTreeMap::new();
@@ -311,7 +343,7 @@ fn verify_once(dir: &Path, expect: Option<Head>, ending: Ending) -> io::Result<V
     // A buffer of an own file may be written before the unified one's: what was read of them is in that one by now.
     wait(ending);
     match written_lines(&unified).and_then(|lines| lines.hold(&mut { MAX_HELD })) {
-        Ok(unified) => compare::compare(&Files { dir, unified, owns, complete }, &mut reports),
+        Ok(unified) => compare::compare(&Files { dir, unified, owns, complete, may_lag }, &mut reports),
         Err(error) => compare::enter(&mut reports, unified, error),
     }
     Ok(reports)

@@ -9,7 +9,8 @@ use jiff::Timestamp;
 use super::arguments::{AuditArguments, AuditCommand, Verdict};
 use super::error::CommandError;
 use super::output::{Output, json_line, line};
-use crate::audit::{self, Entry, Event, Filter, Head, ReadError, Reader, VerifyError, parse_since};
+use crate::audit::{self, Entry, Event, Filter, Head, ReadError, Reader, VerifyError, Writer, parse_since};
+use crate::guardian::client::Guardian;
 use crate::paths::Paths;
 
 /// Where a log comes from.
@@ -41,7 +42,10 @@ pub(super) async fn run(
         return Ok(ExitCode::SUCCESS);
     }
     match arguments.command {
-        Some(AuditCommand::Verify { expect }) => verify(expect, paths, output),
+        Some(AuditCommand::Verify { expect }) => {
+            let writer = writer(paths).await;
+            verify(expect, writer, paths, output)
+        }
         Some(AuditCommand::Head) => {
             let verified = audit::verify(&file, None)?;
             line(&verified.head.to_string())?;
@@ -73,8 +77,22 @@ fn filter(arguments: AuditArguments) -> Result<Filter, CommandError> {
     })
 }
 
-fn verify(expect: Option<Head>, paths: &Paths, output: &Output) -> Result<ExitCode, CommandError> {
-    let reports = audit::verify_all(&paths.audit_dir(), expect)
+/// Asks the guardian, if one runs, how it writes the log.
+async fn writer(paths: &Paths) -> Writer {
+    let Ok(guardian) = Guardian::connect(paths).await else { return Writer::Steady };
+    match guardian.status().await {
+        Ok(status) if status.audit_waits => Writer::Failing,
+        _ => Writer::Steady,
+    }
+}
+
+fn verify(
+    expect: Option<Head>,
+    writer: Writer,
+    paths: &Paths,
+    output: &Output,
+) -> Result<ExitCode, CommandError> {
+    let reports = audit::verify_all(&paths.audit_dir(), expect, writer)
         .map_err(|error| CommandError::user(error).because("cannot read the audit log"))?;
     let mut code = ExitCode::SUCCESS;
     for report in reports {
@@ -84,6 +102,14 @@ fn verify(expect: Option<Head>, paths: &Paths, output: &Output) -> Result<ExitCo
                 let since =
                     if verified.oldest > 1 { format!(" from {}", verified.oldest) } else { String::new() };
                 line(&format!("{file}: good, {} records{since}, head {}", verified.records, verified.head))?;
+                if verified.behind > 0 {
+                    let records = if verified.behind == 1 { "record" } else { "records" };
+                    line(&format!(
+                        "{file}: {} {records} behind the unified file, which has them: a kill or a full disk kept them \
+                         from it, and the next guardian copies them (`cloister guardian start`)",
+                        verified.behind
+                    ))?;
+                }
                 if let Some(last) = verified.removed_since {
                     line(&format!(
                         "{file}: removed after the head that you expect: the records up to {last}; the log calls it rotation"

@@ -37,6 +37,8 @@ use spawn::{spawn_only, spawn_successor};
 
 mod spawn;
 
+/// How long a start waits for a guardian that is about to end: one that waits for open tunnels takes longer.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a guardian that was told to stop may take.
 const END_PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is looked whether it has.
@@ -210,8 +212,20 @@ impl Guardian {
         self.version.is_stopping
     }
 
-    /// Finds the running guardian, replaces it if it is older than this binary, or starts one.
+    /// Finds the running guardian, replaces it if it is older than this binary, or starts one. One that is stopping is
+    /// given when it has not ended within a second.
     pub async fn ensure(paths: &Paths) -> Result<Self, ClientError> {
+        let end = Instant::now() + STOP_PATIENCE;
+        loop {
+            let found = Self::find_or_start(paths).await?;
+            if !found.is_stopping() || Instant::now() > end {
+                return Ok(found);
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    async fn find_or_start(paths: &Paths) -> Result<Self, ClientError> {
         if let Some(fitting) = Self::find_fitting(paths).await? {
             return Ok(fitting);
         }

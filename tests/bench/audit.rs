@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cloister::audit::{AuditLog, Event, Record, Repeatable, Storage, verify_all};
+use cloister::audit::{AuditLog, Event, Record, Repeatable, Storage, Writer, verify_all};
 use cloister::name::CloisterName;
 
 const DECISIONS: u64 = 10_000_000;
@@ -93,7 +93,7 @@ fn soak(decisions: u64) {
     );
     drop(log);
     let (start, before) = (Instant::now(), resident_bytes());
-    let reports = verify_all(directory.path(), None).expect("the directory can be read");
+    let reports = verify_all(directory.path(), None, Writer::Steady).expect("the directory can be read");
     let bad = reports.iter().filter(|report| report.outcome.is_err()).count();
     for report in reports.iter().filter(|report| report.outcome.is_err()) {
         println!("BAD: {:?}", report.outcome);

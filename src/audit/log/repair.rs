@@ -12,7 +12,7 @@ use crate::audit::entry::{Link, shared_parts};
 use crate::audit::{AuditError, unified_file};
 
 /// How much of the unified chain's end is read: what may be ahead, one buffer, and one line of the largest size.
-const WINDOW_BYTES: u64 = (MAX_AHEAD_BYTES + MAX_PENDING_BYTES + 512 * 1024) as u64;
+pub(in crate::audit) const WINDOW_BYTES: u64 = (MAX_AHEAD_BYTES + MAX_PENDING_BYTES + 512 * 1024) as u64;
 
 impl State {
     /// Completes the own files that are behind. They are closed again after the next sync.

@@ -7,7 +7,7 @@ fn own(place: &Place, name: &str) -> PathBuf {
 }
 
 fn difference(place: &Place, name: &str) -> Option<Difference> {
-    let reports = verify_all(&place.dir(), None).unwrap();
+    let reports = verify_all(&place.dir(), None, Writer::Steady).unwrap();
     match reports.into_iter().find(|report| report.path == own(place, name))?.outcome {
         Err(VerifyError::Differs { difference, .. }) => Some(difference),
         Ok(_) => None,
@@ -21,6 +21,7 @@ fn mixed(place: &Place) {
         fill(&log, 2);
         log.append(allowed("other")).unwrap();
     }
+    log.append(Record::new(Event::GuardianStop)).unwrap();
 }
 
 #[test]
@@ -98,7 +99,7 @@ fn hundreds_of_cloisters_are_compared() {
         }
     }
     drop(log);
-    let reports = verify_all(&place.dir(), None).unwrap();
+    let reports = verify_all(&place.dir(), None, Writer::Steady).unwrap();
     assert_eq!(reports.len(), 301);
     assert!(reports.iter().all(|report| report.outcome.is_ok()));
     for name in ["c0", "c150", "c299"] {
@@ -131,7 +132,9 @@ fn a_tunnel_that_ends_after_its_sandbox_keeps_no_file_open() {
     (0..2).for_each(|_| log.sync().unwrap());
     assert_eq!(open(), 1);
     drop(log);
-    assert!(verify_all(&place.dir(), None).unwrap().iter().all(|report| report.outcome.is_ok()));
+    assert!(
+        verify_all(&place.dir(), None, Writer::Steady).unwrap().iter().all(|report| report.outcome.is_ok())
+    );
 }
 
 #[test]
@@ -167,5 +170,7 @@ fn a_flood_is_one_record_and_a_summary_at_the_end() {
     }
     drop(log);
     assert_eq!(place.entries(Filter::default()).last().unwrap().repeated, Some(4));
-    assert!(verify_all(&place.dir(), None).unwrap().iter().all(|report| report.outcome.is_ok()));
+    assert!(
+        verify_all(&place.dir(), None, Writer::Steady).unwrap().iter().all(|report| report.outcome.is_ok())
+    );
 }

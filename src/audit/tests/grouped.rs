@@ -56,7 +56,7 @@ fn count(place: &Place, event: Event) -> [usize; 2] {
 
 #[track_caller]
 fn check_good(place: &Place) {
-    for report in verify_all(&place.dir(), None).unwrap() {
+    for report in verify_all(&place.dir(), None, Writer::Steady).unwrap() {
         assert!(report.outcome.is_ok(), "{:?}", report.outcome);
     }
 }

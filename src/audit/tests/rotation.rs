@@ -15,7 +15,7 @@ fn full_files(place: &Place) -> Vec<PathBuf> {
 
 #[track_caller]
 fn check_good(place: &Place) -> Verified {
-    let reports = verify_all(&place.dir(), None).unwrap();
+    let reports = verify_all(&place.dir(), None, Writer::Steady).unwrap();
     for report in &reports {
         assert!(report.outcome.is_ok(), "{:?}", report.outcome);
     }

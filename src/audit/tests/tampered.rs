@@ -12,7 +12,7 @@ fn own(place: &Place) -> PathBuf {
 
 #[track_caller]
 fn outcome(place: &Place, path: &Path) -> Result<Verified, VerifyError> {
-    let reports = verify_all(&place.dir(), None).unwrap();
+    let reports = verify_all(&place.dir(), None, Writer::Steady).unwrap();
     reports.into_iter().find(|report| report.path == path).unwrap().outcome
 }
 
@@ -121,7 +121,7 @@ fn what_rotation_removes_meanwhile_is_no_false_alarm() {
                 fill(&log, 10);
             }
         });
-        let all = [(); 3].map(|()| verify_all(&place.dir(), None));
+        let all = [(); 3].map(|()| verify_all(&place.dir(), None, Writer::Steady));
         is_over.store(true, Ordering::Relaxed);
         for report in all.into_iter().flat_map(Result::unwrap) {
             assert!(report.outcome.is_ok(), "{:?}", report.outcome);
@@ -157,13 +157,16 @@ fn while_a_guardian_writes_a_line_on_its_way_is_no_torn_one() {
 #[test]
 fn a_copy_that_a_slow_disk_keeps_back_is_waited_for() {
     let place = Place::new();
-    fill(&place.open(), 2);
+    let log = place.open();
+    fill(&log, 2);
+    log.append(Record::new(Event::GuardianStop)).unwrap();
+    drop(log);
     let own = cloister_file(&place.dir(), &cloister("demo"));
     let whole = fs::read(&own).unwrap();
     let first = whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
     fs::write(&own, &whole[..first]).unwrap();
     let missing = |reports: Vec<FileReport>| reports.iter().any(|report| report.outcome.is_err());
-    assert!(missing(verify_all(&place.dir(), None).unwrap()));
+    assert!(missing(verify_all(&place.dir(), None, Writer::Steady).unwrap()));
     // As the lock of a guardian that writes.
     let lock = fs::File::open(place.dir().join("audit.lock")).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
@@ -172,9 +175,12 @@ fn a_copy_that_a_slow_disk_keeps_back_is_waited_for() {
             thread::sleep(Duration::from_millis(1200));
             fs::write(&own, &whole).unwrap();
         });
-        assert!(!missing(verify_all(&place.dir(), None).unwrap()));
+        assert!(!missing(verify_all(&place.dir(), None, Writer::Steady).unwrap()));
         late.join().unwrap();
     });
     fs::write(&own, &whole[..first]).unwrap();
-    assert!(missing(verify_all(&place.dir(), None).unwrap()), "what is really missing is told");
+    assert!(
+        missing(verify_all(&place.dir(), None, Writer::Steady).unwrap()),
+        "what is really missing is told"
+    );
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::lines::Lines;
 use super::{Difference, FileReport, VerifyError};
 use crate::audit::entry::{Link, shared_parts};
+use crate::audit::log::WINDOW_BYTES;
 use crate::audit::{cloister_file, unified_file};
 use crate::name::CloisterName;
 
@@ -22,25 +23,28 @@ pub(super) struct Files<'a> {
     pub(super) owns: BTreeMap<PathBuf, Lines>,
     /// Up to which record of the unified file the others have to be complete.
     pub(super) complete: u64,
+    /// Whether the next guardian may still have to copy what is missing at their ends.
+    pub(super) may_lag: bool,
 }
 
-/// Enters every difference in the report of the own file, unless that one is bad already.
+/// Enters every difference in the report of the own file, unless that one is bad already, and how far it is behind.
 pub(super) fn compare(files: &Files<'_>, reports: &mut Vec<FileReport>) {
     let mut done: Option<CloisterName> = None;
     let mut compared = BTreeSet::new();
     let oldest = loop {
-        let mut run = Run { files, after: done.as_ref(), owns: BTreeMap::new(), oldest: None };
+        let mut run = Run { files, after: done.as_ref(), owns: BTreeMap::new(), oldest: None, bytes: 0 };
         if let Err(error) = run.read() {
             return enter(reports, unified_file(files.dir), error);
         }
-        let Run { owns, oldest, .. } = run;
+        let Run { owns, oldest, bytes, .. } = run;
         let is_more = owns.len() == MAX_OPEN;
         done = owns.keys().next_back().cloned();
         for own in owns.into_values() {
             let path = own.path.clone();
             compared.insert(path.clone());
-            if let Some(error) = own.finish(oldest) {
-                enter(reports, path, error);
+            match own.finish(oldest, bytes) {
+                Ok(behind) => enter_behind(reports, &path, behind),
+                Err(error) => enter(reports, path, error),
             }
         }
         if !is_more {
@@ -50,7 +54,7 @@ pub(super) fn compare(files: &Files<'_>, reports: &mut Vec<FileReport>) {
     // The unified file names none of these cloisters.
     let others = reports.iter().skip(1).map(|report| report.path.clone());
     for path in others.filter(|path| !compared.contains(path)).collect::<Vec<_>>() {
-        if let Some(error) = Own::open(files, path.clone()).finish(oldest) {
+        if let Err(error) = Own::open(files, path.clone()).finish(oldest, 0) {
             enter(reports, path, error);
         }
     }
@@ -64,6 +68,13 @@ pub(super) fn enter(reports: &mut Vec<FileReport>, path: PathBuf, error: VerifyE
     }
 }
 
+fn enter_behind(reports: &mut [FileReport], path: &Path, behind: u64) {
+    let report = reports.iter_mut().find(|report| report.path == path);
+    if let Some(verified) = report.and_then(|report| report.outcome.as_mut().ok()) {
+        verified.behind = behind;
+    }
+}
+
 /// Is one run over the unified file.
 struct Run<'a> {
     files: &'a Files<'a>,
@@ -72,6 +83,8 @@ struct Run<'a> {
     owns: BTreeMap<CloisterName, Own>,
     /// The first record of the unified file that is kept.
     oldest: Option<u64>,
+    /// How many bytes of it were read.
+    bytes: u64,
 }
 
 impl Run<'_> {
@@ -79,6 +92,7 @@ impl Run<'_> {
         let mut lines = self.files.unified.again();
         while let Some(line) = lines.next()? {
             self.step(line.bytes);
+            self.bytes += line.bytes.len() as u64;
         }
         Ok(())
     }
@@ -92,6 +106,7 @@ impl Run<'_> {
         let Some(name) = record.cloister.filter(|name| self.after.is_none_or(|after| name > after)) else {
             return;
         };
+        let original = Original { seq: record.seq, start: self.bytes, line };
         let (files, has_room) = (self.files, self.owns.len() < MAX_OPEN);
         let own = match self.owns.entry(name) {
             Entry::Occupied(own) => own.into_mut(),
@@ -110,8 +125,24 @@ impl Run<'_> {
                 self.owns.entry(name).or_insert(own)
             }
         };
-        own.step(record.seq, line, oldest);
+        own.step(&original, oldest);
     }
+}
+
+/// Is one record of the unified file.
+struct Original<'a> {
+    seq: u64,
+    /// How many bytes of the chain stand before it.
+    start: u64,
+    line: &'a [u8],
+}
+
+/// Is what an own file lacks at its end.
+struct Missing {
+    /// The number of the first missing record in the unified file, and where that one begins.
+    first: u64,
+    start: u64,
+    records: u64,
 }
 
 /// Is one own file, read in step with the unified one.
@@ -124,6 +155,8 @@ struct Own {
     begin: u64,
     /// The last one.
     complete: u64,
+    may_lag: bool,
+    missing: Option<Missing>,
     /// What was found; then nothing more is read.
     error: Option<VerifyError>,
 }
@@ -138,8 +171,9 @@ struct Copy {
 impl Own {
     fn open(files: &Files<'_>, path: PathBuf) -> Self {
         let lines = files.owns.get(&path).map(Lines::again);
-        let complete = files.complete;
-        let mut own = Self { path, lines, next: None, begin: 0, complete, error: None };
+        let (complete, may_lag) = (files.complete, files.may_lag);
+        let mut own =
+            Self { path, lines, next: None, begin: 0, complete, may_lag, missing: None, error: None };
         match own.find_begin() {
             Ok(begin) => own.begin = begin,
             Err(error) => own.error = Some(error),
@@ -186,7 +220,8 @@ impl Own {
     }
 
     /// Compares with one record of the unified file, whose oldest record is `oldest`.
-    fn step(&mut self, unified: u64, line: &[u8], oldest: u64) {
+    fn step(&mut self, original: &Original<'_>, oldest: u64) {
+        let unified = original.seq;
         while self.error.is_none()
             && let Some(copy) = self.next.take_if(|copy| copy.unified < unified)
         {
@@ -197,10 +232,14 @@ impl Own {
             return;
         }
         match self.next.take_if(|copy| copy.unified == unified) {
-            Some(copy) if is_same(&copy.line, line) => self.advance(),
+            Some(copy) if is_same(&copy.line, original.line) => self.advance(),
             Some(copy) => self.differ(Difference::Other { own: copy.own, unified }),
             // While the guardian writes, the unified file is ahead of what was read of this one.
             None if self.next.is_none() && unified > self.complete => {}
+            None if self.next.is_none() => {
+                let (first, start) = (unified, original.start);
+                self.missing.get_or_insert(Missing { first, start, records: 0 }).records += 1;
+            }
             None => self.differ(Difference::MissingHere { unified }),
         }
     }
@@ -216,14 +255,23 @@ impl Own {
         self.error = Some(VerifyError::Differs { path: self.path.clone(), difference });
     }
 
-    fn finish(mut self, oldest: Option<u64>) -> Option<VerifyError> {
+    /// Gives how far it is behind a unified chain of so many bytes.
+    fn finish(mut self, oldest: Option<u64>, bytes: u64) -> Result<u64, VerifyError> {
         while self.error.is_none()
             && let Some(copy) = self.next.take()
         {
             self.miss(&copy, oldest.unwrap_or(0));
             self.advance();
         }
-        self.error
+        let behind = self.missing.take().map_or(0, |missing| {
+            // A file that is not there at all was removed: it is made before the first record.
+            let is_excused = self.may_lag && self.lines.is_some() && bytes - missing.start <= WINDOW_BYTES;
+            if !is_excused && self.error.is_none() {
+                self.differ(Difference::MissingHere { unified: missing.first });
+            }
+            missing.records
+        });
+        self.error.map_or(Ok(behind), Err)
     }
 }
 
@@ -263,7 +311,7 @@ mod tests {
         for (removed, other) in [(0, 1), (1, 0)] {
             let content = fs::read(&paths[removed]).unwrap();
             let owns = BTreeMap::from([(paths[1].clone(), listed(&paths[1]))]);
-            let files = Files { dir, unified: listed(&paths[0]), owns, complete: u64::MAX };
+            let files = Files { dir, unified: listed(&paths[0]), owns, complete: u64::MAX, may_lag: false };
             let mut reports = paths.iter().map(|path| report(path)).collect();
             fs::remove_file(&paths[removed]).unwrap();
             compare(&files, &mut reports);

@@ -36,8 +36,15 @@ struct Front {
 
 impl Walk {
     pub(super) const fn new(expect: Option<Head>) -> Self {
-        let verified =
-            Verified { head: Head::START, oldest: 1, records: 0, recoveries: 0, removed_since: None };
+        let verified = Verified {
+            head: Head::START,
+            oldest: 1,
+            records: 0,
+            recoveries: 0,
+            removed_since: None,
+            is_closed: false,
+            behind: 0,
+        };
         Self { expect, verified, remains: None, front: None }
     }
 
@@ -72,6 +79,7 @@ impl Walk {
         }
         self.verified.head = Head { seq: record.seq, hash: LineHash::of(line) };
         self.verified.records += 1;
+        self.verified.is_closed = record.is_stop();
         self.verified.recoveries += u64::from(record.is_recovery());
         match self.expect {
             Some(expect) if expect.seq == record.seq && expect != self.verified.head => {

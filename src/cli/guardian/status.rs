@@ -191,6 +191,7 @@ mod tests {
             uptime_s: 1,
             audit_head: String::new(),
             audit_problem: None,
+            audit_waits: false,
             audit_unsynced: 0,
             draining: 0,
             settings_problems: Vec::new(),

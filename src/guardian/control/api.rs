@@ -94,6 +94,10 @@ pub struct Status {
     pub audit_head: String,
     /// What keeps the audit log from being written, if anything does.
     pub audit_problem: Option<String>,
+    /// Whether what it holds in memory of the audit log can't be written at present, though nobody else has changed
+    /// the files: the cloisters' own files may be behind then.
+    #[serde(default)]
+    pub audit_waits: bool,
     /// Records that are written and not yet known to be on disk.
     pub audit_unsynced: u64,
     /// The tunnels that the guardian before it still carries.

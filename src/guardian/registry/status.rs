@@ -8,6 +8,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::live::Broken;
 use super::{Registry, RegistryError, Served};
+use crate::audit::AuditError;
 use crate::config::{Config, UpstreamScheme};
 use crate::guardian::control::api::{
     API_VERSION, CloisterStatus, LastDenial, ProcessStatus, Reloads, SettingsProblem, Status, Totals,
@@ -25,7 +26,9 @@ const TOO_MANY: [&str; 2] = ["too_many_tunnels", "overloaded"];
 
 impl Registry {
     pub(in crate::guardian) fn status(&self) -> Status {
-        let (audit_head, sync_problem) = match self.log.sync().and_then(|()| self.log.head()) {
+        let synced = self.log.sync().and_then(|()| self.log.head());
+        let audit_waits = synced.as_ref().is_err_and(AuditError::may_pass);
+        let (audit_head, sync_problem) = match synced {
             Ok(head) => (head.to_string(), None),
             Err(error) => (String::new(), Some(with_causes(&error))),
         };
@@ -39,6 +42,7 @@ impl Registry {
             uptime_s: self.started.elapsed().as_secs(),
             audit_head,
             audit_problem: self.trouble.last().or(sync_problem),
+            audit_waits,
             draining: self.draining(),
             audit_unsynced: self.log.lag().map_or(0, |lag| lag.records),
             settings_problems: broken.iter().map(Broken::told).collect(),
