@@ -108,6 +108,8 @@ pub(super) struct Place {
 pub(super) enum Role {
     /// It holds a guard.
     Holds(Guard),
+    /// It is this directory around guards, or holds it.
+    Keeps(PathBuf),
     /// It is a git directory, seen inside under this path.
     GitDir { inside: PathBuf },
     /// It is a directory of logs in a git directory, so many levels deep.
@@ -123,6 +125,8 @@ pub(super) enum Role {
 pub(super) enum Task {
     /// Seal or hide a path inside, or put something in its place when it is missing.
     Cover(Guard),
+    /// End the sandbox unless a directory around guards still is the same one.
+    Keep(PathBuf),
     /// Remove a link.
     Unlink { directory: PathBuf, name: OsString },
     /// Watch a directory that has come, and look at what is in it.
@@ -183,6 +187,12 @@ impl Place {
         let unlink = || Task::Unlink { directory: self.path.clone(), name: name.to_owned() };
         let task = match &self.role {
             Role::Holds(guard) => (guard.host.file_name() == Some(name)).then(|| self.every_task()),
+            Role::Keeps(kept) => {
+                let is_itself = flags.intersects(ReadFlags::MOVE_SELF | ReadFlags::DELETE_SELF);
+                let is_concerned =
+                    if self.path == *kept { is_itself } else { kept.file_name() == Some(name) };
+                is_concerned.then(|| self.every_task())
+            }
             Role::Entry { .. } => ENTRY_FILES.iter().any(|file| *file == name).then(|| self.every_task()),
             _ if !has_come => None,
             Role::GitDir { .. } | Role::Logs { .. } | Role::Worktrees { .. } if !is_directory => {
@@ -207,6 +217,7 @@ impl Place {
     fn every_task(&self) -> Task {
         match &self.role {
             Role::Holds(guard) => Task::Cover(guard.clone()),
+            Role::Keeps(kept) => Task::Keep(kept.clone()),
             Role::Entry { worktrees } => {
                 Task::Judge { entry: self.path.clone(), worktrees: worktrees.clone() }
             }
