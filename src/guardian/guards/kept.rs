@@ -19,11 +19,10 @@ use crate::sandbox::{Guard, Receipt};
 const PARTS: [&str; 2] = ["objects", "refs"];
 
 /// The directories that must stay what they are, on the host and inside.
-pub(super) fn kept(receipt: &Receipt) -> BTreeMap<PathBuf, PathBuf> {
-    let git_dirs = table::git_dirs(&receipt.guards);
-    let is_within = |path: &Path| {
-        path.starts_with(&receipt.directory) || git_dirs.iter().any(|(host, _)| path.starts_with(host))
-    };
+fn kept(project: &Path, guards: &[Guard]) -> BTreeMap<PathBuf, PathBuf> {
+    let git_dirs = table::git_dirs(guards);
+    let is_within =
+        |path: &Path| path.starts_with(project) || git_dirs.iter().any(|(host, _)| path.starts_with(host));
     // Git removes it together with the last worktree, and makes it again with the next.
     let is_worktrees = |path: &Path| {
         path.ends_with("worktrees") && git_dirs.iter().any(|(host, _)| path.parent() == Some(*host))
@@ -35,13 +34,13 @@ pub(super) fn kept(receipt: &Receipt) -> BTreeMap<PathBuf, PathBuf> {
     };
     let parts =
         git_dirs.iter().flat_map(|(host, inside)| PARTS.map(|part| (host.join(part), inside.join(part))));
-    receipt.guards.iter().flat_map(above).chain(parts.filter(|(host, _)| host.is_dir())).collect()
+    guards.iter().flat_map(above).chain(parts.filter(|(host, _)| host.is_dir())).collect()
 }
 
 impl Guards {
     /// Watches whether the directories around the guards stay what they are.
     pub(super) fn keep_around(&self, table: &mut Table, receipt: &Receipt, unwatched: &mut Unwatched) {
-        let kept = kept(receipt);
+        let kept = kept(&receipt.directory, &receipt.guards);
         for path in kept.keys() {
             // What is taken away is told by what it lay in, at once; by itself only when nobody has it open.
             let above = path.parent().filter(|above| kept.contains_key(*above));
@@ -87,7 +86,7 @@ impl Guards {
             let mut around = git_dirs.iter().filter(|(git_dir, _)| host.starts_with(git_dir)).peekable();
             around.peek().is_none() || around.any(|(git_dir, _)| host == *git_dir)
         };
-        let kept = kept(receipt).into_iter().filter(|(host, _)| is_pinned(host));
+        let kept = kept(&receipt.directory, &receipt.guards).into_iter().filter(|(host, _)| is_pinned(host));
         let by_inside: BTreeMap<PathBuf, PathBuf> = kept.map(|(host, inside)| (inside, host)).collect();
         let mut adjustment = Adjustment::new(first);
         adjustment.pinned = by_inside.keys().cloned().collect();
@@ -114,5 +113,26 @@ impl Guards {
             let next = "look at it with `cloister stop`, then `cloister start` guards it anew";
             self.end(cloister, Event::SandboxReseal, &format!("{} {what}: {next}", path.display()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f1_f2_what_lies_around_guards_is_kept_and_the_worktrees_of_git_are_not() {
+        let guard = |path: &str| Guard {
+            host: Path::new("/src").join(path),
+            inside: Path::new("/work").join(path),
+            is_hidden: false,
+        };
+        let files = ["config", "config.worktree", "commondir", "worktrees/other"];
+        let of_git = files.map(|file| guard(&format!(".git/{file}")));
+        let guards: Vec<_> = of_git.into_iter().chain([guard(".envrc"), guard("a/b/settings")]).collect();
+        let found = kept(Path::new("/src"), &guards);
+        let pairs = ["", ".git", "a", "a/b"]
+            .map(|path| (Path::new("/src").join(path), Path::new("/work").join(path)));
+        assert_eq!(found, BTreeMap::from(pairs));
     }
 }

@@ -297,6 +297,23 @@ mod tests {
     }
 
     #[test]
+    fn f1_a_directory_around_guards_is_looked_at_when_it_goes_or_another_comes() {
+        let keeps = |path: &str| place("one", path, Role::Keeps("/src/.git".into()));
+        let asked = |path: &str, file: &str, flags| {
+            let found: Vec<Task> = keeps(path).tasks(OsStr::new(file), flags).collect();
+            found == [Task::Keep("/src/.git".into())]
+        };
+        let directory = ReadFlags::ISDIR;
+        for flags in [ReadFlags::DELETE, ReadFlags::MOVED_FROM, ReadFlags::MOVED_TO, ReadFlags::CREATE] {
+            assert!(asked("/src", ".git", flags | directory) && !asked("/src", "other", flags | directory));
+            assert!(!asked("/src/.git", ".git", flags | directory), "another of the name lies in it");
+        }
+        assert!(
+            asked("/src/.git", "", ReadFlags::MOVE_SELF) && asked("/src/.git", "", ReadFlags::DELETE_SELF)
+        );
+    }
+
+    #[test]
     fn c3_what_may_be_a_link_in_a_git_directory_is_looked_at() {
         let unlink = |directory: &str, file: &str| {
             [(name("one"), Task::Unlink { directory: directory.into(), name: file.into() })]
