@@ -4,6 +4,7 @@
 //! - A guard that a program of the host replaced is covered again, and where it removed one, something empty is put. What
 //!   a sandbox itself does there can't concern a guard that stands: a mount point can be neither renamed nor removed from
 //!   inside. A guardian that takes a sandbox over covers all of its guards, since nobody watched before.
+//! - A sandbox whose guards lie in a directory that the host removed, moved or replaced is ended.
 //! - An entry of `worktrees` that the host's git makes is sealed as soon as it and its worktree name each other.
 //! - A link in a git directory is removed. No git makes one there, and the host's would write through it; a sandbox
 //!   that goes on is ended, and one that makes what can't be looked at. Sandboxes that share a git directory answer for
@@ -13,6 +14,7 @@
 //! file that it opened in between stays open to it.
 
 mod ending;
+mod kept;
 mod links;
 mod missing;
 mod table;
@@ -112,6 +114,7 @@ impl Guards {
                     unwatched.add(&guard.host, &error);
                 }
             }
+            self.keep_around(&mut table, receipt, &mut unwatched);
         }
         let git_dirs = table::git_dirs(&receipt.guards).into_iter().map(|(host, inside)| {
             let role = Role::GitDir { inside: inside.to_owned() };
@@ -153,6 +156,10 @@ impl Guards {
         match place.role {
             Role::Entry { .. } => flags |= WatchFlags::CLOSE_WRITE,
             Role::Holds(_) => flags |= WatchFlags::DELETE | WatchFlags::MOVED_FROM,
+            Role::Keeps(_) => {
+                flags |= WatchFlags::DELETE | WatchFlags::MOVED_FROM;
+                flags |= WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
+            }
             Role::GitDir { .. } | Role::Logs { .. } | Role::Worktrees { .. } => {}
         }
         let watch = links::insist(&place.path, || inotify::add_watch(&self.inotify, &place.path, flags))?;
@@ -251,6 +258,7 @@ impl Guards {
                     }
                     Err(error) => self.cannot(&cloister, &directory, &error),
                 },
+                Task::Keep(path) => self.keep(&cloister, &path),
                 Task::Enter { path, role } => tasks.extend(self.enter(&cloister, &path, role)),
             }
         }
@@ -330,7 +338,7 @@ impl Guards {
                 let directories = self.sweep(cloister, path).into_iter();
                 directories.map(|name| next(path.join(name), Role::Logs { depth: depth + 1 })).collect()
             }
-            Role::Holds(_) => Vec::new(),
+            Role::Holds(_) | Role::Keeps(_) => Vec::new(),
         }
     }
 

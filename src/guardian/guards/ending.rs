@@ -1,4 +1,5 @@
-//! Ending sandboxes that make links in git directories, or what can't be looked at: nothing but an attack does either.
+//! Ending sandboxes that make links in git directories, or what can't be looked at: nothing but an attack does either;
+//! and those whose guards went with a directory of the host's.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -46,7 +47,7 @@ impl Guards {
             }
         }
         let why = format!("it made {MAX_LINKS} links in git directories, which nothing but an attack does");
-        self.end(cloister, &why);
+        self.end(cloister, Event::SandboxLink, &why);
     }
 
     /// Answers for a directory that can't be looked at: any link may lie there, and so the sandboxes are ended that can
@@ -66,7 +67,7 @@ impl Guards {
         }
         let why = Unwatched::of(path, error).to_string();
         for cloister in self.answering(cloister, path) {
-            self.end(&cloister, &why);
+            self.end(&cloister, Event::SandboxLink, &why);
         }
     }
 
@@ -78,7 +79,7 @@ impl Guards {
         there.map(|place| place.cloister.clone()).chain([cloister.clone()]).collect()
     }
 
-    fn end(&self, cloister: &CloisterName, why: &str) {
+    pub(super) fn end(&self, cloister: &CloisterName, event: Event, why: &str) {
         let first = {
             let mut table = self.table();
             let Some(sandbox) = table.sandboxes.get_mut(cloister) else { return };
@@ -88,13 +89,13 @@ impl Guards {
             sandbox.first.clone()
         };
         // Said whatever else was said: it is why the sandbox is gone.
-        (self.report)(cloister, Event::SandboxLink, &format!("ended: {why}"));
+        (self.report)(cloister, event, &format!("ended: {why}"));
         let ended = first.open().map(|process| process.kill(END_PATIENCE));
         match ended {
             None | Some(Ok(true)) => self.remove(cloister),
-            Some(Ok(false)) => (self.report)(cloister, Event::SandboxLink, "its first process does not end"),
+            Some(Ok(false)) => (self.report)(cloister, event, "its first process does not end"),
             Some(Err(error)) => {
-                (self.report)(cloister, Event::SandboxLink, &format!("cannot end it: {error}"));
+                (self.report)(cloister, event, &format!("cannot end it: {error}"));
             }
         }
     }

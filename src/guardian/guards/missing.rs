@@ -77,9 +77,11 @@ impl Guards {
         let Some(mut receipt) = receipt else { return Ok(true) };
         let guard = receipt.guards.iter().find(|guard| guard.host == host && guard.is_missing()).cloned();
         let spare = receipt.spare.iter().find(|spare| spare.path() == host).cloned();
-        // What lay in something that was removed as a whole is missed only when that is there again.
-        let is_in_place = host.parent().is_some_and(Path::is_dir);
-        let (Some(guard), Some(spare)) = (guard.filter(|_| is_in_place), spare) else { return Ok(true) };
+        let (Some(guard), Some(spare)) = (guard, spare) else { return Ok(true) };
+        if let Some(above) = host.parent().filter(|above| !above.is_dir()) {
+            self.end_replaced(cloister, above);
+            return Ok(true);
+        }
         if !receipt.placeholders.contains(&spare) {
             receipt.placeholders.push(spare.clone());
             // Whatever kills this guardian, what it is about to make is known.

@@ -108,6 +108,8 @@ pub(super) struct Place {
 pub(super) enum Role {
     /// It holds a guard.
     Holds(Guard),
+    /// It is this directory around guards, or holds it.
+    Keeps(PathBuf),
     /// It is a git directory, seen inside under this path.
     GitDir { inside: PathBuf },
     /// It is a directory of logs in a git directory, so many levels deep.
@@ -123,6 +125,8 @@ pub(super) enum Role {
 pub(super) enum Task {
     /// Seal or hide a path inside, or put something in its place when it is missing.
     Cover(Guard),
+    /// End the sandbox unless a directory around guards still is the same one.
+    Keep(PathBuf),
     /// Remove a link.
     Unlink { directory: PathBuf, name: OsString },
     /// Watch a directory that has come, and look at what is in it.
@@ -183,6 +187,12 @@ impl Place {
         let unlink = || Task::Unlink { directory: self.path.clone(), name: name.to_owned() };
         let task = match &self.role {
             Role::Holds(guard) => (guard.host.file_name() == Some(name)).then(|| self.every_task()),
+            Role::Keeps(kept) => {
+                let is_itself = flags.intersects(ReadFlags::MOVE_SELF | ReadFlags::DELETE_SELF);
+                let is_concerned =
+                    if self.path == *kept { is_itself } else { kept.file_name() == Some(name) };
+                is_concerned.then(|| self.every_task())
+            }
             Role::Entry { .. } => ENTRY_FILES.iter().any(|file| *file == name).then(|| self.every_task()),
             _ if !has_come => None,
             Role::GitDir { .. } | Role::Logs { .. } | Role::Worktrees { .. } if !is_directory => {
@@ -207,6 +217,7 @@ impl Place {
     fn every_task(&self) -> Task {
         match &self.role {
             Role::Holds(guard) => Task::Cover(guard.clone()),
+            Role::Keeps(kept) => Task::Keep(kept.clone()),
             Role::Entry { worktrees } => {
                 Task::Judge { entry: self.path.clone(), worktrees: worktrees.clone() }
             }
@@ -283,6 +294,23 @@ mod tests {
         assert_eq!(asked(1, ".envrc", ReadFlags::DELETE), [cover("one", ".envrc", false)]);
         assert_eq!(asked(1, "other", ReadFlags::CREATE), []);
         assert_eq!(asked(9, ".env", ReadFlags::CREATE), []);
+    }
+
+    #[test]
+    fn f1_a_directory_around_guards_is_looked_at_when_it_goes_or_another_comes() {
+        let keeps = |path: &str| place("one", path, Role::Keeps("/src/.git".into()));
+        let asked = |path: &str, file: &str, flags| {
+            let found: Vec<Task> = keeps(path).tasks(OsStr::new(file), flags).collect();
+            found == [Task::Keep("/src/.git".into())]
+        };
+        let directory = ReadFlags::ISDIR;
+        for flags in [ReadFlags::DELETE, ReadFlags::MOVED_FROM, ReadFlags::MOVED_TO, ReadFlags::CREATE] {
+            assert!(asked("/src", ".git", flags | directory) && !asked("/src", "other", flags | directory));
+            assert!(!asked("/src/.git", ".git", flags | directory), "another of the name lies in it");
+        }
+        assert!(
+            asked("/src/.git", "", ReadFlags::MOVE_SELF) && asked("/src/.git", "", ReadFlags::DELETE_SELF)
+        );
     }
 
     #[test]

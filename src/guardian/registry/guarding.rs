@@ -44,7 +44,9 @@ impl Registry {
     pub(super) fn guard(&self, cloister: &CloisterName) -> Result<(), Unwatched> {
         let receipt = Receipt::load(&self.paths.receipt_file(cloister)).map_err(|error| error.to_string())?;
         let Some(receipt) = receipt.filter(Receipt::is_running) else { return Ok(()) };
-        match self.guards.take_over(&receipt) {
+        let taken = self.guards.take_over(&receipt);
+        self.guards.check_kept(&receipt)?;
+        match taken {
             Err(unwatched) if !unwatched.is_open => {
                 self.tell_of_guards(cloister, &unwatched.to_string());
                 Ok(())

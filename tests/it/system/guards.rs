@@ -411,3 +411,77 @@ fn f1_a_sandbox_has_its_way_out_again_as_soon_as_its_guards_are_watched() {
     stop_guardian(&host);
     guardian.wait().unwrap();
 }
+
+/// What the host does to a directory that guards lie in, and where it has to be told.
+const REPLACED: [&str; 6] = [
+    "rm -rf .git; git init --quiet -b main; git commit --quiet --allow-empty -m again",
+    "cp -a .git ../copy; mv .git ../old; mv ../copy .git; rm -rf ../old",
+    "rm -rf sub; git init --quiet sub",
+    "rm -rf .git",
+    "rm -rf husky; mkdir husky",
+    "rm -rf .git/objects; mkdir .git/objects",
+];
+
+/// Projects with a nested repository, and a guard in a directory of its own.
+fn nested() -> Vec<Host> {
+    let hosts = hosts();
+    for host in &hosts {
+        sh(
+            host,
+            "git init --quiet sub; mkdir husky; echo x > husky/x; git config core.hooksPath husky/hooks",
+        );
+    }
+    hosts
+}
+
+#[test]
+fn f1_f2_a_sandbox_ends_when_the_host_replaces_a_directory_that_guards_lie_in() {
+    for host in nested() {
+        for script in REPLACED {
+            host.ok(&["start", "-d"]);
+            // What is held open inside tells nobody that it was removed.
+            host.inside("(cd .git; sleep 60) >/dev/null 2>&1 & (cd sub; sleep 60) >/dev/null 2>&1 &");
+            sh(&host, script);
+            until(script, || host.ok(&["list", "--json"]).trim() == "[]");
+            let audit = host.ok(&["audit", "-n", "6"]);
+            assert!(audit.contains("ended: ") && audit.contains("`cloister start`"), "{script}: {audit}");
+            host.run(&["stop"]);
+            sh(&host, "test -d .git/refs || git init --quiet -b main; git config core.hooksPath husky/hooks");
+        }
+    }
+}
+
+#[test]
+fn f1_f2_a_directory_replaced_while_no_guardian_was_there_ends_the_sandbox_with_the_next() {
+    for host in nested() {
+        for script in &REPLACED[..5] {
+            host.ok(&["start", "-d"]);
+            kill_guardian(&host);
+            sh(&host, script);
+            host.run(&["guardian", "start"]);
+            until(script, || host.ok(&["list", "--json"]).trim() == "[]");
+            let audit = host.ok(&["audit", "-n", "6"]);
+            assert!(audit.contains("ended: ") && audit.contains("`cloister start`"), "{script}: {audit}");
+            host.run(&["stop"]);
+            sh(&host, "test -d .git/refs || git init --quiet -b main; git config core.hooksPath husky/hooks");
+        }
+    }
+}
+
+#[test]
+fn f1_what_git_does_every_day_ends_no_sandbox() {
+    for host in nested() {
+        sh(&host, "git worktree add --quiet ../wt; git add husky; git commit --quiet -m husky");
+        host.ok(&["start", "-d"]);
+        sh(&host, "git worktree remove ../wt; git worktree add --quiet ../wt7; git worktree remove ../wt7");
+        sh(
+            &host,
+            "git gc --quiet --prune=now; git pack-refs --all; git branch other; git checkout --quiet other",
+        );
+        sh(&host, "git commit --quiet --allow-empty -m more; git tag t; git stash list; git -C sub status");
+        inside(&host, "(echo evil >> .git/config) 2>/dev/null && echo written; echo up", "up\n");
+        let audit = host.ok(&["audit"]);
+        assert!(!audit.contains("ended: "), "{audit}");
+        host.ok(&["stop"]);
+    }
+}
