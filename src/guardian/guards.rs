@@ -172,7 +172,7 @@ impl Guards {
     }
 
     fn run(&self) {
-        let mut buffer = [MaybeUninit::uninit(); BUFFER_BYTES];
+        let mut buffer = vec![MaybeUninit::uninit(); BUFFER_BYTES];
         let mut events = Reader::new(&self.inotify, &mut buffer);
         loop {
             let patience = self.refill();

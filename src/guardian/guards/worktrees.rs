@@ -33,8 +33,8 @@ pub(super) fn is_of_the_host(entry: &Path, project: &Path) -> bool {
 }
 
 /// The worktree that an entry names, unless it lies where a sandbox can write: in the project or the git directory.
-fn worktree(entry: &Path, gitdir: &OsStr, project: &Path) -> Option<PathBuf> {
-    let pointer = normal(entry, gitdir);
+fn worktree(entry: &Path, named: &OsStr, project: &Path) -> Option<PathBuf> {
+    let pointer = normal(entry, named);
     // Nothing else is opened for a sandbox.
     (pointer.file_name()? == ".git").then_some(())?;
     let (worktree, git_dir) = (pointer.parent()?, entry.parent()?.parent()?);
