@@ -21,7 +21,7 @@ mod table;
 mod unwatched;
 mod worktrees;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::mem::{MaybeUninit, take};
@@ -44,15 +44,15 @@ use crate::sandbox::{Guard, Receipt};
 use table::{Place, Role, Sandbox, Table, Task, Verdict};
 pub(super) use unwatched::Unwatched;
 
-/// How much the kernel may tell at once, in bytes.
-const BUFFER_BYTES: usize = 16 * 1024;
+/// How much the kernel may tell at once, in bytes: what is asked for many times in it is done once.
+const BUFFER_BYTES: usize = 64 * 1024;
 
 /// How many directories of logs are watched for one sandbox, and how deep they may nest.
 const MAX_LOGS: usize = 2048;
 const MAX_DEPTH: usize = 16;
 
-/// How many entries of worktrees are watched for one sandbox; the oldest gives way.
-const MAX_ENTRIES: usize = 256;
+/// How many entries of worktrees are watched for one sandbox, besides those that are sealed from the start.
+const MAX_ENTRIES: usize = 1024;
 
 /// Receives what was done, or why it could not be.
 pub(super) type Report = dyn Fn(&CloisterName, Event, &str) + Send + Sync;
@@ -67,6 +67,9 @@ pub(super) struct Guards {
 
 /// What is to be done, and for which sandbox.
 type Tasks = Vec<(CloisterName, Task)>;
+
+/// A watch and what happened to which name there.
+type Happening = (i32, ReadFlags, OsString);
 
 impl Guards {
     /// Begins to watch; `report` hears of everything that was done.
@@ -149,7 +152,7 @@ impl Guards {
         }
     }
 
-    fn watch(&self, table: &mut Table, place: Place) -> io::Result<i32> {
+    fn watch(&self, table: &mut Table, place: Place) -> io::Result<()> {
         let mut flags = WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::ONLYDIR;
         // One directory may be watched for several reasons.
         flags |= WatchFlags::DONT_FOLLOW | WatchFlags::MASK_ADD;
@@ -167,7 +170,7 @@ impl Guards {
         if !places.contains(&place) {
             places.push(place);
         }
-        Ok(watch)
+        Ok(())
     }
 
     fn unwatch(&self, watch: i32) {
@@ -176,47 +179,51 @@ impl Guards {
     }
 
     fn run(&self) {
-        let mut buffer = [MaybeUninit::uninit(); BUFFER_BYTES];
+        let mut buffer = vec![MaybeUninit::uninit(); BUFFER_BYTES];
         let mut events = Reader::new(&self.inotify, &mut buffer);
         loop {
             let patience = self.refill();
             // An error comes again when the event is read.
-            if events.is_buffer_empty() && matches!(wait_readable(self.inotify.as_fd(), patience), Ok(false))
-            {
+            if matches!(wait_readable(self.inotify.as_fd(), patience), Ok(false)) {
                 continue;
             }
-            let (watch, flags, name) = match events.next() {
-                Ok(event) => {
-                    let name = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()).to_owned());
-                    (event.wd(), event.events(), name.unwrap_or_default())
-                }
+            let happenings = match read_all(&mut events) {
+                Ok(happenings) => happenings,
                 Err(Errno::INTR) => continue,
                 Err(error) => {
                     tracing::error!(%error, "guards are watched no more");
                     return;
                 }
             };
-            // One event that can't be dealt with must not end the watch over all others.
-            if catch_unwind(AssertUnwindSafe(|| self.answer(watch, &name, flags))).is_err() {
-                tracing::error!("an event could not be dealt with");
-            }
+            self.answer(&happenings);
         }
     }
 
-    fn answer(&self, watch: i32, name: &OsStr, flags: ReadFlags) {
-        let tasks = {
+    fn answer(&self, happenings: &[Happening]) {
+        let mut tasks = Tasks::new();
+        {
             let mut table = self.table();
-            if flags.contains(ReadFlags::IGNORED) {
-                table.places.remove(&watch);
+            for (watch, flags, name) in happenings {
+                tasks.extend(if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
+                    table.all_tasks()
+                } else {
+                    table.tasks(*watch, name, *flags)
+                });
+                if flags.contains(ReadFlags::IGNORED) {
+                    table.places.remove(watch);
+                }
             }
-            if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
-                table.all_tasks()
-            } else {
-                table.tasks(watch, name, flags)
-            }
-        };
+        }
         let concerned: BTreeSet<CloisterName> = tasks.iter().map(|(cloister, _)| cloister.clone()).collect();
-        self.perform(tasks);
+        // What no sandbox can bring about comes before what one can ask for without end.
+        let (covers, others): (Tasks, Tasks) =
+            tasks.into_iter().partition(|(_, task)| matches!(task, Task::Cover(_)));
+        for tasks in [covers, others] {
+            // What can't be dealt with must not end the watch over all else.
+            if catch_unwind(AssertUnwindSafe(|| self.perform(tasks))).is_err() {
+                tracing::error!("what happened could not be dealt with");
+            }
+        }
         for cloister in &concerned {
             self.forget_ended(cloister);
         }
@@ -230,10 +237,14 @@ impl Guards {
         }
     }
 
-    /// Does everything; what is to be covered, at once for each sandbox.
+    /// Does everything once, however often it is asked for; what is to be covered, at once for each sandbox.
     fn perform(&self, mut tasks: Tasks) {
         let mut adjustments: BTreeMap<CloisterName, Adjustment> = BTreeMap::new();
+        let mut begun = HashSet::new();
         while let Some((cloister, task)) = tasks.pop() {
+            if !begun.insert((cloister.clone(), task.clone())) {
+                continue;
+            }
             match task {
                 Task::Cover(guard) if guard.is_missing() => self.table().miss(&cloister, guard.host),
                 Task::Cover(Guard { inside, is_hidden, .. }) => {
@@ -318,10 +329,10 @@ impl Guards {
                 vec![(cloister.clone(), Task::Judge { entry: path.to_owned(), worktrees })]
             }
             Role::Worktrees { inside } => {
-                let directories = self.sweep(cloister, path).into_iter();
-                directories
-                    .map(|name| next(path.join(name), Role::Entry { worktrees: inside.clone() }))
-                    .collect()
+                let sealed = self.table().guarded_in(cloister, path);
+                let entries = self.sweep(cloister, path).into_iter().map(|name| path.join(name));
+                let entries = entries.filter(|entry| !sealed.contains(entry)).take(MAX_ENTRIES + 1);
+                entries.map(|entry| next(entry, Role::Entry { worktrees: inside.clone() })).collect()
             }
             Role::GitDir { inside } => {
                 let directories = self.sweep(cloister, path).into_iter();
@@ -336,6 +347,7 @@ impl Guards {
             }
             Role::Logs { depth } => {
                 let directories = self.sweep(cloister, path).into_iter();
+                let directories = directories.take(MAX_LOGS + 1);
                 directories.map(|name| next(path.join(name), Role::Logs { depth: depth + 1 })).collect()
             }
             Role::Holds(_) | Role::Keeps(_) => Vec::new(),
@@ -348,34 +360,25 @@ impl Guards {
         if !table.sandboxes.contains_key(&place.cloister) {
             return false;
         }
-        let (cloister, role, path) = (place.cloister.clone(), place.role.clone(), place.path.clone());
-        if let Role::Logs { depth } = role
-            && (depth > MAX_DEPTH || table.count_logs(&cloister) >= MAX_LOGS)
-        {
+        let (cloister, path) = (place.cloister.clone(), place.path.clone());
+        let most = match place.role {
+            Role::Logs { depth } if depth > MAX_DEPTH || table.count_others(&place) >= MAX_LOGS => Some(
+                format!("there are more than {MAX_LOGS} directories of logs, or {MAX_DEPTH} in each other"),
+            ),
+            Role::Entry { .. } if table.count_others(&place) >= MAX_ENTRIES => {
+                Some(format!("there are more than {MAX_ENTRIES} worktrees"))
+            }
+            _ => None,
+        };
+        if let Some(most) = most {
             drop(table);
-            let most =
-                format!("there are more than {MAX_LOGS} directories of logs, or {MAX_DEPTH} in each other");
             self.cannot(&cloister, &path, &io::Error::other(most));
             return false;
         }
-        let mut unneeded = None;
         let watched = self.watch(&mut table, place);
-        if let (Role::Entry { .. }, Ok(watch)) = (&role, &watched)
-            && let Some(sandbox) = table.sandboxes.get_mut(&cloister)
-            && !sandbox.entries.contains(watch)
-        {
-            sandbox.entries.push_back(*watch);
-            let is_full = sandbox.entries.len() > MAX_ENTRIES;
-            unneeded = is_full.then(|| sandbox.entries.pop_front()).flatten();
-        }
-        if let Some(oldest) = unneeded
-            && table.forget_entry(&cloister, oldest)
-        {
-            self.unwatch(oldest);
-        }
         drop(table);
         match watched {
-            Ok(_) => true,
+            Ok(()) => true,
             Err(error) => {
                 self.cannot(&cloister, &path, &error);
                 false
@@ -415,6 +418,19 @@ impl Guards {
                 (self.report)(cloister, event, "there is more, which is not written down for an hour");
             }
             Verdict::Drop => {}
+        }
+    }
+}
+
+/// Waits for something to happen, and gives all that the kernel told with it.
+fn read_all(events: &mut Reader<'_, &OwnedFd>) -> Result<Vec<Happening>, Errno> {
+    let mut happenings = Vec::new();
+    loop {
+        let event = events.next()?;
+        let name = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()).to_owned());
+        happenings.push((event.wd(), event.events(), name.unwrap_or_default()));
+        if events.is_buffer_empty() {
+            return Ok(happenings);
         }
     }
 }

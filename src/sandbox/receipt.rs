@@ -81,7 +81,7 @@ impl InUse {
 }
 
 /// A path that is read-only or hidden inside.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Guard {
     /// Where it lies on the host.

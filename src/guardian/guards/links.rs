@@ -42,7 +42,7 @@ pub(super) fn insist<T>(directory: &Path, act: impl Fn() -> Result<T, Errno>) ->
 }
 
 /// Opens a directory without following a link anywhere.
-fn reach(directory: &Path, access: OFlags) -> Result<OwnedFd, Errno> {
+pub(super) fn reach(directory: &Path, access: OFlags) -> Result<OwnedFd, Errno> {
     let flags = access | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     openat2(CWD, directory, flags, Mode::empty(), resolve)

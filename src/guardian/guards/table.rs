@@ -1,7 +1,8 @@
 //! Which directory is watched for what, and what an event in it asks for.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
+use std::mem::discriminant;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -38,8 +39,6 @@ pub(super) struct Sandbox {
     pub(super) project: PathBuf,
     /// How many links it made in git directories.
     pub(super) links: usize,
-    /// The watches on entries of worktrees, the oldest first.
-    pub(super) entries: VecDeque<i32>,
     pub(super) quota: Quota,
     /// Whether all of its guards are watched.
     pub(super) is_whole: bool,
@@ -56,7 +55,6 @@ impl Sandbox {
             started: receipt.started,
             project: receipt.directory.clone(),
             links: 0,
-            entries: VecDeque::new(),
             quota: Quota::default(),
             is_whole: false,
             unseen: Unwatched::default(),
@@ -104,7 +102,7 @@ pub(super) struct Place {
 }
 
 /// What it is watched for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Role {
     /// It holds a guard.
     Holds(Guard),
@@ -121,7 +119,7 @@ pub(super) enum Role {
 }
 
 /// What is to be done for one sandbox.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Task {
     /// Seal or hide a path inside, or put something in its place when it is missing.
     Cover(Guard),
@@ -148,10 +146,26 @@ impl Table {
         places.map(|place| (place.cloister.clone(), place.every_task())).collect()
     }
 
-    /// How many directories of logs are watched for a sandbox.
-    pub(super) fn count_logs(&self, cloister: &CloisterName) -> usize {
+    /// How many other directories are watched for the same sandbox and the same kind of reason.
+    pub(super) fn count_others(&self, place: &Place) -> usize {
+        let is_kin = |other: &&Place| {
+            other.cloister == place.cloister
+                && other.path != place.path
+                && discriminant(&other.role) == discriminant(&place.role)
+        };
+        self.places.values().flatten().filter(is_kin).count()
+    }
+
+    /// What is guarded as a whole in a directory.
+    pub(super) fn guarded_in(&self, cloister: &CloisterName, directory: &Path) -> BTreeSet<PathBuf> {
         let places = self.places.values().flatten();
-        places.filter(|place| place.cloister == *cloister && matches!(place.role, Role::Logs { .. })).count()
+        let places = places.filter(|place| place.cloister == *cloister && place.path == directory);
+        places
+            .filter_map(|place| match &place.role {
+                Role::Holds(guard) => Some(guard.host.clone()),
+                _ => None,
+            })
+            .collect()
     }
 
     /// Forgets a sandbox; gives the watches that nobody needs any more.
@@ -166,17 +180,6 @@ impl Table {
             !places.is_empty()
         });
         unneeded
-    }
-
-    /// Forgets that an entry is watched for a sandbox; tells whether nobody needs the watch any more.
-    pub(super) fn forget_entry(&mut self, cloister: &CloisterName, watch: i32) -> bool {
-        let Some(places) = self.places.get_mut(&watch) else { return false };
-        places.retain(|place| place.cloister != *cloister || !matches!(place.role, Role::Entry { .. }));
-        let is_unneeded = places.is_empty();
-        if is_unneeded {
-            self.places.remove(&watch);
-        }
-        is_unneeded
     }
 }
 

@@ -171,6 +171,68 @@ fn f3_a_worktree_added_while_no_guardian_was_there_is_sealed_by_the_next() {
     );
 }
 
+/// Makes entries of worktrees that each name a worktree behind 39 links of 4 KB, a hundred directories deep.
+fn costly_entries(count: usize) -> String {
+    let (deep, steps) = ("a/".repeat(100), "x/../".repeat(800));
+    format!(
+        "mkdir -p .d/{deep}x .d/{deep}l39 .git/worktrees; \
+         (cd .d/{deep}; for i in $(seq 0 38); do ln -s {steps}l$((i + 1)) l$i; done); \
+         for i in $(seq {count}); do mkdir .git/worktrees/e$i; \
+         echo ../../../.d/{deep}l0/.git > .git/worktrees/e$i/gitdir; done; "
+    )
+}
+
+#[test]
+fn f3_entries_that_are_costly_to_follow_delay_no_other_sandboxs_guards() {
+    for host in hosts() {
+        sh(&host, "git init --quiet ../other && echo mine > ../other/.envrc");
+        let other = host.repository().with_file_name("other");
+        let in_other = |arguments: &[&str]| {
+            let mut command = host.cloister(arguments);
+            command.current_dir(&other);
+            let done = finish(command);
+            assert_eq!(done.code, 0, "{done:?}");
+            done.stdout
+        };
+        in_other(&["start", "-d"]);
+        host.ok(&["start", "-d"]);
+        let write = "for i in $(seq 100); do for file in gitdir commondir HEAD; do : >> .git/worktrees/e1/$file; done; done";
+        let done = host.inside(&format!("{}{write}", costly_entries(1)));
+        assert_eq!(done.code, 0, "{done:?}");
+        sh(&host, "cd ../other && sed -i s/mine/again/ .envrc");
+        until("it is not sealed", || host.ok(&["audit"]).contains("/work/.envrc"));
+        let script = "(echo evil > .envrc) 2>/dev/null && echo written; cat .envrc";
+        assert_eq!(in_other(&["start", "--", "sh", "-c", script]), "again\n");
+        inside(&host, "ln -s /etc/x .git/ORIG_HEAD", "");
+        until("the link stays", || !host.repository().join(".git/ORIG_HEAD").is_symlink());
+    }
+}
+
+#[test]
+fn f3_entries_that_are_costly_to_follow_keep_no_guardian_from_starting() {
+    let Some(host) = hosts().into_iter().next() else { return };
+    host.write(&host.repository().join(".envrc"), "mine\n");
+    host.ok(&["start", "-d"]);
+    let done = host.inside(&costly_entries(600));
+    assert_eq!(done.code, 0, "{done:?}");
+    kill_guardian(&host);
+    sh(&host, "sed -i s/mine/again/ .envrc");
+    inside(&host, WRITE, "again\n");
+}
+
+#[test]
+fn f3_a_sandbox_that_makes_more_worktrees_than_can_be_judged_is_ended() {
+    for host in hosts() {
+        host.ok(&["start", "-d"]);
+        host.inside("mkdir -p .git/worktrees; cd .git/worktrees; seq 1100 | xargs mkdir");
+        until("it runs", || host.ok(&["list", "--json"]).trim() == "[]");
+        let audit = host.ok(&["audit", "-n", "4"]);
+        assert!(audit.contains("there are more than 1024 worktrees"), "{audit}");
+        host.ok(&["stop"]);
+        sh(&host, "rm -r .git/worktrees");
+    }
+}
+
 /// Where git on the host writes through a link.
 const WRITTEN: [&str; 6] =
     ["COMMIT_EDITMSG", "FETCH_HEAD", "MERGE_MSG", "ORIG_HEAD", "logs/HEAD", "logs/refs/heads/deep/er/topic"];
