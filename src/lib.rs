@@ -32,7 +32,8 @@
 //!   → policy (pure)      deny? allow? else not listed        ← rules: built-in + global + project, live
 //!   → resolve            only now; the cache holds answers and no verdicts: all of them are judged every time
 //!   → Permit             proof: authority + addresses + rule; only `policy` can make one
-//!   → audit              the record is written before the first byte flows; repetitions of a refusal are counted
+//!   → audit              the record is written before the first byte flows, those of several requests at once;
+//!                        repetitions of a refusal are counted
 //!   → dial(permit)       the one place that opens an outgoing socket: both families in a race, or through the
 //!                        company's proxy by the checked address; a kept connection wants the permit, too
 //!   → ClientHello        CONNECT on 443: the SNI must be the authorised host, also after a HelloRetryRequest

@@ -20,7 +20,8 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 const MAX_RUNNING: usize = 3;
 
 /// Connects to the addresses in their order: the next one begins when one has failed, or has not answered for a
-/// while and few others are under way. The first connection is given back with its address, and all other attempts are dropped.
+/// while and few others are under way. The first connection is given back with its address, and all other attempts
+/// are dropped.
 pub(super) async fn race<T, F>(
     addresses: Vec<SocketAddr>,
     connect: impl Fn(SocketAddr) -> F,
