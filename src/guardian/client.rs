@@ -414,7 +414,10 @@ impl Guardian {
         body: Vec<u8>,
     ) -> Result<(StatusCode, Bytes), ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning,
+            // The last one is told by a socket that is being closed, as the kernel does for one that was killed.
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => {
+                ClientError::NotRunning
+            }
             // So many wait already that the kernel lets no more of them.
             io::ErrorKind::WouldBlock => {
                 ClientError::Stalled { pid: holder::process(&self.locks), patience: Duration::ZERO }
