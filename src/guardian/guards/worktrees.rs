@@ -74,16 +74,24 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
 
+    use tempfile::TempDir;
+
     use super::*;
 
-    #[test]
-    fn f3_only_what_a_worktree_outside_of_the_project_names_in_turn_is_the_hosts() {
+    /// A directory with a project and what may be its worktree, and the entry for that one in the project.
+    fn stage() -> (TempDir, PathBuf, PathBuf, PathBuf, PathBuf) {
         let keep = tempfile::tempdir().unwrap();
         let top = fs::canonicalize(keep.path()).unwrap();
         let (project, other) = (top.join("demo"), top.join("other"));
         let entry = project.join(".git/worktrees/other");
         fs::create_dir_all(&entry).unwrap();
         fs::create_dir_all(&other).unwrap();
+        (keep, top, project, other, entry)
+    }
+
+    #[test]
+    fn f3_only_what_a_worktree_outside_of_the_project_names_in_turn_is_the_hosts() {
+        let (_keep, _, project, other, entry) = stage();
         let is_the_hosts = || is_of_the_host(&entry, &project);
         assert!(!is_the_hosts());
         fs::write(entry.join("gitdir"), format!("{}\n", other.join(".git").display())).unwrap();
@@ -128,12 +136,7 @@ mod tests {
 
     #[test]
     fn f3_no_link_is_followed_to_judge_an_entry() {
-        let keep = tempfile::tempdir().unwrap();
-        let top = fs::canonicalize(keep.path()).unwrap();
-        let (project, other) = (top.join("demo"), top.join("other"));
-        let entry = project.join(".git/worktrees/other");
-        fs::create_dir_all(&entry).unwrap();
-        fs::create_dir_all(&other).unwrap();
+        let (_keep, top, project, other, entry) = stage();
         for number in 0..39 {
             symlink(format!("l{}", number + 1), top.join(format!("l{number}"))).unwrap();
         }

@@ -496,6 +496,15 @@ fn nested() -> Vec<Host> {
     hosts
 }
 
+/// The sandbox has ended and says so; then the repository is made fit for the next one.
+fn is_ended_and_mended(host: &Host, script: &str) {
+    until(script, || host.ok(&["list", "--json"]).trim() == "[]");
+    let audit = host.ok(&["audit", "-n", "6"]);
+    assert!(audit.contains("ended: ") && audit.contains("`cloister start`"), "{script}: {audit}");
+    host.run(&["stop"]);
+    sh(host, "test -d .git/refs || git init --quiet -b main; git config core.hooksPath husky/hooks");
+}
+
 #[test]
 fn f1_f2_a_sandbox_ends_when_the_host_replaces_a_directory_that_guards_lie_in() {
     for host in nested() {
@@ -504,11 +513,7 @@ fn f1_f2_a_sandbox_ends_when_the_host_replaces_a_directory_that_guards_lie_in() 
             // What is held open inside tells nobody that it was removed.
             host.inside("(cd .git; sleep 60) >/dev/null 2>&1 & (cd sub; sleep 60) >/dev/null 2>&1 &");
             sh(&host, script);
-            until(script, || host.ok(&["list", "--json"]).trim() == "[]");
-            let audit = host.ok(&["audit", "-n", "6"]);
-            assert!(audit.contains("ended: ") && audit.contains("`cloister start`"), "{script}: {audit}");
-            host.run(&["stop"]);
-            sh(&host, "test -d .git/refs || git init --quiet -b main; git config core.hooksPath husky/hooks");
+            is_ended_and_mended(&host, script);
         }
     }
 }
@@ -521,11 +526,7 @@ fn f1_f2_a_directory_replaced_while_no_guardian_was_there_ends_the_sandbox_with_
             kill_guardian(&host);
             sh(&host, script);
             host.run(&["guardian", "start"]);
-            until(script, || host.ok(&["list", "--json"]).trim() == "[]");
-            let audit = host.ok(&["audit", "-n", "6"]);
-            assert!(audit.contains("ended: ") && audit.contains("`cloister start`"), "{script}: {audit}");
-            host.run(&["stop"]);
-            sh(&host, "test -d .git/refs || git init --quiet -b main; git config core.hooksPath husky/hooks");
+            is_ended_and_mended(&host, script);
         }
     }
 }
