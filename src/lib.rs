@@ -90,6 +90,7 @@
 //!    frames with a largest size ([`init::wire`]).
 //! 10. Tokens, instances and running sandboxes belong to a project's path ([`name::ProjectId`]), never to a name alone.
 
+pub mod approval;
 pub mod audit;
 pub mod cli;
 pub mod config;
@@ -108,3 +109,4 @@ pub mod sandbox;
 pub mod session;
 pub mod text;
 pub mod token;
+pub mod web;

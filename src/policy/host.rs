@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
+use unicode_security::MixedScript as _;
 
 use crate::name::text_form;
 
@@ -91,6 +92,25 @@ impl DomainName {
     /// Gives the name with its Unicode labels decoded, for showing beside the canonical form.
     pub fn unicode(&self) -> Cow<'_, str> {
         decoded(&self.0)
+    }
+
+    /// Gives the part of the name that somebody registered: the public suffix and one label more. None for a public
+    /// suffix itself and for a name of one label.
+    pub fn registrable(&self) -> Option<&str> {
+        psl::domain_str(&self.0)
+    }
+
+    /// Gives the suffix below which a service lets its users have names, such as `github.io`, if the name is below one:
+    /// what is there is user content (N6).
+    pub fn shared_suffix(&self) -> Option<&str> {
+        let suffix = psl::suffix(self.0.as_bytes())?;
+        (suffix.typ() == Some(psl::Type::Private)).then(|| &self.0[self.0.len() - suffix.as_bytes().len()..])
+    }
+
+    /// Tells whether a label of the name mixes scripts that do not belong together, as names do that imitate others
+    /// (N2, UTS 39).
+    pub fn mixes_scripts(&self) -> bool {
+        self.unicode().split('.').any(|label| !label.is_single_script())
     }
 
     /// Gives every name above this one, the nearest first.

@@ -179,6 +179,30 @@ impl Pattern {
         Self { host, port: Some(authority.port()) }
     }
 
+    /// Makes the pattern that covers the names beside the one of an authority, at its port: `*.x.org:443` for
+    /// `api.x.org:443`. There is none for an address, for a name of fewer than three labels, and where the names beside
+    /// belong to others (N5, N6).
+    pub fn beside(authority: &Authority) -> Option<Self> {
+        let Host::Name(name) = authority.host() else { return None };
+        let (_, above) = name.as_str().split_once('.')?;
+        // A wildcard does not open name servers and local names.
+        if !above.contains('.') || name.is_resolver() || name.is_local() {
+            return None;
+        }
+        let host = DomainPattern::parse(&format!("*.{above}")).ok()?;
+        Some(Self { host: PatternHost::Domain(host), port: Some(authority.port()) })
+    }
+
+    /// Tells whether the pattern covers an authority; one without a port covers every port.
+    pub fn covers(&self, authority: &Authority) -> bool {
+        let is_host = match (&self.host, authority.host()) {
+            (PatternHost::Domain(domain), Host::Name(name)) => domain.matches(name),
+            (PatternHost::Ip(own), Host::Ip(address)) => own == address,
+            (PatternHost::Domain(_), Host::Ip(_)) | (PatternHost::Ip(_), Host::Name(_)) => false,
+        };
+        is_host && self.port.is_none_or(|port| port == authority.port())
+    }
+
     /// Gives the hosts that the pattern covers.
     pub fn host(&self) -> &PatternHost {
         &self.host

@@ -97,6 +97,16 @@ pub enum Effect {
     Deny,
 }
 
+impl Effect {
+    /// Gives the stable name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+        }
+    }
+}
+
 /// The number of one client connection, unique while the guardian lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(u64);
