@@ -199,7 +199,7 @@ fn a_permit_carries_what_was_asked_and_checked() {
     assert_eq!(permit.cloister().as_str(), "app");
     assert_eq!(permit.rule().to_string(), "example.com");
     assert_eq!(permit.addresses(), ["1.1.1.1:443".parse::<SocketAddr>().unwrap()]);
-    assert_eq!((permit.request().via, permit.request().connection), (Via::Connect, ConnectionId::new(1)));
+    assert_eq!((permit.request().via, permit.request().grant), (Via::Connect, None));
 }
 
 #[test]
@@ -285,7 +285,7 @@ fn s4_a_denied_address_is_denied_for_names_and_pins_too() {
         .deny(&["1.1.1.1"])
         .connect("[64:ff9b::1.1.1.1]:443", "denied_by_rule 1.1.1.1")
         .connect("[::ffff:1.1.1.1]:443", "denied_by_rule 1.1.1.1")
-        .connect("[64:ff9b::1.1.1.2]:443", "ask");
+        .connect("[64:ff9b::1.1.1.2]:443", "not_allowed");
     // An allow rule opens one form alone.
     Case::new().allow(&["1.1.1.1"]).connect("[64:ff9b::1.1.1.1]:443", "not_allowed");
 }
@@ -293,7 +293,7 @@ fn s4_a_denied_address_is_denied_for_names_and_pins_too() {
 #[test]
 fn s4_an_answer_that_denies_an_address_holds_for_names() {
     let rule = Rule::deny(parsed(Pattern::parse("1.1.1.1")), Origin::new(OriginKind::Session));
-    let policy = Case::new().allow(&["example.com"]).build().with_rule(rule);
+    let policy = Case::new().allow(&["example.com"]).rule(rule).build();
     let denial = permit(&policy, "example.com:443", &["1.1.1.1"]).unwrap_err();
     assert_eq!(denial.reason(), Reason::DeniedByUser);
     assert_eq!(denial.detail(), Some("`example.com` stands for `1.1.1.1`"));

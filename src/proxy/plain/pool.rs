@@ -179,7 +179,7 @@ mod tests {
     use super::*;
     use crate::name::CloisterName;
     use crate::policy::{
-        ConnectionId, Decision, Origin as RuleOrigin, OriginKind, Pattern, Policy, PolicyInput, Request, Via,
+        Decision, Origin as RuleOrigin, OriginKind, Pattern, Policy, PolicyInput, Request, Via,
     };
     use crate::proxy::admission::Admission;
     use crate::proxy::admission::descriptors::Descriptors;
@@ -201,7 +201,7 @@ mod tests {
             cloister: &cloister,
             authority: &authority,
             via: Via::Plain,
-            connection: ConnectionId::new(1),
+            grant: None,
         };
         let Decision::Allow(allowed) = policy.evaluate(&request) else { panic!("it is not allowed") };
         let answers: Vec<IpAddr> = answers.iter().map(|text| text.parse().unwrap()).collect();
