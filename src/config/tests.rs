@@ -209,6 +209,7 @@ fn example(kind: Kind) -> &'static str {
         Kind::StorePaths => "[/nix/store/00000000000000000000000000000000-jq]",
         Kind::Switch => "false",
         Kind::Upstream => "http://proxy.corp:3128",
+        Kind::Command => "[tell, me]",
         Kind::Mounts => "[{source: ~/data, target: /data}]",
     }
 }
@@ -249,6 +250,10 @@ fn f9_every_key_is_known_to_widen_or_to_narrow() {
             "proxy.idle_timeout",
             "proxy.max_duration",
             "proxy.upstream",
+            "proxy.approval_timeout",
+            "approvals.notify",
+            "approvals.bell",
+            "approvals.notify_command",
             "files.mask",
             "refs",
             "mounts",

@@ -14,6 +14,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{OnceCell, watch};
 
 use super::control::api::{Registered, Registration, Revoked};
+use super::approvals::asks::{self, Asks};
+use super::approvals::{Approvals, Counsel, Terms};
 use super::guards::{Guards, Report};
 use super::handover::{Order, Predecessor};
 use super::ledger::Ledger;
@@ -21,7 +23,7 @@ use crate::audit::{AuditError, Event, Record};
 use crate::config::{Config, ConfigError, Network};
 use crate::name::{CloisterName, ProjectId};
 use crate::paths::{self, Paths, PathsError};
-use crate::policy::Policy;
+use crate::policy::{Policy, Rule};
 use crate::proxy::{
     self, Client, Descriptors, Ending, Identity, Limits, Outbound, Resolve, Services, Settings,
 };
@@ -47,7 +49,8 @@ pub(super) use metrics::CONTENT_TYPE as METRICS_TYPE;
 
 /// All sandboxes of one guardian.
 pub(super) struct Registry {
-    paths: Paths,
+    pub(super) paths: Paths,
+    pub(super) approvals: Arc<Approvals>,
     log: Arc<Ledger>,
     resolver: Arc<dyn Resolve>,
     descriptors: Arc<Descriptors>,
@@ -79,6 +82,11 @@ struct Served {
     counters: Arc<Counters>,
     /// What its rules were made of.
     config: Arc<Config>,
+    /// What was answered for it alone, as its file says.
+    grants: Vec<Rule>,
+    /// What was answered and could not be kept.
+    in_memory: Vec<Rule>,
+    asks: Arc<Asks>,
 }
 
 /// Why a sandbox could not be registered, reloaded or revoked.
@@ -115,7 +123,12 @@ pub(super) enum RegistryError {
 }
 
 impl Registry {
-    pub(super) fn new(paths: Paths, log: Arc<Ledger>, resolver: Arc<dyn Resolve>) -> io::Result<Self> {
+    pub(super) fn new(
+        paths: Paths,
+        log: Arc<Ledger>,
+        resolver: Arc<dyn Resolve>,
+        approvals: Arc<Approvals>,
+    ) -> io::Result<Self> {
         let reported = Arc::clone(&log);
         let report: Box<Report> =
             Box::new(move |cloister, event, what| report(&reported, cloister, event, what));
@@ -125,6 +138,7 @@ impl Registry {
             live: Mutex::default(),
             latencies: Arc::default(),
             paths,
+            approvals,
             log,
             resolver,
             descriptors: Arc::new(Descriptors::of_this_process()),
@@ -158,7 +172,7 @@ impl Registry {
     /// Makes sure that everything that an earlier guardian serves could be served by this one.
     pub(super) fn check(paths: &Paths) -> Result<(), RegistryError> {
         for kept in Kept::read_all(paths)? {
-            Config::load_for(paths, Some(&kept.registration.project))?;
+            Config::load_for(paths, Some(&kept.registration.owner()))?;
         }
         Ok(())
     }
@@ -189,7 +203,7 @@ impl Registry {
         let mut served = self.served();
         for (kept, unguarded) in all {
             let name = kept.registration.cloister.clone();
-            let config = Config::load_for(&self.paths, Some(&kept.registration.project))?;
+            let config = Config::load_for(&self.paths, Some(&kept.registration.owner()))?;
             let listener = given.remove(&name).map(Bound::from);
             let mut restored = self.prepare(kept, Arc::new(config))?;
             restored.unguarded = unguarded;
@@ -219,7 +233,7 @@ impl Registry {
             return Err(RegistryError::NameTaken { name, owner });
         }
         // Before anything changes: with broken settings, an earlier sandbox keeps its way out.
-        let config = Arc::new(Config::load_for(&self.paths, Some(&registration.project))?);
+        let config = Arc::new(Config::load_for(&self.paths, Some(&registration.owner()))?);
         let token = PlainToken::from_bytes(tokens::random().map_err(RegistryError::Random)?);
         let kept = Kept {
             token: HashedToken::of(&token),

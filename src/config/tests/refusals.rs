@@ -54,7 +54,7 @@ fn s3_an_unknown_key_is_refused_with_the_nearest_one() {
     check_problems(
         "\"a\\eb\": x",
         &[
-            "config.yaml:1: `\"a\\u{1b}b\"`: is not a known key; the keys known here are `backend`, `network`, `shell`, `proxy`, `files`, `refs`, `mounts`, `env`, `limits`, `tools`, `audit`",
+            "config.yaml:1: `\"a\\u{1b}b\"`: is not a known key; the keys known here are `backend`, `network`, `shell`, `proxy`, `approvals`, `files`, `refs`, `mounts`, `env`, `limits`, `tools`, `audit`",
         ],
     );
 }
@@ -103,7 +103,7 @@ fn nothing_is_coerced() {
     check_problems(
         "- a",
         &[
-            "config.yaml:1: expected a map of keys, found a list; the keys known here are `backend`, `network`, `shell`, `proxy`, `files`, `refs`, `mounts`, `env`, `limits`, `tools`, `audit`",
+            "config.yaml:1: expected a map of keys, found a list; the keys known here are `backend`, `network`, `shell`, `proxy`, `approvals`, `files`, `refs`, `mounts`, `env`, `limits`, `tools`, `audit`",
         ],
     );
 }

@@ -61,7 +61,15 @@ async fn list(State(control): State<Arc<Control>>, Query(Since { since }): Query
             () = approvals.over() => {}
         }
     }
-    Json(approvals.queue.snapshot()).into_response()
+    as_guardian(&control, || Json(approvals.queue.snapshot()).into_response())
+}
+
+/// Answers, unless another guardian has taken over meanwhile: then it is that one's to answer.
+fn as_guardian(control: &Control, answer: impl FnOnce() -> Response) -> Response {
+    if control.is_replaced() {
+        return refuse(StatusCode::MISDIRECTED_REQUEST, "another guardian has taken over");
+    }
+    answer()
 }
 
 async fn calls(
@@ -78,7 +86,7 @@ async fn calls(
         () = approvals.over() => {}
     }
     let number = number(&approvals.calls().borrow());
-    Json(Calls { number }).into_response()
+    as_guardian(&control, || Json(Calls { number }).into_response())
 }
 
 /// Who asks at the control socket.
