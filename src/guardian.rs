@@ -11,7 +11,6 @@ mod daemon;
 pub mod fuzz;
 mod guards;
 mod handover;
-mod holder;
 mod judgement;
 mod ledger;
 mod registry;
