@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -20,12 +21,12 @@ use crate::config::Approvals as Wishes;
 use crate::name::{BranchName, CloisterName, ProjectName};
 use crate::policy::{Decision, Question, Request};
 use crate::proxy::{Decider, Deciding, Policies, Verdict};
-use notify::Caller;
+use crate::web::Page;
+use super::notify::{Caller, Counts, Ways};
 
 pub(super) mod answer;
 pub(super) mod asks;
 pub(super) mod desk;
-pub(super) mod notify;
 
 /// All that waits for a human, and the ways to reach one.
 pub(super) struct Approvals {
@@ -38,8 +39,8 @@ pub(super) struct Approvals {
     caller: Caller,
     /// Whether nothing is asked here any more.
     is_over: watch::Sender<bool>,
-    /// Where the page is.
-    pub(super) page: RwLock<Option<String>>,
+    /// The page, unless no port was free.
+    page: Mutex<Option<Arc<Page>>>,
 }
 
 /// Somebody looks as long as it lives.
@@ -60,13 +61,15 @@ impl Approvals {
             calls: watch::Sender::default(),
             caller,
             is_over: watch::Sender::new(false),
-            page: RwLock::default(),
+            page: Mutex::default(),
         }
     }
 
     /// Counts one who looks.
     pub(super) fn look(&self) -> Look {
-        self.looking.fetch_add(1, Ordering::SeqCst);
+        if self.looking.fetch_add(1, Ordering::SeqCst) == 0 {
+            self.caller.seen();
+        }
         Look(Arc::clone(&self.looking))
     }
 
@@ -75,14 +78,41 @@ impl Approvals {
         self.calls.subscribe()
     }
 
+    /// How often somebody was called, and by what.
+    pub(super) fn called(&self) -> Counts {
+        self.caller.counts()
+    }
+
     /// Calls somebody when nobody looks.
     fn call(&self, pending: &Pending, wishes: &Wishes) {
         if self.looking.load(Ordering::SeqCst) > 0 {
             return;
         }
         self.calls.send_modify(|calls| *calls.entry(pending.cloister.clone()).or_default() += 1);
-        let page = self.page.read().unwrap_or_else(PoisonError::into_inner).clone();
-        self.caller.waiting(pending, wishes, page.as_deref());
+        let page = self.page().map(|page| format!("http://{}/", page.address()));
+        let command =
+            wishes.notify_command.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+        self.caller.waiting(pending, &Ways { desktop: wishes.notify, command, page });
+    }
+
+    fn page(&self) -> Option<Arc<Page>> {
+        self.page.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes a link that logs a browser in; `None` without a page.
+    pub(super) fn page_link(&self) -> Option<io::Result<String>> {
+        self.page().map(|page| page.login_link())
+    }
+
+    /// Serves the page until nothing is asked here any more; then its port is free.
+    pub(super) async fn serve_page(&self, page: Page) {
+        let page = Arc::new(page);
+        *self.page.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&page));
+        let served = page.serve(self.over()).await;
+        if let Err(error) = served {
+            tracing::error!(error = &error as &dyn std::error::Error, "the page is not served");
+        }
+        *self.page.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Asks nothing any more: what waits here is told to ask again elsewhere.
@@ -99,17 +129,17 @@ impl Approvals {
         }
     }
 
-    /// Takes back the calls for cloisters of which nothing waits any more; runs as long as the guardian.
+    /// Tells those who were called what has ended; runs as long as the guardian.
     pub(super) async fn follow(self: Arc<Self>) {
         let mut changes = self.queue.changes();
-        let mut waiting = std::collections::BTreeSet::new();
+        let mut last = None;
         while changes.changed().await.is_ok() {
-            let now: std::collections::BTreeSet<CloisterName> =
-                self.queue.snapshot().pending.into_iter().map(|pending| pending.cloister).collect();
-            for done in waiting.difference(&now) {
-                self.caller.settled(done, 0);
+            let settled = self.queue.snapshot().settled;
+            let newest = settled.first().map(|settled| settled.id.clone());
+            for ended in settled.iter().take_while(|ended| Some(&ended.id) != last.as_ref()) {
+                self.caller.settled(ended, self.queue.count(&ended.cloister));
             }
-            waiting = now;
+            last = newest;
         }
     }
 }
@@ -142,7 +172,7 @@ impl Counsel {
     /// Asks a human, and waits for the answer.
     pub(super) async fn ask(&self, question: &Question, voice: Voice) -> Verdict {
         let Terms { patience, wishes } = self.terms.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let Ok(bytes) = tokens::random() else { return Verdict::Unrecorded };
+        let Ok(bytes) = tokens::random::<8>() else { return Verdict::Unrecorded };
         let request = question.request();
         let asked = Asked {
             id: RequestId::from_bytes(bytes),

@@ -20,7 +20,7 @@ pub use super::control::api::{
     API_VERSION, CloisterStatus, Forget, Forgotten, ForgottenRule, LastDenial, ProcessStatus, Registration,
     Reloaded, Reloads, SettingsProblem, Status, Totals,
 };
-pub use super::judgement::{Judgement, usual_way};
+pub use super::control::judgement::{Judgement, usual_way};
 pub use super::registry::tokens::{
     TokenError, TokenFile, files as token_files, forget as forget_token, kept_for as token_kept_for,
 };

@@ -35,6 +35,7 @@ use api::{API_VERSION, Failure, Registration, Stop, StopReceipt, Version};
 
 pub(super) mod api;
 mod approvals;
+pub(super) mod judgement;
 mod serve;
 
 /// The longest body of a request.

@@ -50,6 +50,8 @@ pub(super) struct Caller {
     pub(super) connection: ConnectionId,
     /// Whether it waits for a human.
     is_held: AtomicBool,
+    /// Whether it ever did.
+    was_held: AtomicBool,
 }
 
 /// Holds a client until a human has answered.
@@ -57,12 +59,20 @@ pub(super) struct Hold<'a>(&'a Caller);
 
 impl Caller {
     pub(super) fn new(connection: ConnectionId) -> Self {
-        Self { connection, is_held: AtomicBool::new(false) }
+        Self { connection, is_held: AtomicBool::new(false), was_held: AtomicBool::new(false) }
     }
 
     pub(super) fn hold(&self) -> Hold<'_> {
         self.is_held.store(true, Ordering::Relaxed);
+        self.was_held.store(true, Ordering::Relaxed);
         Hold(self)
+    }
+
+    /// Tells how long a step took that began at `since`, unless it was a human who took the time.
+    fn measure(&self, client: &Client, step: Step, since: Instant) {
+        if !self.was_held.load(Ordering::Relaxed) {
+            client.measure(step, since.into_std());
+        }
     }
 
     /// Waits until the client has gone. A human is not asked for one that has ended its own direction, either: behind
@@ -142,7 +152,7 @@ async fn serve_request<S: Stream>(wire: &mut Wire<S>, client: &Client, id: Conne
                 opened = open(client, &caller, &head) => opened,
                 () = caller.gone(&wire.stream, &client.beat) => return Next::End,
             };
-            client.measure(Step::of(&opened), started.into_std());
+            caller.measure(client, Step::of(&opened), started);
             log_decision(authority, opened.as_ref().map(|dialled| &dialled.rule), started);
             match opened {
                 Ok(dialled) => return connect::establish(wire, client, Inside::of(authority), dialled).await,
@@ -155,7 +165,7 @@ async fn serve_request<S: Stream>(wire: &mut Wire<S>, client: &Client, id: Conne
                 reached = reach(client, &caller, &head) => reached,
                 () = caller.gone(&wire.stream, &client.beat) => return Next::End,
             };
-            client.measure(Step::of(&reached), started.into_std());
+            caller.measure(client, Step::of(&reached), started);
             log_decision(authority, reached.as_ref().map(|reached| reached.origin.rule()), started);
             match reached {
                 Ok(reached) => {
@@ -182,7 +192,7 @@ async fn recorded<'a>(
     let started = Instant::now();
     let accepted = Accepted { client, caller, head };
     let recorded = accepted.authenticate()?.evaluate().await?.resolve().await?.record().await?;
-    client.measure(Step::Decide, started.into_std());
+    caller.measure(client, Step::Decide, started);
     Ok(recorded)
 }
 

@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 use super::Counsel;
 use crate::approval::{Scope, Voice};
 use crate::guardian::control::api::API_VERSION;
-use crate::guardian::judgement::usual_way;
+use crate::guardian::control::judgement::usual_way;
 use crate::policy::{self, Authority, Decision, Host, OriginKind, Rule};
 use crate::proxy::Verdict;
 use crate::token::HashedToken;

@@ -44,10 +44,10 @@ impl Desk for Registry {
     }
 
     fn cloisters(&self) -> Vec<Cloister> {
-        let cloisters = self.status().cloisters.into_iter().map(|status| Cloister {
+        let cloisters = self.cloister_statuses().into_iter().map(|status| Cloister {
             name: status.cloister.to_string(),
             project: status.project.to_string(),
-            network: status.network.name().to_owned(),
+            network: status.network.as_str().to_owned(),
             allowed: status.allowed,
             denied: status.denied,
             bytes_up: status.bytes_up,
@@ -58,10 +58,7 @@ impl Desk for Registry {
     }
 
     fn problems(&self) -> Vec<String> {
-        let status = self.status();
-        let audit = status.audit_problem.map(|problem| format!("the audit log can't be written: {problem}"));
-        let settings = status.settings_problems.into_iter().flat_map(|broken| broken.problems);
-        audit.into_iter().chain(settings).map(|problem| Untrusted(&problem).to_string()).collect()
+        self.problem_texts().iter().map(|problem| Untrusted(problem).to_string()).collect()
     }
 
     fn audit_file(&self) -> PathBuf {

@@ -132,7 +132,7 @@ async fn forget(
 }
 
 async fn link(State(control): State<Arc<Control>>) -> Response {
-    match control.registry.page_link() {
+    match control.registry.approvals.page_link() {
         Some(Ok(url)) => Json(PageLink { url }).into_response(),
         Some(Err(error)) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &chain(&error)),
         None => {

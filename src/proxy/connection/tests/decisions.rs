@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use tokio::io::AsyncWriteExt as _;
 
 use super::harness::{Script, Server, read_head, within};
-use crate::policy::{Authority, Origin, OriginKind, Pattern, Rule, Unlisted};
+use crate::policy::{Authority, Origin, OriginKind, Pattern, Rule};
 use crate::proxy::admission::tunnels::ConnectionId;
 use crate::proxy::connection::Caller;
 use crate::proxy::head::{Head, Parser};
@@ -190,7 +190,7 @@ async fn d5_what_was_checked_is_what_is_dialled() {
     let head = parse(&proxy.connect_head("a.test:443"));
     // Up to the step before dialling, which opens a socket to nothing but what is recorded here.
     let accepted = Accepted { client: &proxy.client.clone(), caller: &Caller::new(ConnectionId(1)), head: &head };
-    let permitted = accepted.authenticate().unwrap().evaluate().unwrap().resolve().await.unwrap();
+    let permitted = accepted.authenticate().unwrap().evaluate().await.unwrap().resolve().await.unwrap();
     let recorded = permitted.record().await.unwrap();
     assert_eq!(proxy.names.asked(), ["a.test"]);
     assert_eq!(proxy.event().await, "allow a.test:443 by a.test at [8.8.8.8:443]");
@@ -483,7 +483,7 @@ async fn i4_a_request_that_comes_behind_the_end_is_refused_and_recorded() {
     let head = parse(&proxy.connect_head("a.test:443"));
     proxy.client.end(Ending::Revoked);
     let accepted = Accepted { client: &proxy.client.clone(), caller: &Caller::new(ConnectionId(1)), head: &head };
-    let refusal = accepted.authenticate().unwrap().evaluate().err().unwrap();
+    let refusal = accepted.authenticate().unwrap().evaluate().await.err().unwrap();
     let answer = String::from_utf8(refusal.render(After::Close, Show::Whole)).unwrap();
     assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{answer}");
     assert!(answer.contains("this sandbox was stopped"), "{answer}");

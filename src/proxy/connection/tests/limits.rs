@@ -143,7 +143,7 @@ async fn idle_tunnel_needs_little_memory() {
     // What a connection's task holds while its tunnel is idle, besides the two sockets.
     let proxy = Script::default().start();
     let (_near, far) = UnixStream::pair().unwrap();
-    let task = connection::serve(far, proxy.client, ConnectionId(1));
+    let task = connection::serve(far, proxy.client, crate::proxy::admission::tunnels::ConnectionId(1));
     assert!(size_of_val(&task) <= 1536, "{} bytes", size_of_val(&task));
 }
 
