@@ -27,6 +27,7 @@ pub(super) fn router(shared: &Arc<Shared>) -> Router {
         .route("/log", get(log::page))
         .route("/log/events", get(log::events))
         .route("/pending", get(pending))
+        .route("/session", get(session))
         .route("/events", get(live::events))
         .route("/approve-domain/{id}", post(answers::allow))
         .route("/deny-domain/{id}", post(answers::deny))
@@ -86,6 +87,11 @@ async fn pending(State(shared): State<Arc<Shared>>, Extension(visit): Extension<
         }
         Err(refusal) => refusal.answer(visit.wants),
     }
+}
+
+/// Tells a page that lost its events whether it is still logged in: the gate has seen to that.
+async fn session() -> StatusCode {
+    StatusCode::OK
 }
 
 /// Takes a login code and gives a cookie for it (A18).
