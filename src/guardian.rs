@@ -13,6 +13,7 @@ mod guards;
 mod handover;
 mod judgement;
 mod ledger;
+pub mod notify;
 mod registry;
 
 pub use daemon::{DaemonError, Role, run};
