@@ -282,6 +282,18 @@ fn the_policy_gets_all_pieces() {
     assert_eq!(input.rules.last().unwrap().origin(), &origin);
 }
 
+#[test]
+fn a_command_is_one_value_that_a_project_replaces() {
+    let global = "approvals: {notify: false, bell: false, notify_command: ['~/bin/tell', '--urgent', '']}";
+    let command = |config: &Config| config.approvals.notify_command.clone();
+    let config = load(global, "");
+    assert_eq!((config.approvals.notify, config.approvals.bell), (false, false));
+    assert_eq!(command(&config), ["/home/u/bin/tell", "--urgent", ""]);
+    assert_eq!(command(&load(global, "approvals: {notify_command: [tell]}")), ["tell"]);
+    assert_eq!(command(&load(global, "approvals: {notify_command: null}")).len(), 3);
+    assert_eq!(command(&load(global, "approvals: {notify_command: []}")), [""; 0]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

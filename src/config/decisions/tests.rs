@@ -1,8 +1,10 @@
 //! Tests of what is kept, forgotten, read back and refused.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
 
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -10,6 +12,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::config::problem::Report;
 use crate::config::{Config, ConfigError, yaml};
+use crate::paths::PathsError;
 
 /// Is a home directory of a user.
 struct Home {
@@ -325,15 +328,9 @@ fn what_is_no_file_of_answers_is_refused_with_its_line() {
         ),
         (
             "allow: []\nallow: []",
-            "global.yaml:2: `allow`: sets the key `allow` a second time; the first time is in line 1",
+            "global.yaml:2: sets the key `allow` a second time; the first time is in line 1; keep one of the two",
         ),
     ] {
-        let shown: Vec<String> = {
-            let home = Home::new();
-            home.write(&Place::Global, text);
-            home.shown(&load(&home.paths, &Place::Global).unwrap_err().problems)
-        };
-        let _ = shown;
         check_refused(&Place::Global, text, &[expected]);
     }
 }
@@ -352,6 +349,208 @@ fn n5_no_answer_opens_the_names_of_many_owners() {
         home.remember(&Place::Global, Effect::Deny, pattern).unwrap();
         fs::remove_file(Place::Global.file(&home.paths)).unwrap();
     }
+}
+
+#[test]
+fn a_file_says_whose_it_is() {
+    let id = owner("/home/u/demo").id();
+    let header = format!("project: {{name: demo, path: /home/u/demo, id: '{id}'}}\n");
+    let answers = "deny: [{pattern: a.example.com}]";
+    let home = Home::new();
+    // Comments, other orders and other names of the project are fine; so is a file that says nothing at all.
+    for (text, rules) in [
+        (format!("# mine\n{header}{answers}"), 1),
+        (format!("{answers}\n{header}"), 1),
+        (format!("{}{answers}", header.replace("name: demo", "name: other")), 1),
+        (header.clone(), 0),
+        ("allow:\ndeny: []".to_owned(), 0),
+        (String::new(), 0),
+    ] {
+        home.write(&project(), &text);
+        assert_eq!(home.rules(Some(&owner("/home/u/demo"))).len(), rules, "{text}");
+        assert_eq!(Config::load_for(&home.paths, Some(&owner("/home/u/demo"))).unwrap().unused, []);
+    }
+    let own = format!("write `project: {{name: \"demo\", path: \"/home/u/demo\", id: \"{id}\"}}`");
+    for (text, expected) in [
+        (answers.to_owned(), format!("demo.yaml: `project`: is missing: nothing says whose file this is; {own}")),
+        (
+            format!("project: {{path: /home/u/demo}}\n{answers}"),
+            format!("demo.yaml:1: `project`: needs `name`, `path`, `id`; {own}"),
+        ),
+        (
+            format!("project: demo\n{answers}"),
+            "demo.yaml:1: `project`: expected a map of `name`, `path`, `id`, found text".to_owned(),
+        ),
+        (
+            format!("project: {{name: demo, path: /home/u/demo, id: 7}}\n{answers}"),
+            "demo.yaml:1: `project.id`: expected text, found a number; put it in quotes if it is meant as text"
+                .to_owned(),
+        ),
+        (
+            format!("cloister: {{name: demo}}\n{header}{answers}"),
+            "demo.yaml:1: `cloister`: is not a known key; the keys known here are `project`, `allow`, `deny`"
+                .to_owned(),
+        ),
+    ] {
+        check_refused(&project(), &text, &[&expected]);
+    }
+}
+
+/// Either alone is not enough: a moved directory has another path, and a path can be written by anybody.
+#[test]
+fn path_and_id_have_to_be_the_projects() {
+    let home = Home::new();
+    let (own, other) = (owner("/home/u/demo"), owner("/tmp/demo"));
+    for (path, id) in [("/home/u/demo", other.id()), ("/tmp/demo", own.id()), ("/tmp/demo", other.id())] {
+        let header = format!("project: {{name: demo, path: {path}, id: '{id}'}}");
+        home.write(&project(), &format!("{header}\nallow: [{{pattern: a.example.com}}]"));
+        let config = Config::load_for(&home.paths, Some(&own)).unwrap();
+        assert_eq!((home.rules(Some(&own)).len(), config.unused.len()), (0, 1), "{header}");
+    }
+}
+
+#[test]
+fn a_broken_file_of_answers_breaks_the_configuration() {
+    let home = Home::new();
+    home.write(&project(), "allow: [{pattern: 'https://a.example.com/'}]");
+    home.write(&Place::Global, "allow: [\n");
+    let broken = Config::load_for(&home.paths, Some(&owner("/home/u/demo"))).unwrap_err();
+    let files: Vec<_> = broken.problems.iter().map(|problem| problem.path.clone()).collect();
+    assert_eq!(files, [Place::Global.file(&home.paths), project().file(&home.paths)]);
+    assert_eq!(Config::load_for(&home.paths, None).unwrap_err().problems.len(), 1);
+}
+
+#[test]
+fn comments_at_the_top_stay() {
+    let home = Home::new();
+    home.write(
+        &Place::Global,
+        "\u{feff}# mine: don't touch\r\n#\n\n# not this\nallow:\n  - {pattern: a.example.com} # nor this\n",
+    );
+    home.remember(&Place::Global, Effect::Allow, "b.example.com:443").unwrap();
+    let expected = "# mine: don't touch\n#\nallow:\n  - {pattern: \"a.example.com\"}\n  - {pattern: \"b.example.com:443\"}\n";
+    assert_eq!(home.text(&Place::Global), expected);
+    // A lone carriage return ends the comment for YAML, and so for us.
+    home.write(&Place::Global, "# mine\rallow: [{pattern: a.example.com}]\n");
+    home.remember(&Place::Global, Effect::Allow, "b.example.com:443").unwrap();
+    assert_eq!(decisions(&home, &Place::Global), [allow("a.example.com"), allow("b.example.com:443")]);
+}
+
+#[test]
+fn a_link_to_a_file_elsewhere_is_kept() {
+    let home = Home::new();
+    let elsewhere = home.dir.path().join("dotfiles/global.yaml");
+    fs::create_dir(elsewhere.parent().unwrap()).unwrap();
+    fs::write(&elsewhere, "").unwrap();
+    let file = Place::Global.file(&home.paths);
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    symlink(&elsewhere, &file).unwrap();
+    home.remember(&Place::Global, Effect::Allow, "a.example.com:443").unwrap();
+    assert!(file.is_symlink());
+    assert!(fs::read_to_string(&elsewhere).unwrap().contains("a.example.com:443"));
+}
+
+#[test]
+fn a_file_never_grows_so_large_that_it_can_not_be_read() {
+    let home = Home::new();
+    let long = |pattern, length| Decision { reason: Some("x".repeat(length)), ..allow(pattern) };
+    remember(&home.paths, &Place::Global, long("a.example.com:443", 1_000_000)).unwrap();
+    let before = home.text(&Place::Global);
+    let refused = remember(&home.paths, &Place::Global, long("b.example.com:443", 100_000)).unwrap_err();
+    assert!(matches!(&refused, DecisionsError::Full(path) if *path == Place::Global.file(&home.paths)));
+    assert_eq!(home.text(&Place::Global), before);
+}
+
+#[test]
+fn nothing_is_lost_between_writers_at_once() {
+    let home = Home::new();
+    let pattern = |writer, number| format!("h{number}.w{writer}.example.com:443");
+    thread::scope(|scope| {
+        for writer in 0..4 {
+            let home = &home;
+            scope.spawn(move || {
+                for number in 0..25 {
+                    home.remember(&Place::Global, Effect::Allow, &pattern(writer, number)).unwrap();
+                    if number % 5 == 0 {
+                        let pattern = Pattern::parse(&pattern(writer, number)).unwrap();
+                        assert_eq!(forget(&home.paths, &Place::Global, &pattern, None).unwrap().len(), 1);
+                    }
+                }
+            });
+        }
+    });
+    let kept = decisions(&home, &Place::Global);
+    assert_eq!(kept.len(), 4 * 20);
+    let left = fs::read_dir(Place::Global.file(&home.paths).parent().unwrap()).unwrap();
+    let names: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 2, "the file and its lock: {names:?}");
+}
+
+/// Names the home in which this process, a part of another test, keeps answers without end.
+const WRITER: &str = "CLOISTER_TEST_WRITER_HOME";
+
+/// Is no test of its own: the two below run it as a process that is killed or may not write.
+#[test]
+fn writer_process() {
+    let Some(home) = std::env::var_os(WRITER) else { return };
+    let paths = Paths::from_environment(|name| (name == "HOME").then(|| home.clone())).unwrap();
+    for number in 0.. {
+        let answer = explained(Effect::Allow, &format!("h{number}.example.com:443"));
+        if let Err(error) = remember(&paths, &Place::Global, answer) {
+            let chain = crate::text::with_causes(&error);
+            assert!(
+                matches!(error, DecisionsError::Paths(PathsError::Io { action: "write", .. })),
+                "{chain}"
+            );
+            return;
+        }
+    }
+}
+
+/// This program as the process above, after a line of shell.
+fn writer(home: &Home, first: &str) -> Child {
+    #[expect(clippy::disallowed_methods, reason = "a process that can be killed is wanted")]
+    let mut command = Command::new("/bin/sh");
+    let script = format!("{first}\nexec \"$0\" --exact config::decisions::tests::writer_process");
+    command.arg("-c").arg(script).arg(std::env::current_exe().unwrap());
+    command.env(WRITER, home.dir.path()).stdout(Stdio::null());
+    command.spawn().unwrap()
+}
+
+#[test]
+fn a_killed_writer_leaves_a_whole_file_and_no_lock() {
+    let home = Home::new();
+    let mut before = 0;
+    for _ in 0..5 {
+        let mut child = writer(&home, "");
+        // Wherever it is, once it has written anew.
+        let count = || load(&home.paths, &Place::Global).unwrap().kept.len();
+        let mut seen = count();
+        while seen <= before + 3 {
+            assert!(child.try_wait().unwrap().is_none(), "it writes until it is killed");
+            thread::yield_now();
+            let now = count();
+            assert!(now >= seen, "{now} answers after {seen}");
+            seen = now;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        home.remember(&Place::Global, Effect::Deny, "last.example.com:443").unwrap();
+        before = decisions(&home, &Place::Global).len();
+    }
+}
+
+/// As on a full disk, the write breaks off in its midst.
+#[test]
+fn a_write_that_breaks_off_keeps_the_old_file() {
+    let home = Home::new();
+    // Two blocks of 512 bytes, or of 1024.
+    let mut child = writer(&home, "trap '' XFSZ; ulimit -f 2");
+    assert!(child.wait().unwrap().success());
+    let kept = decisions(&home, &Place::Global);
+    assert!(kept.len() > 1, "{kept:?}");
+    let names = fs::read_dir(Place::Global.file(&home.paths).parent().unwrap()).unwrap();
+    assert_eq!(names.count(), 2, "the file and its lock");
 }
 
 proptest! {
