@@ -17,8 +17,8 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout};
 
 pub use super::control::api::{
-    API_VERSION, CloisterStatus, LastDenial, ProcessStatus, Registration, Reloaded, Reloads, SettingsProblem,
-    Status, Totals,
+    API_VERSION, CloisterStatus, Forget, Forgotten, ForgottenRule, LastDenial, ProcessStatus, Registration,
+    Reloaded, Reloads, SettingsProblem, Status, Totals,
 };
 pub use super::judgement::{Judgement, usual_way};
 pub use super::registry::tokens::{
@@ -35,6 +35,7 @@ use crate::policy::Authority;
 use crate::token::ControlKey;
 use spawn::{spawn_only, spawn_successor};
 
+mod approvals;
 mod spawn;
 
 /// How long a start waits for a guardian that is about to end: one that waits for open tunnels takes longer.
