@@ -5,6 +5,7 @@ mod describe;
 mod list;
 mod page;
 pub(super) mod request;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -25,9 +26,8 @@ pub(super) async fn run(
         ApprovalsCommand::List => list::run(paths, output).await,
         ApprovalsCommand::Allow(arguments) => answer::run(Effect::Allow, arguments, paths, output).await,
         ApprovalsCommand::Deny(arguments) => answer::run(Effect::Deny, arguments, paths, output).await,
-        ApprovalsCommand::Forget { .. } | ApprovalsCommand::Watch => {
-            Err(CommandError::internal("not written yet"))
-        }
+        ApprovalsCommand::Forget { .. } => Err(CommandError::internal("not written yet")),
+        ApprovalsCommand::Watch => watch::run(paths, output).await,
         ApprovalsCommand::Open => page::run(paths, output).await,
     }
 }
