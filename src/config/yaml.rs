@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 
 use super::problem::Report;
-use super::tree::{Name, Node, Value};
+use tree::{Name, Node, Value};
+
+pub(super) mod tree;
 
 /// Bounds how deep values may be nested; the schema needs four levels.
 const MAX_DEPTH: usize = 16;
@@ -235,7 +237,7 @@ mod tests {
 
     use super::{Report, Value, parse};
     use crate::config::problem::Problem;
-    use crate::config::tree::Node;
+    use crate::config::yaml::tree::Node;
 
     fn read(text: &str) -> (Option<Node>, Vec<Problem>) {
         let mut report = Report::new(Path::new("f"));

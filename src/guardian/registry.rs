@@ -158,7 +158,7 @@ impl Registry {
     /// Makes sure that everything that an earlier guardian serves could be served by this one.
     pub(super) fn check(paths: &Paths) -> Result<(), RegistryError> {
         for kept in Kept::read_all(paths)? {
-            Config::load_for(paths, Some(&kept.registration.project))?;
+            Config::load_for(paths, Some(&kept.registration.owner()))?;
         }
         Ok(())
     }
@@ -189,7 +189,7 @@ impl Registry {
         let mut served = self.served();
         for (kept, unguarded) in all {
             let name = kept.registration.cloister.clone();
-            let config = Config::load_for(&self.paths, Some(&kept.registration.project))?;
+            let config = Config::load_for(&self.paths, Some(&kept.registration.owner()))?;
             let listener = given.remove(&name).map(Bound::from);
             let mut restored = self.prepare(kept, Arc::new(config))?;
             restored.unguarded = unguarded;
@@ -219,7 +219,7 @@ impl Registry {
             return Err(RegistryError::NameTaken { name, owner });
         }
         // Before anything changes: with broken settings, an earlier sandbox keeps its way out.
-        let config = Arc::new(Config::load_for(&self.paths, Some(&registration.project))?);
+        let config = Arc::new(Config::load_for(&self.paths, Some(&registration.owner()))?);
         let token = PlainToken::from_bytes(tokens::random().map_err(RegistryError::Random)?);
         let kept = Kept {
             token: HashedToken::of(&token),

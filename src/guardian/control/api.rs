@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::approval::Scope;
-use crate::config::Network;
+use crate::config::{Network, Owner};
 use crate::name::{BranchName, CloisterName, ProjectName};
 
 /// The version of the control interface; both sides must speak the same.
@@ -36,6 +36,13 @@ pub struct Registration {
     pub branch: Option<BranchName>,
     /// How far it reaches.
     pub network: Network,
+}
+
+impl Registration {
+    /// Whose settings and decisions are its own.
+    pub(in crate::guardian) fn owner(&self) -> Owner {
+        Owner { name: self.project.clone(), directory: self.directory.clone() }
+    }
 }
 
 /// The answer to a registration.

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::{Registry, RegistryError, Served, rules};
 use crate::audit::{Event, Record};
-use crate::config::{Config, ConfigError, Problem};
+use crate::config::{Config, ConfigError, Owner, Problem};
 use crate::guardian::control::api::Reloaded;
 use crate::guardian::handover::Order;
 use crate::name::ProjectName;
@@ -39,7 +39,7 @@ pub(super) struct Broken {
 
 /// What the files hold now.
 struct Loaded {
-    good: BTreeMap<ProjectName, Arc<Config>>,
+    good: BTreeMap<Owner, Arc<Config>>,
     /// By file, in the order in which they are read.
     problems: Vec<(PathBuf, Vec<Problem>)>,
     /// Every file that was read.
@@ -76,15 +76,16 @@ impl Registry {
     /// this one.
     pub(in crate::guardian) fn refresh(&self) -> Reloaded {
         let mut live = self.live();
-        let projects: BTreeSet<ProjectName> = self.served().values().map(Served::project).cloned().collect();
+        let projects: BTreeSet<Owner> = self.served().values().map(Served::owner).collect();
         let loaded = self.load(&projects);
-        let mut changes: BTreeMap<ProjectName, Change> = BTreeMap::new();
+        let mut changes: BTreeMap<Owner, Change> = BTreeMap::new();
         let mut reloaded = Reloaded { cloisters: 0, closed_tunnels: 0 };
         for served in self.served().values_mut() {
-            let Some(config) = loaded.good.get(served.project()) else { continue };
+            let owner = served.owner();
+            let Some(config) = loaded.good.get(&owner) else { continue };
             reloaded.cloisters += 1;
             let Some(what) = served.adopt(config) else { continue };
-            let change = changes.entry(served.project().clone()).or_default();
+            let change = changes.entry(owner).or_default();
             change.what.extend(what);
             change.cloisters += 1;
             let closed = served.client.revalidate();
@@ -101,14 +102,14 @@ impl Registry {
     }
 
     /// Reads the files that concern these projects.
-    fn load(&self, projects: &BTreeSet<ProjectName>) -> Loaded {
+    fn load(&self, projects: &BTreeSet<Owner>) -> Loaded {
         let mut loaded = Loaded { good: BTreeMap::new(), problems: Vec::new(), read: BTreeSet::new() };
-        loaded.read.insert(self.paths.config_file());
+        loaded.read.extend(Config::files_for(&self.paths, None));
         if let Err(error) = Config::load_for(&self.paths, None) {
             loaded.add(error.problems);
         }
         for project in projects {
-            loaded.read.insert(self.paths.project_file(project));
+            loaded.read.extend(Config::files_for(&self.paths, Some(project)));
             match Config::load_for(&self.paths, Some(project)) {
                 Ok(config) => drop(loaded.good.insert(project.clone(), Arc::new(config))),
                 Err(error) => loaded.add(error.problems),
@@ -118,7 +119,7 @@ impl Registry {
     }
 
     /// Writes into the log what changed, what broke and what is good again.
-    fn tell(&self, live: &mut Live, loaded: &Loaded, changes: &BTreeMap<ProjectName, Change>) {
+    fn tell(&self, live: &mut Live, loaded: &Loaded, changes: &BTreeMap<Owner, Change>) {
         if loaded.problems.is_empty() {
             live.good_reloads += 1;
         } else {
@@ -143,9 +144,9 @@ impl Registry {
             let detail = format!("`{}` is good again", broken.path.display());
             self.note(&about(Event::ConfigReload, &broken.path).detail(detail));
         }
-        for (project, change) in changes {
+        for (owner, change) in changes {
             live.changed = Some(now);
-            self.note(&Record::new(Event::ConfigReload).project(project).detail(change.told()));
+            self.note(&Record::new(Event::ConfigReload).project(&owner.name).detail(change.told()));
         }
     }
 
@@ -164,8 +165,8 @@ impl Registry {
     /// The files whose content matters now.
     pub(super) fn followed(&self) -> BTreeSet<PathBuf> {
         let served = self.served();
-        let own = served.values().map(|served| self.paths.project_file(served.project()));
-        own.chain([self.paths.config_file()]).collect()
+        let own = served.values().flat_map(|served| Config::files_for(&self.paths, Some(&served.owner())));
+        own.chain(Config::files_for(&self.paths, None)).collect()
     }
 }
 
@@ -183,8 +184,9 @@ impl Loaded {
 }
 
 impl Served {
-    pub(super) fn project(&self) -> &ProjectName {
-        &self.kept.registration.project
+    /// Whose settings and decisions are its own.
+    fn owner(&self) -> Owner {
+        self.kept.registration.owner()
     }
 
     /// Takes other settings, and says what of them changed; `None` when nothing did.

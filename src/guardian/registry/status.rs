@@ -86,7 +86,7 @@ impl Registry {
         let refused = |codes: &[&str]| {
             refusals.iter().filter(|(code, _)| codes.contains(code)).map(|(_, count)| count).sum()
         };
-        let files = [self.paths.config_file(), self.paths.project_file(&registration.project)];
+        let files = Config::files_for(&self.paths, Some(&registration.owner()));
         CloisterStatus {
             cloister: registration.cloister.clone(),
             project: registration.project.clone(),
