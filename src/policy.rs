@@ -135,7 +135,8 @@ impl Policy {
     fn unaskable(&self, request: &Request<'_>) -> Option<Denial> {
         match request.authority.host() {
             Host::Ip(address) => {
-                let detail = format!("nobody is asked about a bare address such as `{address}`; a rule may name it");
+                let detail =
+                    format!("nobody is asked about a bare address such as `{address}`; a rule may name it");
                 Some(Denial::new(Reason::NotAllowed).with_detail(detail))
             }
             Host::Name(name) => {

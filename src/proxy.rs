@@ -231,7 +231,11 @@ impl Client {
     }
 
     /// Waits for the answer of a human, as long as that makes sense: not longer than the sandbox and the guardian live.
-    async fn decided(&self, question: &Question, user_agent: Option<&str>) -> Result<Option<Arc<Rule>>, Refusal> {
+    async fn decided(
+        &self,
+        question: &Question,
+        user_agent: Option<&str>,
+    ) -> Result<Option<Arc<Rule>>, Refusal> {
         let authority = question.request().authority;
         let verdict = tokio::select! {
             biased;

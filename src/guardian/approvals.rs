@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::ledger::Ledger;
+use super::notify::{Caller, Counts, Ways};
 use super::registry::tokens;
 use crate::approval::queue::{Asked, End, Entered, Queue};
 use crate::approval::{Pending, RequestId, Voice};
@@ -22,7 +23,6 @@ use crate::name::{BranchName, CloisterName, ProjectName};
 use crate::policy::{Decision, Question, Request};
 use crate::proxy::{Decider, Deciding, Policies, Verdict};
 use crate::web::Page;
-use super::notify::{Caller, Counts, Ways};
 
 pub(super) mod answer;
 pub(super) mod asks;
@@ -90,8 +90,7 @@ impl Approvals {
         }
         self.calls.send_modify(|calls| *calls.entry(pending.cloister.clone()).or_default() += 1);
         let page = self.page().map(|page| format!("http://{}/", page.address()));
-        let command =
-            wishes.notify_command.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+        let command = wishes.notify_command.iter().map(|part| part.to_string_lossy().into_owned()).collect();
         self.caller.waiting(pending, &Ways { desktop: wishes.notify, command, page });
     }
 
@@ -189,7 +188,10 @@ impl Counsel {
             Ok(Entered::Joined(waiter)) => waiter,
             Ok(Entered::First(waiter, pending)) => {
                 if let Err(error) = self.approvals.log.append(asking(&pending)) {
-                    tracing::error!(error = &error as &dyn std::error::Error, "nobody is asked without a record");
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "nobody is asked without a record"
+                    );
                     return Verdict::Unrecorded;
                 }
                 self.approvals.call(&pending, &wishes);

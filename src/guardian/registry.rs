@@ -13,9 +13,9 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{OnceCell, watch};
 
-use super::control::api::{Registered, Registration, Revoked};
 use super::approvals::asks::Asks;
 use super::approvals::{Approvals, Counsel, Terms};
+use super::control::api::{Registered, Registration, Revoked};
 use super::guards::{Guards, Report};
 use super::handover::{Order, Predecessor};
 use super::ledger::Ledger;
@@ -320,7 +320,8 @@ impl Registry {
                 let path = path.with_file_name("request.sock");
                 // Nothing of it is handed over: who asks politely can ask again.
                 let polite = listen(&path)?;
-                self.spawn(&bound, polite, served).map_err(|source| RegistryError::Listen { path, source })?;
+                self.spawn(&bound, polite, served)
+                    .map_err(|source| RegistryError::Listen { path, source })?;
                 Some(bound)
             }
         };

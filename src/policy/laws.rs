@@ -45,12 +45,7 @@ struct Asked {
 
 impl Asked {
     fn request(&self) -> Request<'_> {
-        Request {
-            cloister: &self.cloister,
-            authority: &self.authority,
-            via: self.via,
-            grant: None,
-        }
+        Request { cloister: &self.cloister, authority: &self.authority, via: self.via, grant: None }
     }
 }
 

@@ -190,7 +190,9 @@ fn n9_connect_never_goes_to_80_nor_plain_to_443() {
         .plain("example.com:80", "allow example.com:80")
         .connect("example.com:443", "allow example.com:443");
     Case::new().asking().connect("example.com:80", "not_allowed").plain("example.com:443", "not_allowed");
-    let Decision::Deny(denial) = evaluate(&case.build(), "example.com:80", Via::Connect, None) else { panic!() };
+    let Decision::Deny(denial) = evaluate(&case.build(), "example.com:80", Via::Connect, None) else {
+        panic!()
+    };
     assert_eq!(denial.detail(), Some("CONNECT never goes to port 80"));
 }
 
@@ -260,7 +262,9 @@ fn a_denial_by_an_answer_says_so() {
         (OriginKind::Session, Reason::DeniedByUser),
     ] {
         let policy = Case::new().rule(rule(kind)).build();
-        let Decision::Deny(denial) = evaluate(&policy, "example.com:443", Via::Connect, None) else { panic!() };
+        let Decision::Deny(denial) = evaluate(&policy, "example.com:443", Via::Connect, None) else {
+            panic!()
+        };
         assert_eq!(denial, Denial::new(reason).with_rule(&Arc::new(rule(kind))));
     }
 }
@@ -302,9 +306,15 @@ fn a8_a_grant_holds_for_what_it_names_and_opens_nothing_that_is_denied() {
     assert_eq!(connect(allow("example.com:443"), "example.com:8443"), "ask");
     assert_eq!(connect(allow("example.com:443"), "www.example.com:443"), "ask");
     assert_eq!(connect(deny("example.com:443"), "example.com:8443"), "ask");
-    assert_eq!(connect(allow("bad.example.com:443"), "bad.example.com:443"), "denied_by_rule bad.example.com");
+    assert_eq!(
+        connect(allow("bad.example.com:443"), "bad.example.com:443"),
+        "denied_by_rule bad.example.com"
+    );
     assert_eq!(connect(allow("example.com:80"), "example.com:80"), "not_allowed");
-    assert_eq!(connect(allow("metadata.google.internal:443"), "metadata.google.internal:443"), "address_forbidden");
+    assert_eq!(
+        connect(allow("metadata.google.internal:443"), "metadata.google.internal:443"),
+        "address_forbidden"
+    );
     assert_eq!(granted(allow("example.com:443"), "example.com:443", Via::Plain), "not_allowed");
 }
 

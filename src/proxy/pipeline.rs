@@ -13,9 +13,9 @@ use std::time::Instant;
 use crate::policy::{Authority, Decision, Destination, NameAllowed, Permit, Policy, Request, Rule, Via};
 
 use super::Client;
-use super::connection::Caller;
 use super::admission::Held;
 use super::admission::tunnels::{Refused, Registration};
+use super::connection::Caller;
 use super::dial::failure::DialError;
 use super::dial::upstream::Upstream;
 use super::dial::{Patience, Way, dial};
@@ -78,13 +78,12 @@ impl<'a> Authenticated<'a> {
                 }
             };
             let max = client.settings().limits.max_tunnels;
-            let registration =
-                client.tunnels.register(caller.connection, &request, max).map_err(|refused| {
-                    match refused {
-                        Refused::TooMany { limit } => Refusal::too_many_tunnels(authority, limit),
-                        Refused::Ended(ending) => Refusal::ended(ending.into(), authority),
-                    }
-                })?;
+            let registration = client.tunnels.register(caller.connection, &request, max).map_err(
+                |refused| match refused {
+                    Refused::TooMany { limit } => Refusal::too_many_tunnels(authority, limit),
+                    Refused::Ended(ending) => Refusal::ended(ending.into(), authority),
+                },
+            )?;
             // A policy that came between the verdict and the registration has not seen this request.
             let current = policies.current().ok_or_else(|| Refusal::unavailable(authority))?;
             if Arc::ptr_eq(&current, &policy) {

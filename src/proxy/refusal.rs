@@ -243,7 +243,8 @@ impl Refusal {
 
     /// A human has so many questions of this sandbox to answer that this one is not asked.
     pub(super) fn too_many_questions(authority: &Authority, wait: Duration) -> Self {
-        let hint = "a human has too many questions of this sandbox to answer already; ask for fewer hosts, or wait";
+        let hint =
+            "a human has too many questions of this sandbox to answer already; ask for fewer hosts, or wait";
         let refusal =
             Self::new(Reason::TooManyQuestions, StatusCode::TOO_MANY_REQUESTS, authority, hint.to_owned());
         Self { retry_after: Some(wait.as_secs().max(1)), ..refusal }.audited(None, None)

@@ -114,7 +114,9 @@ impl Registry {
         };
         let remember = |place: &Place| decisions::remember(&self.paths, place, decision.clone());
         let failed = match remember(&wished) {
-            Ok(Remembered { .. }) => return Holds { scope: answer.scope, place: Some(wished), problem: None },
+            Ok(Remembered { .. }) => {
+                return Holds { scope: answer.scope, place: Some(wished), problem: None };
+            }
             Err(error) => with_causes(&error),
         };
         let problem = format!("it could not be kept, and holds until the cloister is stopped: {failed}");
@@ -145,8 +147,13 @@ impl Registry {
     /// Then it holds as before.
     pub(in crate::guardian) fn undo(&self, id: &RequestId, who: &Who) -> Result<(), AnswerError> {
         let settled = self.approvals.queue.settled(id).filter(|settled| settled.can_undo);
-        let Some(Settled { cloister, project, authority, outcome: Outcome::Answered { answer, pattern, .. }, .. }) =
-            settled
+        let Some(Settled {
+            cloister,
+            project,
+            authority,
+            outcome: Outcome::Answered { answer, pattern, .. },
+            ..
+        }) = settled
         else {
             return Err(AnswerError::Unfit(
                 "this answer can't be taken back: it held once, it was taken back already, or it is not remembered \
@@ -183,7 +190,13 @@ impl Registry {
         for place in self.places(forget) {
             let loaded = decisions::load(&self.paths, &place).map_err(DecisionsError::from)?;
             let is_meant = |decision: &Decision| decision.pattern == pattern;
-            found.extend(loaded.kept.into_iter().filter(|kept| is_meant(&kept.decision)).map(|kept| (place.clone(), kept)));
+            found.extend(
+                loaded
+                    .kept
+                    .into_iter()
+                    .filter(|kept| is_meant(&kept.decision))
+                    .map(|kept| (place.clone(), kept)),
+            );
         }
         let scopes: Vec<Scope> = found.iter().map(|(place, _)| scope_of(place)).collect();
         if found.is_empty() {
@@ -196,7 +209,9 @@ impl Registry {
         if forget.scope.is_none() && scopes.iter().any(|scope| *scope != scopes[0]) {
             let places: Vec<&str> = found.iter().map(|(_, kept)| kept.location.as_str()).collect();
             let places = places.join(", ");
-            return Err(AnswerError::Unfit(format!("it stands in several places: {places}; say `--scope SCOPE`")));
+            return Err(AnswerError::Unfit(format!(
+                "it stands in several places: {places}; say `--scope SCOPE`"
+            )));
         }
         let mut forgotten = Vec::new();
         for (place, kept) in found {

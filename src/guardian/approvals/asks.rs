@@ -4,10 +4,10 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Json;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use axum::response::IntoResponse;
-use axum::Json;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -149,7 +149,9 @@ impl Asks {
         }
         let body = match timeout(REQUEST_TIMEOUT, to_bytes(body, MAX_BODY_BYTES)).await {
             Ok(Ok(body)) => body,
-            Ok(Err(_)) => return Err(bad(format!("the body is longer than {} KiB, or broken", MAX_BODY_BYTES >> 10))),
+            Ok(Err(_)) => {
+                return Err(bad(format!("the body is longer than {} KiB, or broken", MAX_BODY_BYTES >> 10)));
+            }
             Err(_) => return Err(bad("the body did not come in time".to_owned())),
         };
         let Ask { host, port, reason } = serde_json::from_slice(&body)

@@ -29,8 +29,7 @@ pub fn usual_way(authority: &Authority) -> Via {
 impl Judgement {
     /// Asks `policy` about a request of `cloister`.
     pub fn of(policy: &Policy, cloister: &CloisterName, authority: &Authority) -> Self {
-        let request =
-            Request { cloister, authority, via: usual_way(authority), grant: None };
+        let request = Request { cloister, authority, via: usual_way(authority), grant: None };
         let by = |rule: Option<&Rule>| Self {
             is_allowed: false,
             reason: None,

@@ -83,7 +83,8 @@ impl Registry {
     /// this one.
     pub(in crate::guardian) fn refresh(&self) -> Reloaded {
         let mut live = self.live();
-        let served: Vec<(Owner, CloisterName, CloisterId)> = self.served().values().map(Served::names).collect();
+        let served: Vec<(Owner, CloisterName, CloisterId)> =
+            self.served().values().map(Served::names).collect();
         let loaded = self.load(&served);
         let mut changes: BTreeMap<Owner, Change> = BTreeMap::new();
         let mut reloaded = Reloaded { cloisters: 0, closed_tunnels: 0 };

@@ -331,7 +331,9 @@ fn t11_h18_an_address_of_this_machine_counts_as_loopback() {
         .pin("db.example.com", &["10.0.0.5"])
         .listening(&["0.0.0.0:9999"]);
     let shown = |authority: &str, answers: &[&str]| {
-        let Decision::Allow(allowed) = evaluate(&case.build(), authority, Via::Connect, None) else { panic!() };
+        let Decision::Allow(allowed) = evaluate(&case.build(), authority, Via::Connect, None) else {
+            panic!()
+        };
         match allowed.permit(&ips(answers), |address| own.contains(&address)) {
             Ok(permit) => format!("{:?}", permit.addresses()),
             Err(denial) => format!("{} {}", denial.reason().code(), denial.detail().unwrap_or("-")),

@@ -197,12 +197,7 @@ mod tests {
     fn permit(policy: &Policy, host: &str, answers: &[&str]) -> Permit {
         let cloister = CloisterName::parse("demo-main").unwrap();
         let authority = Authority::parse(&format!("{host}:80")).unwrap();
-        let request = Request {
-            cloister: &cloister,
-            authority: &authority,
-            via: Via::Plain,
-            grant: None,
-        };
+        let request = Request { cloister: &cloister, authority: &authority, via: Via::Plain, grant: None };
         let Decision::Allow(allowed) = policy.evaluate(&request) else { panic!("it is not allowed") };
         let answers: Vec<IpAddr> = answers.iter().map(|text| text.parse().unwrap()).collect();
         allowed.permit(&answers, |_| false).unwrap()

@@ -189,7 +189,8 @@ async fn d5_what_was_checked_is_what_is_dialled() {
     let mut proxy = Script { answers, ..Script::allowing("a.test") }.start();
     let head = parse(&proxy.connect_head("a.test:443"));
     // Up to the step before dialling, which opens a socket to nothing but what is recorded here.
-    let accepted = Accepted { client: &proxy.client.clone(), caller: &Caller::new(ConnectionId(1)), head: &head };
+    let accepted =
+        Accepted { client: &proxy.client.clone(), caller: &Caller::new(ConnectionId(1)), head: &head };
     let permitted = accepted.authenticate().unwrap().evaluate().await.unwrap().resolve().await.unwrap();
     let recorded = permitted.record().await.unwrap();
     assert_eq!(proxy.names.asked(), ["a.test"]);
@@ -482,7 +483,8 @@ async fn i4_a_request_that_comes_behind_the_end_is_refused_and_recorded() {
     let mut proxy = Script::allowing("a.test").start();
     let head = parse(&proxy.connect_head("a.test:443"));
     proxy.client.end(Ending::Revoked);
-    let accepted = Accepted { client: &proxy.client.clone(), caller: &Caller::new(ConnectionId(1)), head: &head };
+    let accepted =
+        Accepted { client: &proxy.client.clone(), caller: &Caller::new(ConnectionId(1)), head: &head };
     let refusal = accepted.authenticate().unwrap().evaluate().await.err().unwrap();
     let answer = String::from_utf8(refusal.render(After::Close, Show::Whole)).unwrap();
     assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{answer}");

@@ -17,13 +17,13 @@ use crate::name::{CloisterName, ProjectName};
 use crate::policy::{
     DomainName, DomainPattern, Origin, OriginKind, Pattern, Policy, PolicyInput, Question, Rule, Unlisted,
 };
+use crate::proxy::admission::tunnels::ConnectionId;
 use crate::proxy::connect::{Inside, establish};
 use crate::proxy::connection::Next;
-use crate::proxy::admission::tunnels::ConnectionId;
 use crate::proxy::connection::{Caller, Wire, open, serve};
 use crate::proxy::{
-    Client, Decider, Deciding, Descriptors, Event, EventKind, Identity, Journal, JournalError, Limits, Outbound, Policies,
-    Resolve, ResolveError, Resolving, Services, Settings, Verdict,
+    Client, Decider, Deciding, Descriptors, Event, EventKind, Identity, Journal, JournalError, Limits,
+    Outbound, Policies, Resolve, ResolveError, Resolving, Services, Settings, Verdict,
 };
 use crate::token::{HashedToken, PlainToken};
 
