@@ -3,9 +3,9 @@
 mod approvals;
 mod arguments;
 mod audit;
+mod config;
 mod doctor;
 mod error;
-mod gc;
 mod guardian;
 mod output;
 mod sandbox;
@@ -20,7 +20,7 @@ use crate::paths::Paths;
 use crate::process;
 use crate::sandbox::SOCKETS;
 
-use arguments::{ApprovalsCommand, Arguments, Command, GuardianCommand, InitCommand};
+use arguments::{ApprovalsCommand, Arguments, Command, ConfigCommand, GuardianCommand, InitCommand};
 use error::CommandError;
 use output::{Output, complain, line, trace};
 
@@ -137,7 +137,7 @@ async fn dispatch(command: Command, paths: &Paths, output: &Output) -> Result<Ex
         Command::Stop { name, all } => sandbox::stop(name, all, paths, output).await,
         Command::Shutdown => sandbox::shutdown(paths, output).await,
         Command::List => sandbox::list(paths, output),
-        Command::Gc { dry_run } => gc::run(dry_run, paths, output).await,
+        Command::Gc { dry_run } => sandbox::gc::run(dry_run, paths, output).await,
         Command::Path { name } => sandbox::path(&name, paths),
         Command::Guardian(GuardianCommand::Start { upgrade }) => {
             guardian::start(upgrade, paths, output).await
@@ -152,6 +152,8 @@ async fn dispatch(command: Command, paths: &Paths, output: &Output) -> Result<Ex
         Command::Guardian(GuardianCommand::Run { replace }) => guardian::run_daemon(replace, paths),
         Command::Audit(arguments) => audit::run(arguments, paths, output).await,
         Command::Why { target, cloister } => why::run(&target, cloister.as_ref(), paths, output).await,
+        Command::Config(ConfigCommand::Show { origins }) => config::show(origins, paths, output),
+        Command::Config(ConfigCommand::Path) => config::path(paths),
         Command::Doctor { probe: false } => doctor::diagnose(paths, output),
         Command::Doctor { probe: true } => doctor::probe(paths, output).await,
         Command::Approvals(arguments) => {

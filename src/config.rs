@@ -6,7 +6,7 @@
 //! allow in [`crate::policy`].
 
 pub mod decisions;
-mod environment;
+mod effective;
 pub mod keys;
 mod problem;
 mod proxy;
@@ -18,10 +18,11 @@ mod validate;
 mod yaml;
 
 pub use decisions::Owner;
-pub use environment::{EnvName, EnvValue, Environment, RefusedVariable};
+pub use effective::{Effective, Row, Shown};
 pub use problem::{ConfigError, Problem};
 pub use proxy::duration::{InvalidDuration, parse as parse_duration};
 pub use proxy::{Approvals, Audit, Proxy, RateLimit, UpstreamCredentials, UpstreamProxy, UpstreamScheme};
+pub use sandbox::environment::{EnvName, EnvValue, Environment, RefusedVariable};
 pub use sandbox::{Files, Limits, Mount, MountMode, Network};
 
 use std::collections::BTreeMap;
@@ -131,6 +132,11 @@ impl Config {
     /// # Errors
     /// All problems of all files; no file is ever changed.
     pub fn load(sources: &[Source]) -> Result<Self, ConfigError> {
+        Self::load_seen(sources, |_, _| {})
+    }
+
+    /// Loads files and shows each to somebody else, too.
+    fn load_seen(sources: &[Source], mut see: impl FnMut(&Source, &Node)) -> Result<Self, ConfigError> {
         let mut config = Self::default();
         let mut problems = Vec::new();
         for source in sources {
@@ -138,6 +144,7 @@ impl Config {
             if let Some(text) = read(&source.path, &mut report)
                 && let Some(tree) = yaml::parse(&text, &mut report)
             {
+                see(source, &tree);
                 source.apply(tree, &mut config, &mut report);
             }
             problems.extend(report.into_problems());
@@ -230,8 +237,12 @@ impl Source {
     }
 
     fn origin(&self, line: Option<usize>) -> Origin {
-        let location = line.map_or_else(|| self.label.clone(), |line| format!("{}:{line}", self.label));
-        Origin::new(self.kind).at(location)
+        Origin::new(self.kind).at(self.location(line))
+    }
+
+    /// Names a line of the file.
+    fn location(&self, line: Option<usize>) -> String {
+        line.map_or_else(|| self.label.clone(), |line| format!("{}:{line}", self.label))
     }
 }
 

@@ -115,6 +115,9 @@ pub(super) enum Command {
         #[arg(long, value_name = "NAME")]
         cloister: Option<CloisterName>,
     },
+    /// The settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Say whether this host can run sandboxes, and how to mend what it lacks
     Doctor {
         /// Start a throw-away sandbox and try to break out of it
@@ -124,6 +127,18 @@ pub(super) enum Command {
     /// The processes inside a sandbox
     #[command(subcommand, hide = true)]
     SandboxInit(InitCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Show the settings that hold for this directory's project, as they could be written into a file
+    Show {
+        /// Say where each value comes from; with what is granted to the running session
+        #[arg(long)]
+        origins: bool,
+    },
+    /// Print the path of the file that holds for all projects
+    Path,
 }
 
 #[derive(Debug, Args)]

@@ -1,5 +1,7 @@
 //! `start`, `exec`, `stop`, `shutdown`, `list`, `path`.
 
+pub(super) mod gc;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -106,7 +108,7 @@ fn text(argv: Vec<OsString>) -> Result<Vec<String>, CommandError> {
     argv.into_iter().map(word).collect()
 }
 
-fn current_directory() -> Result<PathBuf, CommandError> {
+pub(super) fn current_directory() -> Result<PathBuf, CommandError> {
     std::env::current_dir()
         .map_err(|error| CommandError::user(error).because("cannot find the current directory"))
 }

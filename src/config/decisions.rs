@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 
 pub(super) use reading::decode;
+pub(super) use rendering::quoted;
 pub use store::{DecisionsError, Remembered, forget, load, load_grants, remember, remove_grants};
 
 use super::problem::Problem;

@@ -5,11 +5,11 @@ use std::fmt::Display;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use super::environment::{EnvName, EnvValue};
 use super::keys::{self, Kind};
 use super::problem::Report;
 use super::proxy::{self, duration};
 use super::raw::{Marked, Raw, RawApprovals, RawAudit, RawEnv, RawFiles, RawLimits, RawMount, RawProxy};
+use super::sandbox::environment::{EnvName, EnvValue};
 use super::sandbox::{self, Mount, MountMode, Network};
 use super::{Backend, Config, Source};
 use crate::policy::{AddressClass, DomainName, DomainPattern, Effect, OriginKind, Pattern, Rule, Unlisted};

@@ -216,6 +216,11 @@ fn scalar(text: &str, style: ScalarStyle) -> Value {
     }
 }
 
+/// Tells whether a text means itself without quotes; whether it may stand so is another question.
+pub(super) fn is_plain_text(text: &str) -> bool {
+    matches!(scalar(text, ScalarStyle::Plain), Value::Text(_))
+}
+
 fn is_number(text: &str) -> bool {
     let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
     let is_based = |prefix, radix| {

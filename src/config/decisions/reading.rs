@@ -122,10 +122,8 @@ impl Reader<'_, '_> {
     /// Says how the file would have to say whose it is.
     fn own_header(&self) -> String {
         let (key, fields) = self.place.header().unwrap_or_default();
-        let fields: Vec<String> = fields
-            .iter()
-            .map(|(name, value)| format!("{name}: {}", super::rendering::quoted(value)))
-            .collect();
+        let fields: Vec<String> =
+            fields.iter().map(|(name, value)| format!("{name}: {}", super::quoted(value))).collect();
         format!("write `{key}: {{{}}}`", fields.join(", "))
     }
 

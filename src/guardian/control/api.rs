@@ -9,7 +9,7 @@ use crate::config::{Network, Owner};
 use crate::name::{BranchName, CloisterName, ProjectName};
 
 /// The version of the control interface; both sides must speak the same.
-pub const API_VERSION: u32 = 3;
+pub const API_VERSION: u32 = 4;
 
 /// What a guardian is. Every version must understand every other's, and so more than this may stand there.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
