@@ -188,7 +188,7 @@ mod tests {
         let registry = serde_json::json!({
             "demo": {"path": home.path(), "id": owner.id()},
         });
-        let registry = serde_json::json!({ "version": 1, "projects": registry });
+        let registry = serde_json::json!({ "projects": registry });
         std::fs::write(paths.projects_file(), registry.to_string()).unwrap();
         remember(&paths, &Place::Global, "api.x.org:443");
         remember(&paths, &Place::Project(owner.clone()), "api.x.org:443");

@@ -215,6 +215,8 @@ impl Model {
     /// What an answer is about has changed, or moved.
     pub(super) fn disarm(&mut self) {
         self.shown = None;
+        // Until it is drawn, nobody knows otherwise.
+        self.is_whole = true;
     }
 
     pub(super) fn back_to_list(&mut self) {
