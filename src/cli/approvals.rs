@@ -2,6 +2,7 @@
 
 mod answer;
 mod describe;
+mod forget;
 mod list;
 mod page;
 pub(super) mod request;
@@ -12,6 +13,7 @@ use std::process::ExitCode;
 use super::arguments::ApprovalsCommand;
 use super::error::CommandError;
 use super::output::Output;
+use crate::guardian::client::ClientError;
 use crate::paths::Paths;
 use crate::policy::Effect;
 
@@ -26,8 +28,16 @@ pub(super) async fn run(
         ApprovalsCommand::List => list::run(paths, output).await,
         ApprovalsCommand::Allow(arguments) => answer::run(Effect::Allow, arguments, paths, output).await,
         ApprovalsCommand::Deny(arguments) => answer::run(Effect::Deny, arguments, paths, output).await,
-        ApprovalsCommand::Forget { .. } => Err(CommandError::internal("not written yet")),
+        ApprovalsCommand::Forget(arguments) => forget::run(arguments, paths, output).await,
         ApprovalsCommand::Watch => watch::run(paths, output).await,
         ApprovalsCommand::Open => page::run(paths, output).await,
+    }
+}
+
+/// What the guardian does not do; it says itself why.
+fn refused(error: ClientError) -> CommandError {
+    match error {
+        ClientError::Refused(why) => CommandError::user(why),
+        other => other.into(),
     }
 }

@@ -241,20 +241,24 @@ pub(super) enum ApprovalsCommand {
     /// Deny what is asked for
     Deny(AnswerArguments),
     /// Take a remembered answer back
-    Forget {
-        /// Its pattern, such as `api.example.org:443`
-        rule: String,
-        /// Only an answer of this scope: session, project or global
-        #[arg(long)]
-        scope: Option<Scope>,
-        /// The cloister whose answer it is; any by default
-        #[arg(long, value_name = "NAME")]
-        cloister: Option<CloisterName>,
-    },
+    Forget(ForgetArguments),
     /// Show and answer what comes, live in this terminal
     Watch,
     /// Print a link to the page on which requests are answered, and open it; it logs in one browser, once
     Open,
+}
+
+/// A remembered answer.
+#[derive(Debug, Args)]
+pub(super) struct ForgetArguments {
+    /// Its pattern, such as `api.example.org:443`
+    pub(super) rule: String,
+    /// Only an answer of this scope: session, project or global
+    #[arg(long)]
+    pub(super) scope: Option<Scope>,
+    /// Only an answer for this cloister, its project, or all
+    #[arg(long, value_name = "NAME")]
+    pub(super) cloister: Option<CloisterName>,
 }
 
 /// An answer, and what it is to.
@@ -267,7 +271,7 @@ pub(super) struct AnswerArguments {
     /// good)
     #[arg(long, default_value_t = Scope::Once)]
     pub(super) scope: Scope,
-    /// It is about all hosts beside the one that is asked for, such as `*.example.org`
+    /// It is about all hosts beside the one that is asked for, such as `*.example.org`; for a scope that lasts
     #[arg(long)]
     pub(super) wildcard: bool,
     /// Why, for those who read the log

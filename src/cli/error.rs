@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use crate::audit::{AuditError, InvalidSince, Problem, ReadError, VerifyError};
 use crate::config::ConfigError;
+use crate::config::decisions::DecisionsError;
 use crate::files::FilesError;
 use crate::git::GitError;
 use crate::guardian::DaemonError;
@@ -141,6 +142,7 @@ conversions! {
     InvalidSince: no_hint;
     ConnectError: connect_hint;
     AskError: ask_hint;
+    DecisionsError: decisions_hint;
 }
 
 impl From<SessionError> for CommandError {
@@ -167,6 +169,17 @@ fn connect_hint(error: &ConnectError) -> Option<String> {
     match error {
         ConnectError::Refused { hint, .. } => Some(hint.clone()),
         ConnectError::NoToken | ConnectError::NoHost(_) | ConnectError::Io { .. } => None,
+    }
+}
+
+fn decisions_hint(error: &DecisionsError) -> Option<String> {
+    match error {
+        DecisionsError::Full(path) => {
+            Some(format!("take lines that are not needed out of `{}`", path.display()))
+        }
+        DecisionsError::Paths(error) => paths_hint(error),
+        // They say it themselves.
+        DecisionsError::Broken(_) | DecisionsError::Foreign(_) | DecisionsError::Pattern(_) => None,
     }
 }
 

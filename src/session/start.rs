@@ -383,7 +383,7 @@ impl Sandbox {
 
     /// Whether the bell of a session's terminal may ring when somebody is needed.
     pub fn rings(&self) -> bool {
-        true
+        self.config.approvals.bell
     }
 
     /// Opens a connection for one session.

@@ -22,6 +22,14 @@ fn help_of_every_command() {
         &["guardian", "status"],
         &["guardian", "reload"],
         &["guardian", "run"],
+        &["approvals"],
+        &["approvals", "list"],
+        &["approvals", "allow"],
+        &["approvals", "deny"],
+        &["approvals", "forget"],
+        &["approvals", "watch"],
+        &["approvals", "open"],
+        &["request"],
         &["audit"],
         &["audit", "verify"],
         &["audit", "head"],
@@ -45,9 +53,16 @@ fn help_of_every_command() {
 #[test]
 fn mistakes_on_the_command_line_are_usage_errors() {
     let host = Host::new(User::Same);
-    for arguments in
-        [&["nonsense"][..], &["list", "extra"], &["exec", "demo"], &["stop", "demo", "--all"], &["why"]]
-    {
+    for arguments in [
+        &["nonsense"][..],
+        &["list", "extra"],
+        &["exec", "demo"],
+        &["stop", "demo", "--all"],
+        &["why"],
+        &["approvals", "allow", "12"],
+        &["approvals", "deny"],
+        &["approvals", "allow", "1234", "--scope", "ever"],
+    ] {
         let mut program = host.program(host.binary());
         program.args(arguments);
         let done = crate::harness::finish(program);

@@ -1,6 +1,7 @@
 //! The real binary on real input: sandboxes, the guardian, the proxy, bad input.
 
 mod approvals;
+mod asking;
 mod audit;
 mod bad_input;
 mod clients;

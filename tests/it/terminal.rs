@@ -1,5 +1,7 @@
 //! A user at a real pseudo-terminal.
 
+mod picture;
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -11,6 +13,7 @@ use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{LocalModes, Termios, Winsize, tcgetattr, tcsetwinsize};
 
 use crate::harness::Host;
+use picture::Picture;
 
 /// The user's side of a pseudo-terminal.
 pub(crate) struct Terminal {
@@ -96,6 +99,22 @@ impl Terminal {
             match self.reads(Duration::from_secs(20)) {
                 None => panic!("`{text}` does not come: {}", self.shown()),
                 Some(0) => panic!("the terminal closed before `{text}`: {}", self.shown()),
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Tells whether this text stands on the screen now, however it was drawn.
+    pub(crate) fn has(&self, text: &str) -> bool {
+        Picture::of(&String::from_utf8_lossy(&self.transcript)).contains(text)
+    }
+
+    /// Reads until this text stands on the screen, however it is drawn.
+    #[track_caller]
+    pub(crate) fn shows(&mut self, text: &str) {
+        while !self.has(text) {
+            match self.reads(Duration::from_secs(20)) {
+                None | Some(0) => panic!("`{text}` is not drawn: {}", self.shown()),
                 Some(_) => {}
             }
         }

@@ -7,7 +7,8 @@ use super::super::arguments::AnswerArguments;
 use super::super::error::CommandError;
 use super::super::output::{Output, complain, json, line};
 use super::describe::{no_wildcard, outcome, taking_back};
-use crate::approval::{Answer, Breadth, Pending, RequestId, Settled, Snapshot};
+use super::refused;
+use crate::approval::{Answer, Breadth, Pending, RequestId, Scope, Settled, Snapshot};
 use crate::guardian::client::{ClientError, Guardian};
 use crate::paths::Paths;
 use crate::policy::Effect;
@@ -70,6 +71,10 @@ pub(super) async fn run(
     paths: &Paths,
     output: &Output,
 ) -> Result<ExitCode, CommandError> {
+    if arguments.wildcard && arguments.scope == Scope::Once {
+        return Err(CommandError::user("an answer for once is about what waits, and no wildcard")
+            .hint("add `--scope session`, `--scope project` or `--scope global`"));
+    }
     let guardian = match Guardian::connect(paths).await {
         Err(error @ ClientError::NotRunning) => {
             return Err(CommandError::user(error).hint(
@@ -115,7 +120,7 @@ async fn answer(
     }
     let breadth = if arguments.wildcard { Breadth::Wildcard } else { Breadth::Exact };
     let answer = Answer { effect, scope: arguments.scope, breadth, reason: arguments.reason.clone() };
-    Ok(guardian.answer(&pending.id, &answer).await?)
+    guardian.answer(&pending.id, &answer).await.map_err(refused)
 }
 
 /// What holds now, and how to take it back.
@@ -141,7 +146,7 @@ mod tests {
         .unwrap()
     }
 
-    fn settled(outcome: serde_json::Value) -> Settled {
+    fn settled(outcome: &serde_json::Value) -> Settled {
         serde_json::from_value(json!({
             "id": "0123456789abcdef", "cloister": "demo-main", "project": "demo", "authority": "api.x.org:443",
             "outcome": outcome, "at": "2026-11-22T20:00:30Z", "problem": null, "can_undo": true,
@@ -150,7 +155,7 @@ mod tests {
     }
 
     fn answered(effect: &str, scope: &str, pattern: &str) -> Settled {
-        settled(json!({"answered": {
+        settled(&json!({"answered": {
             "answer": {"effect": effect, "scope": scope, "breadth": "exact", "reason": null},
             "pattern": pattern, "who": {"terminal": 1000},
         }}))

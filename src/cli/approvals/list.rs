@@ -102,7 +102,7 @@ fn cells(pending: &Pending, now: Timestamp) -> [String; 7] {
 mod tests {
     use super::*;
 
-    fn pending(id: &str, authority: &str, voice: serde_json::Value) -> Pending {
+    fn pending(id: &str, authority: &str, voice: &serde_json::Value) -> Pending {
         serde_json::from_value(serde_json::json!({
             "id": id, "cloister": "demo-main", "project": "demo", "branch": "main", "authority": authority,
             "voice": voice, "created": "2026-11-22T20:00:00Z", "expires": "2026-11-22T20:01:00Z", "left_ms": 48_900,
@@ -117,15 +117,15 @@ mod tests {
         let agent = serde_json::json!({"connection": {"user_agent": "curl/8.5"}});
         let polite = serde_json::json!({"polite": {"reason": "to build\n\u{1b}[2J"}});
         let list = [
-            pending("00112233aabbccdd", "api.example.org:443", agent),
-            pending("ffee112233aabbcc", "bücher.github.io:8443", polite),
+            pending("00112233aabbccdd", "api.example.org:443", &agent),
+            pending("ffee112233aabbcc", "bücher.github.io:8443", &polite),
         ];
         assert_eq!(
             lines(&list, now),
             [
-                "ID        CLOISTER   HOST                                                                            \
+                "ID        CLOISTER   HOST                                                                           \
                  AGE  LEFT  WAITING  SAID",
-                "00112233  demo-main  api.example.org:443                                                             \
+                "00112233  demo-main  api.example.org:443                                                            \
                  11s  48s   2        curl/8.5",
                 "ffee1122  demo-main  xn--bcher-kva.github.io:8443 (bücher.github.io, user content below github.io)  \
                  11s  48s   2        asks: \"to build\\n\\u{1b}[2J\"",
@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn scripts_read_every_key() {
         let agent = serde_json::json!({"connection": {"user_agent": "curl/8.5"}});
-        let pending = pending("00112233aabbccdd", "api.example.org:443", agent);
+        let pending = pending("00112233aabbccdd", "api.example.org:443", &agent);
         assert_eq!(
             serde_json::to_value(Row::from(&pending)).unwrap(),
             serde_json::json!({

@@ -5,6 +5,8 @@
 mod keys;
 mod model;
 mod screen;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::convert::Infallible;
@@ -21,6 +23,7 @@ use tokio::time::{sleep, timeout};
 use super::super::error::CommandError;
 use super::super::output::Output;
 use crate::approval::{Answer, RequestId, Settled};
+use crate::config::Config;
 use crate::guardian::client::{ClientError, Guardian};
 use crate::paths::Paths;
 use crate::text::with_causes;
@@ -63,7 +66,9 @@ async fn show(
     });
     let follower = tokio::spawn(follow(paths.clone(), events.clone()));
     let theme = Theme { is_colored: output.colors_results() };
-    let mut model = Model::new(true);
+    // Whether settings are broken is told elsewhere.
+    let rings = Config::load_for(paths, None).map_or(true, |config| config.approvals.bell);
+    let mut model = Model::new(rings);
     let code = loop {
         draw(&mut screen, &mut model, theme)?;
         let event = match timeout(view::next_change(), queue.recv()).await {

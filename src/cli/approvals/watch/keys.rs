@@ -104,14 +104,13 @@ impl Model {
 
     /// Goes to a question about the selected request.
     fn ask(&mut self, mode: Mode, now: Instant) {
-        match self.obstacle(now) {
-            Some(obstacle) => self.notice = Some(obstacle.to_owned()),
-            None => {
-                self.mode = mode;
-                self.notice = None;
-                self.disarm();
-            }
+        if let Some(obstacle) = self.obstacle(now) {
+            self.notice = Some(obstacle.to_owned());
+            return;
         }
+        self.mode = mode;
+        self.notice = None;
+        self.disarm();
     }
 
     /// The second key of an answer that lasts; everything but a clear yes is a no.
@@ -138,6 +137,10 @@ impl Model {
     fn answer(&mut self, effect: Effect, scope: Scope, now: Instant) -> Option<Act> {
         if let Some(obstacle) = self.obstacle(now) {
             self.notice = Some(obstacle.to_owned());
+            return None;
+        }
+        if scope == Scope::Once && self.breadth == Breadth::Wildcard {
+            self.notice = Some("a wildcard is for an answer that lasts".to_owned());
             return None;
         }
         let id = self.selected.clone()?;

@@ -215,6 +215,8 @@ impl Model {
     /// What an answer is about has changed, or moved.
     pub(super) fn disarm(&mut self) {
         self.shown = None;
+        // Until it is drawn, nobody knows otherwise.
+        self.is_whole = true;
     }
 
     pub(super) fn back_to_list(&mut self) {
@@ -307,21 +309,21 @@ impl Model {
 
     /// Moves the selection to the next request that waits, in this direction; rows that have ended go.
     pub(super) fn go(&mut self, key: Key) {
-        let place = self.place();
-        let waiting = |row: &&Row| !row.has_ended();
-        let (before, after) = match (key, place) {
-            (Key::First, _) | (Key::Down, None) => (&[][..], &self.rows[..]),
-            (Key::Up, None) | (_, None) => (&self.rows[..], &[][..]),
-            (_, Some(place)) => (&self.rows[..place], &self.rows[place + 1..]),
+        let live: Vec<usize> = (0..self.rows.len()).filter(|place| !self.rows[*place].has_ended()).collect();
+        let next = match (key, self.place()) {
+            (Key::First, _) | (Key::Down, None) => live.first(),
+            (Key::Up, Some(place)) => live
+                .iter()
+                .rev()
+                .find(|other| **other < place)
+                .or_else(|| live.iter().find(|other| **other >= place)),
+            (Key::Down, Some(place)) => live
+                .iter()
+                .find(|other| **other > place)
+                .or_else(|| live.iter().rfind(|other| **other <= place)),
+            _ => live.last(),
         };
-        let own = place.map(|place| &self.rows[place]).filter(waiting);
-        let next = match key {
-            Key::First => self.rows.iter().find(waiting),
-            Key::Last => self.rows.iter().rev().find(waiting),
-            Key::Up => before.iter().rev().find(waiting).or(own).or_else(|| after.iter().find(waiting)),
-            _ => after.iter().find(waiting).or(own).or_else(|| before.iter().rev().find(waiting)),
-        };
-        let next = next.map(|row| row.pending.id.clone());
+        let next = next.map(|place| self.rows[*place].pending.id.clone());
         self.rows.retain(|row| !row.has_ended());
         self.select(next);
     }

@@ -42,8 +42,12 @@ struct Parts {
 
 fn parts(area: Rect) -> Parts {
     let middle = area.height.saturating_sub(2);
-    let log = if middle < 14 { 1 } else { 4 };
-    let details = (middle / 2).clamp(4, 11);
+    let log = match middle {
+        0..=8 => 0,
+        9..=13 => 1,
+        _ => 4,
+    };
+    let details = (middle / 2).clamp(5, 11);
     let [title, list, details, log, status] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Fill(1),
@@ -307,7 +311,7 @@ fn status(model: &Model, is_whole: bool, width: u16, theme: Theme, now: Instant)
             let keys = if width < 80 {
                 "j/k a allow d deny ? keys q quit"
             } else {
-                "j/k select  a/s/p/g allow  d/D/x deny  w wildcard  r reason  u undo  ? keys  q quit"
+                "j/k select  a/s/p/g allow  d/D/x deny  w wide  r reason  u undo  ? keys  q quit"
             };
             let is_ready = model.row().is_some_and(Row::is_waiting) && model.is_armed(now);
             let style = if is_ready { Style::new() } else { Style::new().add_modifier(Modifier::DIM) };
