@@ -22,6 +22,7 @@ mod probes;
 mod root;
 mod seen;
 mod sessions;
+mod settings;
 mod streams;
 mod terminals;
 mod way_out;
