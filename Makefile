@@ -11,11 +11,12 @@ LINT_NEEDS = $(START_NEEDS) shellcheck:shellcheck
 TEST_NEEDS = $(LINT_NEEDS) nix:nix-bin node:nodejs npm:npm openssl:openssl perl:perl python3:python3 \
              strace:strace tmux:tmux fish:fish vim:vim gpg:gnupg ip:iproute2 \
              wget:wget go:golang-go /usr/bin/pip3:python3-pip /usr/lib/python3/dist-packages/requests:python3-requests \
-             /usr/lib/python3/dist-packages/httpx:python3-httpx ssh:openssh-client /usr/sbin/sshd:openssh-server
+             /usr/lib/python3/dist-packages/httpx:python3-httpx ssh:openssh-client /usr/sbin/sshd:openssh-server \
+             dbus-daemon:dbus-daemon chromium:chromium chromedriver:chromium-driver
 FUZZ_NEEDS = $(START_NEEDS) c++:g++
 
 # A missing one of these fails its tests instead of skipping them.
-export CLOISTER_TEST_REQUIRE ?= bubblewrap,clients,nix,npm,strace,terminals
+export CLOISTER_TEST_REQUIRE ?= bubblewrap,chromium,clients,dbus,nix,npm,strace,terminals
 
 # Where rustup and `cargo install` put programs.
 export PATH := $(PATH):$(HOME)/.cargo/bin

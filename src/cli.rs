@@ -1,5 +1,6 @@
 //! The command line: words in, results on standard output, everything else on standard error, an exit code.
 
+mod approvals;
 mod arguments;
 mod audit;
 mod config;
@@ -8,7 +9,6 @@ mod error;
 mod guardian;
 mod output;
 mod sandbox;
-mod trace;
 mod why;
 
 use std::process::ExitCode;
@@ -20,9 +20,9 @@ use crate::paths::Paths;
 use crate::process;
 use crate::sandbox::SOCKETS;
 
-use arguments::{Arguments, Command, ConfigCommand, GuardianCommand, InitCommand};
+use arguments::{ApprovalsCommand, Arguments, Command, ConfigCommand, GuardianCommand, InitCommand};
 use error::CommandError;
-use output::{Output, complain, line};
+use output::{Output, complain, line, trace};
 
 /// Runs the command of this process and gives its exit code.
 pub fn main() -> ExitCode {
@@ -35,8 +35,13 @@ pub fn main() -> ExitCode {
         process::keep_descriptors();
     }
     let output = Output::new(&arguments.global);
-    if let Command::SandboxInit(command) = &arguments.command {
-        return inside(command, &output);
+    match &arguments.command {
+        Command::SandboxInit(command) => return inside(command, &output),
+        // It runs inside, where none of this host's files are.
+        Command::Request { target, reason } => {
+            return approvals::request::run(target, reason.as_deref(), &output);
+        }
+        _ => {}
     }
     match run(arguments, &output) {
         Ok(code) => code,
@@ -151,6 +156,13 @@ async fn dispatch(command: Command, paths: &Paths, output: &Output) -> Result<Ex
         Command::Config(ConfigCommand::Path) => config::path(paths),
         Command::Doctor { probe: false } => doctor::diagnose(paths, output),
         Command::Doctor { probe: true } => doctor::probe(paths, output).await,
+        Command::Approvals(arguments) => {
+            let command = arguments.command.unwrap_or(ApprovalsCommand::List);
+            approvals::run(command, paths, output).await
+        }
+        Command::Request { target, reason } => {
+            Ok(approvals::request::run(&target, reason.as_deref(), output))
+        }
         Command::SandboxInit(_) => Err(CommandError::user("`sandbox-init` runs inside a sandbox only")),
     }
 }

@@ -197,6 +197,11 @@ impl Paths {
         self.data.join("instances")
     }
 
+    /// Who is logged in at the page, and where it was.
+    pub fn page_file(&self) -> PathBuf {
+        self.state.join("page.json")
+    }
+
     /// The developer's log.
     pub fn debug_log(&self) -> PathBuf {
         self.state.join("debug.log")

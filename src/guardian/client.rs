@@ -17,10 +17,10 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout};
 
 pub use super::control::api::{
-    API_VERSION, CloisterStatus, LastDenial, ProcessStatus, Registration, Reloaded, Reloads, SettingsProblem,
-    Status, Totals,
+    API_VERSION, CloisterStatus, Forget, Forgotten, ForgottenRule, LastDenial, ProcessStatus, Registration,
+    Reloaded, Reloads, SettingsProblem, Status, Totals,
 };
-pub use super::judgement::{Judgement, usual_way};
+pub use super::control::judgement::{Judgement, usual_way};
 pub use super::registry::tokens::{
     TokenError, TokenFile, files as token_files, forget as forget_token, kept_for as token_kept_for,
 };
@@ -28,13 +28,15 @@ pub use super::registry::tokens::{
 pub use spawn::READY;
 
 use super::control::api::{Failure, Registered, Revoked, Stop, StopReceipt, Version};
-use super::holder::{self, Holder};
 use crate::name::CloisterName;
 use crate::paths::{Lock, Paths, PathsError};
 use crate::policy::Authority;
 use crate::token::ControlKey;
+use holder::Holder;
 use spawn::{spawn_only, spawn_successor};
 
+mod approvals;
+mod holder;
 mod spawn;
 
 /// How long a start waits for a guardian that is about to end: one that waits for open tunnels takes longer.

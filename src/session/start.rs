@@ -381,6 +381,11 @@ impl Sandbox {
         self.config.shell.display().to_string()
     }
 
+    /// Whether the bell of a session's terminal may ring when somebody is needed.
+    pub fn rings(&self) -> bool {
+        true
+    }
+
     /// Opens a connection for one session.
     pub async fn connect(&self) -> Result<UnixStream, StartError> {
         UnixStream::connect(&self.socket).await.map_err(io_error("reach the sandbox's first process"))

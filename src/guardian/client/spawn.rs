@@ -4,14 +4,21 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::process::{ChildStdout, Stdio};
 
-use super::{ClientError, io_error};
-use crate::guardian::{control, holder};
+use super::{ClientError, holder, io_error};
+use crate::guardian::control;
 use crate::paths::{Paths, ensure_private_dir};
 use crate::process;
 
 /// What the variables of a guardian's environment are taken from; everything else stays outside.
-const ENVIRONMENT: [&str; 6] =
-    ["HOME", "PATH", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"];
+const ENVIRONMENT: [&str; 7] = [
+    "HOME",
+    "PATH",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "XDG_STATE_HOME",
+    "XDG_RUNTIME_DIR",
+    "DBUS_SESSION_BUS_ADDRESS",
+];
 /// How long the guardian's own complaints may grow before they begin anew.
 const MAX_LOG_BYTES: u64 = 1024 * 1024;
 /// The first word that a guardian says when it serves.

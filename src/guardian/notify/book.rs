@@ -1,0 +1,179 @@
+//! When somebody is called (A6): a cloister calls once in ten seconds, and for one authority once in ten minutes
+//! unless the user answered it in between.
+//!
+//! What comes sooner waits for the next call, which speaks of all of it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Ways;
+use crate::approval::{Outcome, Pending, Settled};
+use crate::name::CloisterName;
+use crate::policy::Authority;
+
+/// How long a cloister is silent after a call.
+pub(super) const PAUSE: Duration = Duration::from_secs(10);
+/// How long an authority is silent after a call for it.
+pub(super) const MEMORY: Duration = Duration::from_mins(10);
+/// How many requests of a cloister are kept, and how many authorities are remembered: more are let go.
+const MAX_KEPT: usize = 256;
+
+/// What one call tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Call {
+    /// The newest request that it is about.
+    pub(super) pending: Pending,
+    /// How many others of the cloister wait.
+    pub(super) more: usize,
+    /// Whether it tells of a request that no call told of yet; else it only corrects what is shown.
+    pub(super) is_new: bool,
+    /// How the user is called.
+    pub(super) ways: Ways,
+}
+
+/// What waits, and who was called when.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    cloisters: BTreeMap<CloisterName, Page>,
+    held_back: u64,
+}
+
+/// What is known of one cloister.
+#[derive(Debug, Default)]
+struct Page {
+    /// The oldest first.
+    waiting: Vec<Waiting>,
+    ways: Ways,
+    last_call: Option<Instant>,
+    /// When it was called for what, as far as that counts still.
+    remembered: BTreeMap<Authority, Instant>,
+    /// What the last call named, while its notification may be open.
+    shown: Option<Pending>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    pending: Pending,
+    since: Instant,
+    /// Whether it still has to call.
+    calls: bool,
+}
+
+impl Book {
+    /// Notes a request that nobody sees.
+    pub(super) fn waiting(&mut self, pending: Pending, ways: &Ways, now: Instant) {
+        let page = self.cloisters.entry(pending.cloister.clone()).or_default();
+        page.ways = ways.clone();
+        if page.waiting.iter().any(|known| known.pending.id == pending.id) {
+            return;
+        }
+        let calls = !page.remembers(&pending.authority, now);
+        if !calls || page.waiting.len() >= MAX_KEPT {
+            self.held_back += 1;
+        }
+        if page.waiting.len() < MAX_KEPT {
+            page.waiting.push(Waiting { pending, since: now, calls });
+        }
+    }
+
+    /// Notes that a request has ended; tells whether a notification may be open that has to go.
+    pub(super) fn settled(&mut self, settled: &Settled, still_waiting: usize) -> bool {
+        let Some(page) = self.cloisters.get_mut(&settled.cloister) else { return false };
+        page.waiting.retain(|known| known.pending.id != settled.id);
+        match settled.outcome {
+            Outcome::Answered { .. } | Outcome::Ruled => {
+                page.remembered.remove(&settled.authority);
+            }
+            Outcome::TimedOut | Outcome::Withdrawn => {}
+        }
+        if still_waiting == 0 {
+            page.waiting.clear();
+        }
+        page.waiting.is_empty() && page.shown.take().is_some()
+    }
+
+    /// Notes that somebody looks: what waits needs no call.
+    pub(super) fn seen(&mut self) {
+        for waiting in self.cloisters.values_mut().flat_map(|page| &mut page.waiting) {
+            waiting.calls = false;
+        }
+    }
+
+    /// Takes what is to be called now.
+    pub(super) fn due(&mut self, now: Instant) -> Vec<Call> {
+        let calls = self.cloisters.values_mut().filter_map(|page| page.call(now)).collect();
+        self.cloisters.retain(|_, page| page.is_needed(now));
+        calls
+    }
+
+    /// When the next call is due, if nothing changes.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.cloisters.values().filter(|page| page.has_to_call()).filter_map(Page::free_at).min()
+    }
+
+    /// How many requests called nobody.
+    pub(super) fn held_back(&self) -> u64 {
+        self.held_back
+    }
+}
+
+impl Page {
+    fn remembers(&self, authority: &Authority, now: Instant) -> bool {
+        self.remembered.get(authority).is_some_and(|called| now.duration_since(*called) < MEMORY)
+    }
+
+    fn free_at(&self) -> Option<Instant> {
+        self.last_call.map(|last| last + PAUSE)
+    }
+
+    fn has_to_call(&self) -> bool {
+        self.waiting.iter().any(|waiting| waiting.calls) || self.shows_what_is_over()
+    }
+
+    /// Whether the open notification names a request that waits no more, though others do.
+    fn shows_what_is_over(&self) -> bool {
+        let waits = |shown: &Pending| self.waiting.iter().any(|waiting| waiting.pending.id == shown.id);
+        self.shown.as_ref().is_some_and(|shown| !waits(shown))
+    }
+
+    fn call(&mut self, now: Instant) -> Option<Call> {
+        if !self.has_to_call() || self.free_at().is_some_and(|free| free > now) {
+            return None;
+        }
+        let is_new = self.waiting.iter().any(|waiting| waiting.calls);
+        let newest = self.waiting.iter().rfind(|waiting| waiting.calls == is_new)?;
+        let mut pending = newest.pending.clone();
+        let passed = now.duration_since(newest.since).as_millis();
+        pending.left_ms = pending.left_ms.saturating_sub(u64::try_from(passed).unwrap_or(u64::MAX));
+        self.remember(now);
+        self.last_call = Some(now);
+        self.shown = Some(pending.clone());
+        Some(Call { pending, more: self.waiting.len() - 1, is_new, ways: self.ways.clone() })
+    }
+
+    /// Remembers that all that waits was called for.
+    fn remember(&mut self, now: Instant) {
+        self.remembered.retain(|_, called| now.duration_since(*called) < MEMORY);
+        for waiting in self.waiting.iter_mut().filter(|waiting| waiting.calls) {
+            waiting.calls = false;
+            self.remembered.insert(waiting.pending.authority.clone(), now);
+        }
+        while self.remembered.len() > MAX_KEPT {
+            let oldest = self.remembered.iter().min_by_key(|(_, called)| **called);
+            let Some(oldest) = oldest.map(|(authority, _)| authority.clone()) else { return };
+            self.remembered.remove(&oldest);
+        }
+    }
+
+    fn is_needed(&self, now: Instant) -> bool {
+        !self.waiting.is_empty()
+            || self.shown.is_some()
+            || self.free_at().is_some_and(|free| free > now)
+            || self.remembered.values().any(|called| now.duration_since(*called) < MEMORY)
+    }
+}
+
+#[cfg(test)]
+mod tests;
