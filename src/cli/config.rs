@@ -13,7 +13,7 @@ use crate::text::{Untrusted, with_causes};
 
 /// Prints what holds for this directory.
 pub(super) fn show(origins: bool, paths: &Paths, output: &Output) -> Result<ExitCode, CommandError> {
-    let (owner, session) = asked(paths, output)?;
+    let Asked { owner, session } = asked(paths, output)?;
     let shown = if origins { Shown::Origins } else { Shown::Values };
     // A grant ends with its session: it is no setting that somebody would write into a file.
     let session = session.filter(|_| origins || output.is_json());
@@ -35,18 +35,21 @@ pub(super) fn path(paths: &Paths) -> Result<ExitCode, CommandError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whose settings are meant: those of the sandbox that runs here, of the project here, or of none.
-fn asked(
-    paths: &Paths,
-    output: &Output,
-) -> Result<(Option<Owner>, Option<(CloisterName, CloisterId)>), CommandError> {
+/// Whose settings are meant.
+struct Asked {
+    owner: Option<Owner>,
+    session: Option<(CloisterName, CloisterId)>,
+}
+
+/// Finds the sandbox that runs here, or the project here, or neither.
+fn asked(paths: &Paths, output: &Output) -> Result<Asked, CommandError> {
     let directory = current_directory()?;
     let running = session::running(paths)?.running.into_iter().map(|running| running.receipt);
     if let Some(receipt) = running.into_iter().find(|receipt| directory.starts_with(&receipt.directory)) {
-        return Ok((Some(receipt.owner()), Some((receipt.cloister, receipt.id))));
+        return Ok(Asked { owner: Some(receipt.owner()), session: Some((receipt.cloister, receipt.id)) });
     }
     match own_project(paths) {
-        Ok(project) => Ok((Some(project.owner()), None)),
+        Ok(project) => Ok(Asked { owner: Some(project.owner()), session: None }),
         Err(error) => {
             let causes = error.cause().map(|cause| format!(": {}", with_causes(cause))).unwrap_or_default();
             let reason = format!("{}{causes}", error.message());
@@ -54,7 +57,7 @@ fn asked(
                 "note: no project here, so this is what holds for all: {}",
                 Untrusted(&reason)
             ));
-            Ok((None, None))
+            Ok(Asked { owner: None, session: None })
         }
     }
 }

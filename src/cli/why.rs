@@ -120,16 +120,14 @@ fn asker(cloister: Option<&CloisterName>, paths: &Paths) -> Result<(CloisterName
             .map_err(|error| error.hint("or name the cloister: `cloister why HOST --cloister NAME`"))?;
         return Ok((project.cloister()?.0, project.owner()));
     };
-    match Receipt::load(&paths.receipt_file(name))? {
-        Some(receipt) => Ok((name.clone(), receipt.owner())),
-        // Without a branch, a cloister is called like its project.
-        None => {
-            let project = ProjectName::parse(name.as_str()).map_err(CommandError::user)?;
-            // What was decided for a project belongs to its directory: without one, nothing was.
-            let directory = project::registered(&project, paths)?.unwrap_or_default();
-            Ok((name.clone(), Owner { name: project, directory }))
-        }
+    if let Some(receipt) = Receipt::load(&paths.receipt_file(name))? {
+        return Ok((name.clone(), receipt.owner()));
     }
+    // Without a branch, a cloister is called like its project.
+    let project = ProjectName::parse(name.as_str()).map_err(CommandError::user)?;
+    // What was decided for a project belongs to its directory: without one, nothing was.
+    let directory = project::registered(&project, paths)?.unwrap_or_default();
+    Ok((name.clone(), Owner { name: project, directory }))
 }
 
 /// The rule that would allow it: the port is written when it is not one that a rule means by itself.

@@ -294,13 +294,12 @@ fn without_password(text: &str) -> String {
 
 fn json(value: &Value) -> serde_json::Value {
     match value {
-        Value::Null => serde_json::Value::Null,
+        // No setting is written with a word that some readers take for a boolean.
+        Value::Null | Value::Ambiguous => serde_json::Value::Null,
         Value::Bool(value) => (*value).into(),
         // As it was written, where JSON does not know the form.
         Value::Number(text) => serde_json::from_str(text).unwrap_or_else(|_| text.clone().into()),
         Value::Text(text) => text.clone().into(),
-        // No setting can be written so.
-        Value::Ambiguous => serde_json::Value::Null,
         Value::List(items) => items.iter().map(|item| json(&item.value)).collect(),
         Value::Map(entries) => {
             entries.iter().map(|(name, node)| (name.text.clone(), json(&node.value))).collect()

@@ -24,6 +24,7 @@ mod probes;
 mod root;
 mod seen;
 mod sessions;
+mod settings;
 mod streams;
 mod terminals;
 mod way_out;

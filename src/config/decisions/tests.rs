@@ -267,7 +267,7 @@ fn check_refused(place: &Place, text: &str, expected: &[&str]) {
     let label = place.file(&home.paths).file_name().unwrap().to_string_lossy().into_owned();
     let shown: Vec<_> = problems
         .iter()
-        .map(|problem| problem.to_string())
+        .map(ToString::to_string)
         .map(|shown| shown[shown.find(&label).unwrap()..].to_owned())
         .collect();
     assert_eq!(shown, expected, "{text}");

@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::PathBuf;
 
+use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::decisions::remember;
+use crate::config::decisions::{quoted, remember};
 use crate::name::ProjectName;
 use crate::policy::Rule;
 
@@ -212,4 +213,19 @@ fn what_is_broken_is_not_shown() {
         error.problems[0].path.strip_prefix(home.dir.path()).unwrap().to_owned()
     };
     assert_eq!(broken, PathBuf::from(".config/cloister/config.yaml"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_text_that_is_shown_means_itself(text in "\\PC{0,12}|[a-z0-9+.:#-]{1,6}|(?i)(yes|true|null|~|on)|[^\\x00]{0,6}") {
+        let home = Home::with(&format!("approvals: {{notify_command: [tell, {}]}}", quoted(&text)), "");
+        let expected = home.config().approvals.notify_command;
+        prop_assert_eq!(&expected[1], text.as_str());
+        for shown in [Shown::Values, Shown::Origins] {
+            let again = Home::with(&home.effective().yaml(shown), "");
+            prop_assert_eq!(&again.config().approvals.notify_command, &expected);
+        }
+    }
 }

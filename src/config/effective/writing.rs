@@ -8,23 +8,23 @@ use crate::text::Untrusted;
 
 /// Writes all settings, section by section.
 pub(super) fn yaml(settings: &[Setting], shown: Shown) -> String {
-    let mut text = String::new();
+    let mut lines = Vec::new();
     let mut open: Vec<&str> = Vec::new();
     for setting in settings {
         let mut sections: Vec<&str> = setting.key.path.split('.').collect();
         let name = sections.pop().unwrap_or_default();
         let known = open.iter().zip(&sections).take_while(|(one, other)| one == other).count();
         for (depth, section) in sections.iter().enumerate().skip(known) {
-            text += &format!("{}{section}:\n", indent(depth));
+            lines.push(format!("{}{section}:", indent(depth)));
         }
-        write(&mut text, setting, name, (sections.len(), shown));
+        write(&mut lines, setting, name, (sections.len(), shown));
         open = sections;
     }
-    text
+    lines.iter().flat_map(|line| [line, "\n"]).collect()
 }
 
 /// Writes one setting at its depth.
-fn write(text: &mut String, setting: &Setting, name: &str, (depth, shown): (usize, Shown)) {
+fn write(lines: &mut Vec<String>, setting: &Setting, name: &str, (depth, shown): (usize, Shown)) {
     let comment = |entry: &Entry| match shown {
         Shown::Values => String::new(),
         Shown::Origins => format!("  # {}", origin(entry)),
@@ -36,13 +36,12 @@ fn write(text: &mut String, setting: &Setting, name: &str, (depth, shown): (usiz
         _ => None,
     };
     if let Some(entry) = single {
-        *text += &format!("{}{name}: {}{}\n", indent(depth), flow(&entry.value), comment(entry));
-        return;
+        return lines.push(format!("{}{name}: {}{}", indent(depth), flow(&entry.value), comment(entry)));
     }
-    *text += &format!("{}{name}:\n", indent(depth));
+    lines.push(format!("{}{name}:", indent(depth)));
     for entry in &setting.entries {
         let start = entry.name.as_ref().map_or_else(|| "- ".to_owned(), |name| format!("{}: ", word(name)));
-        *text += &format!("{}{start}{}{}\n", indent(depth + 1), flow(&entry.value), comment(entry));
+        lines.push(format!("{}{start}{}{}", indent(depth + 1), flow(&entry.value), comment(entry)));
     }
 }
 

@@ -27,6 +27,9 @@ impl Collector<'_> {
         directories.extend([
             paths.tokens_dir(),
             paths.config_dir().join("projects"),
+            paths.config_dir().join("decisions"),
+            paths.config_dir().join("decisions/projects"),
+            paths.state_dir().join("grants"),
             paths.audit_dir(),
             paths.receipts_dir(),
             paths.state_dir().join("baselines"),

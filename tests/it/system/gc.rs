@@ -138,8 +138,13 @@ fn what_is_not_understood_stays() {
 fn half_written_files_of_an_hour_ago_are_removed() {
     let Some(host) = Host::with_bubblewrap() else { return };
     host.ok(&["start", "-d"]);
-    let places =
-        [".config/cloister/.config.yaml.1.0.tmp", ".local/state/cloister/receipts/.demo.json.77.3.tmp"];
+    let places = [
+        ".config/cloister/.config.yaml.1.0.tmp",
+        ".config/cloister/decisions/.global.yaml.1.0.tmp",
+        ".config/cloister/decisions/projects/.demo.yaml.1.0.tmp",
+        ".local/state/cloister/grants/.demo.yaml.1.0.tmp",
+        ".local/state/cloister/receipts/.demo.json.77.3.tmp",
+    ];
     for place in places {
         host.write(&host.home().join(place), "half");
     }

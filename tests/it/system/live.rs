@@ -170,6 +170,37 @@ fn t10_pins_private_names_and_deny_rules_withdraw_too() {
     tunnel.wait_for_its_end();
 }
 
+/// Whoever answered once and takes it back withdraws a rule like any other (T10, invariant 10).
+#[test]
+fn t10_answers_that_are_kept_hold_and_are_withdrawn_at_once() {
+    let scene = Scene::new();
+    let port = scene.origin.address.port();
+    let answer = format!("allow: [{{pattern: 'web.test:{port}'}}]\n");
+    let decisions = |below: &str| scene.host.path(&format!("home/.config/cloister/decisions/{below}"));
+    scene.host.write(&scene.config(), scene.rules(false));
+    scene.host.write(&decisions("global.yaml"), &answer);
+    let client = scene.serve("demo");
+    let mut tunnel = scene.tunnel(&client);
+    scene.replace(&decisions("global.yaml"), "");
+    tunnel.wait_for_its_end();
+    // The project's own file, which may come to be only now. `printf /src/demo | sha256sum`
+    let own = format!("project: {{name: demo, path: /src/demo, id: '24fb704b11269946'}}\n{answer}");
+    let foreign = own.replace("/src/demo", "/src/other");
+    scene.host.write(&decisions("projects/demo.yaml"), &own);
+    let mut tunnel = scene.wait_until_open(&client);
+    scene.replace(&decisions("projects/demo.yaml"), "allow: [");
+    let status = scene.wait_for_status(is_broken);
+    let path = status["settings_problems"][0]["path"].as_str().unwrap();
+    assert!(path.ends_with("decisions/projects/demo.yaml"), "{status}");
+    assert_eq!(status["cloisters"][0]["is_stale"], true, "{status}");
+    tunnel.assert_open();
+    scene.replace(&decisions("projects/demo.yaml"), &foreign);
+    tunnel.wait_for_its_end();
+    assert!(!is_broken(&scene.wait_for_status(|status| !is_broken(status))));
+    let why = scene.host.ok(&["why", &format!("web.test:{port}"), "--cloister", "demo"]);
+    assert!(why.contains("is refused"), "{why}");
+}
+
 #[test]
 fn a_broken_file_keeps_the_rules_and_is_told_until_it_is_mended() {
     let scene = Scene::new();
