@@ -165,7 +165,7 @@ fn answer(visit: &Visit, effect: Effect) -> Result<Answer, Refusal> {
     Ok(Answer { effect, scope, breadth, reason: reason.map(str::to_owned) })
 }
 
-fn is_too_early(desk: &dyn Desk, id: &RequestId, now: Timestamp) -> bool {
+pub(super) fn is_too_early(desk: &dyn Desk, id: &RequestId, now: Timestamp) -> bool {
     let snapshot = desk.snapshot();
     let pending = snapshot.pending.iter().find(|pending| pending.id == *id);
     pending.is_some_and(|pending| {

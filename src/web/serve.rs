@@ -118,7 +118,7 @@ async fn converse(
 
 /// Waits until the browser has taken nothing for too long. An event stream writes a heartbeat more often than that, and
 /// its next event is asked for only when there is room for it.
-async fn stalled(mut pulse: watch::Receiver<Option<Instant>>) {
+pub(super) async fn stalled(mut pulse: watch::Receiver<Option<Instant>>) {
     loop {
         let beat = *pulse.borrow_and_update();
         let changed = match beat {
