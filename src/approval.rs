@@ -4,6 +4,10 @@
 //! wait for it. An [`Answer`] has a [`Scope`] and a [`Breadth`], and becomes a rule; whoever waits is then judged by
 //! the rules anew. Nothing here knows of sockets, files or pages.
 
+pub mod queue;
+
+mod bucket;
+
 use std::fmt::{self, Display, Formatter};
 use std::str::FromStr;
 

@@ -1,14 +1,14 @@
 //! The command line: words in, results on standard output, everything else on standard error, an exit code.
 
+mod approvals;
 mod arguments;
 mod audit;
+mod config;
 mod doctor;
 mod error;
-mod gc;
 mod guardian;
 mod output;
 mod sandbox;
-mod trace;
 mod why;
 
 use std::process::ExitCode;
@@ -20,9 +20,9 @@ use crate::paths::Paths;
 use crate::process;
 use crate::sandbox::SOCKETS;
 
-use arguments::{Arguments, Command, GuardianCommand, InitCommand};
+use arguments::{ApprovalsCommand, Arguments, Command, ConfigCommand, GuardianCommand, InitCommand};
 use error::CommandError;
-use output::{Output, complain, line};
+use output::{Output, complain, line, trace};
 
 /// Runs the command of this process and gives its exit code.
 pub fn main() -> ExitCode {
@@ -35,8 +35,13 @@ pub fn main() -> ExitCode {
         process::keep_descriptors();
     }
     let output = Output::new(&arguments.global);
-    if let Command::SandboxInit(command) = &arguments.command {
-        return inside(command, &output);
+    match &arguments.command {
+        Command::SandboxInit(command) => return inside(command, &output),
+        // It runs inside, where none of this host's files are.
+        Command::Request { target, reason } => {
+            return approvals::request::run(target, reason.as_deref(), &output);
+        }
+        _ => {}
     }
     match run(arguments, &output) {
         Ok(code) => code,
@@ -132,7 +137,7 @@ async fn dispatch(command: Command, paths: &Paths, output: &Output) -> Result<Ex
         Command::Stop { name, all } => sandbox::stop(name, all, paths, output).await,
         Command::Shutdown => sandbox::shutdown(paths, output).await,
         Command::List => sandbox::list(paths, output),
-        Command::Gc { dry_run } => gc::run(dry_run, paths, output).await,
+        Command::Gc { dry_run } => sandbox::gc::run(dry_run, paths, output).await,
         Command::Path { name } => sandbox::path(&name, paths),
         Command::Guardian(GuardianCommand::Start { upgrade }) => {
             guardian::start(upgrade, paths, output).await
@@ -147,8 +152,17 @@ async fn dispatch(command: Command, paths: &Paths, output: &Output) -> Result<Ex
         Command::Guardian(GuardianCommand::Run { replace }) => guardian::run_daemon(replace, paths),
         Command::Audit(arguments) => audit::run(arguments, paths, output).await,
         Command::Why { target, cloister } => why::run(&target, cloister.as_ref(), paths, output).await,
+        Command::Config(ConfigCommand::Show { origins }) => config::show(origins, paths, output),
+        Command::Config(ConfigCommand::Path) => config::path(paths),
         Command::Doctor { probe: false } => doctor::diagnose(paths, output),
         Command::Doctor { probe: true } => doctor::probe(paths, output).await,
+        Command::Approvals(arguments) => {
+            let command = arguments.command.unwrap_or(ApprovalsCommand::List);
+            approvals::run(command, paths, output).await
+        }
+        Command::Request { target, reason } => {
+            Ok(approvals::request::run(&target, reason.as_deref(), output))
+        }
         Command::SandboxInit(_) => Err(CommandError::user("`sandbox-init` runs inside a sandbox only")),
     }
 }

@@ -1,11 +1,12 @@
 //! The configuration: built-in defaults, `config.yaml`, and the host-side file of a project (DESIGN 5).
 //!
-//! A file goes three steps: text to a tree with lines (`yaml`, `tree`), tree to a mirror of the schema (`raw`), mirror
-//! to domain values (`validate`). Problems of all files and steps are collected and reported at once. Later files
+//! A file goes three steps: text to a tree with lines (`yaml`), tree to a mirror of the schema (`raw`), mirror
+//! to domain values (`validate`). What people answered stands in files of its own ([`decisions`]). Problems of all files and steps are collected and reported at once. Later files
 //! add: lists grow, scalars and entries of maps are replaced. A later file can't undo a deny rule, since deny beats
 //! allow in [`crate::policy`].
 
-mod environment;
+pub mod decisions;
+mod effective;
 pub mod keys;
 mod problem;
 mod proxy;
@@ -13,14 +14,15 @@ mod raw;
 mod sandbox;
 #[cfg(test)]
 mod tests;
-mod tree;
 mod validate;
 mod yaml;
 
-pub use environment::{EnvName, EnvValue, Environment, RefusedVariable};
+pub use decisions::Owner;
+pub use effective::{Effective, Row, Shown};
 pub use problem::{ConfigError, Problem};
 pub use proxy::duration::{InvalidDuration, parse as parse_duration};
-pub use proxy::{Audit, Proxy, RateLimit, UpstreamCredentials, UpstreamProxy, UpstreamScheme};
+pub use proxy::{Approvals, Audit, Proxy, RateLimit, UpstreamCredentials, UpstreamProxy, UpstreamScheme};
+pub use sandbox::environment::{EnvName, EnvValue, Environment, RefusedVariable};
 pub use sandbox::{Files, Limits, Mount, MountMode, Network};
 
 use std::collections::BTreeMap;
@@ -33,11 +35,12 @@ use std::time::Duration;
 
 use rustix::fs::OFlags;
 
-use crate::name::ProjectName;
 use crate::paths::Paths;
 use crate::policy::{Origin, OriginKind, Pattern, PolicyInput, Rule, Unlisted};
+use decisions::Place;
 use problem::Report;
 use raw::Raw;
+use yaml::tree::Node;
 
 /// Bounds a configuration file, in bytes.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -56,6 +59,8 @@ pub struct Config {
     pub shell: PathBuf,
     /// Where a sandbox may connect.
     pub proxy: Proxy,
+    /// How people learn that a request waits for them.
+    pub approvals: Approvals,
     /// What of the project is read-only or hidden inside.
     pub files: Files,
     /// Directories of the host that are seen read-only at `/refs/<name>`.
@@ -70,6 +75,8 @@ pub struct Config {
     pub tools: Vec<PathBuf>,
     /// How the audit log is kept; for all projects alike.
     pub audit: Audit,
+    /// Files of answers whose rules are not used, since they are about another project.
+    pub unused: Vec<Problem>,
 }
 
 /// Chooses what builds the sandbox.
@@ -104,7 +111,9 @@ impl Default for Config {
                 idle_timeout: Duration::from_mins(10),
                 max_duration: Duration::from_hours(24),
                 upstream: None,
+                approval_timeout: Duration::from_mins(1),
             },
+            approvals: Approvals::default(),
             files: Files::default(),
             refs: Vec::new(),
             mounts: Vec::new(),
@@ -112,6 +121,7 @@ impl Default for Config {
             limits: Limits::default(),
             tools: Vec::new(),
             audit: Audit::default(),
+            unused: Vec::new(),
         }
     }
 }
@@ -122,6 +132,11 @@ impl Config {
     /// # Errors
     /// All problems of all files; no file is ever changed.
     pub fn load(sources: &[Source]) -> Result<Self, ConfigError> {
+        Self::load_seen(sources, |_, _| {})
+    }
+
+    /// Loads files and shows each to somebody else, too.
+    fn load_seen(sources: &[Source], mut see: impl FnMut(&Source, &Node)) -> Result<Self, ConfigError> {
         let mut config = Self::default();
         let mut problems = Vec::new();
         for source in sources {
@@ -129,23 +144,26 @@ impl Config {
             if let Some(text) = read(&source.path, &mut report)
                 && let Some(tree) = yaml::parse(&text, &mut report)
             {
-                let raw = Raw::decode(tree, &mut report);
-                validate::apply(raw, source, &mut config, &mut report);
+                see(source, &tree);
+                source.apply(tree, &mut config, &mut report);
             }
             problems.extend(report.into_problems());
         }
         if problems.is_empty() { Ok(config) } else { Err(ConfigError { problems }) }
     }
 
-    /// Loads what holds for a project, or for all of them: the user's file and the project's.
+    /// Loads what holds for a project, or for all of them: the user's file and the project's, and the answers that
+    /// were kept for either.
     ///
     /// # Errors
-    /// All problems of both files.
-    pub fn load_for(paths: &Paths, project: Option<&ProjectName>) -> Result<Self, ConfigError> {
-        let own = project.map(|project| Source::project(&paths.project_file(project), paths.home()));
-        let sources: Vec<Source> =
-            [Source::global(&paths.config_file(), paths.home())].into_iter().chain(own).collect();
-        Self::load(&sources)
+    /// All problems of all files.
+    pub fn load_for(paths: &Paths, project: Option<&Owner>) -> Result<Self, ConfigError> {
+        Self::load(&sources_for(paths, project))
+    }
+
+    /// Lists the files that [`Config::load_for`] reads, whether they exist or not.
+    pub fn files_for(paths: &Paths, project: Option<&Owner>) -> Vec<PathBuf> {
+        sources_for(paths, project).into_iter().map(|source| source.path).collect()
     }
 
     /// Gives what the policy is built from; `listening` are the guardian's own sockets.
@@ -160,6 +178,17 @@ impl Config {
     }
 }
 
+/// What holds for a project, or for all of them, in the order in which it adds up.
+fn sources_for(paths: &Paths, project: Option<&Owner>) -> Vec<Source> {
+    let own = |owner: &Owner| Source::project(&paths.project_file(&owner.name), paths.home());
+    let places = [Some(Place::Global), project.cloned().map(Place::Project)];
+    [Source::global(&paths.config_file(), paths.home())]
+        .into_iter()
+        .chain(project.map(own))
+        .chain(places.into_iter().flatten().map(|place| Source::decisions(place, paths)))
+        .collect()
+}
+
 /// Is a file to load, and whose word it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
@@ -169,24 +198,51 @@ pub struct Source {
     label: String,
     /// What `~` stands for in it.
     home: PathBuf,
+    /// Whose answers it holds; none when it holds settings.
+    place: Option<Place>,
 }
 
 impl Source {
     /// Is the user's `config.yaml`.
     pub fn global(path: &Path, home: &Path) -> Self {
         let (path, label) = (path.to_owned(), file_name(path));
-        Self { path, kind: OriginKind::Global, label, home: home.to_owned() }
+        Self { path, kind: OriginKind::Global, label, home: home.to_owned(), place: None }
     }
 
     /// Is the host-side file of a project, `projects/<project>.yaml`.
     pub fn project(path: &Path, home: &Path) -> Self {
         let label = format!("projects/{}", file_name(path));
-        Self { path: path.to_owned(), kind: OriginKind::Project, label, home: home.to_owned() }
+        Self { path: path.to_owned(), kind: OriginKind::Project, label, home: home.to_owned(), place: None }
+    }
+
+    /// Is the file of the answers for a place.
+    pub fn decisions(place: Place, paths: &Paths) -> Self {
+        Self {
+            path: place.file(paths),
+            kind: place.origin_kind(),
+            label: place.label(),
+            home: paths.home().to_owned(),
+            place: Some(place),
+        }
+    }
+
+    /// Adds what the file says to the configuration.
+    fn apply(&self, tree: Node, config: &mut Config, report: &mut Report<'_>) {
+        let Some(place) = &self.place else {
+            return validate::apply(Raw::decode(tree, report), self, config, report);
+        };
+        let loaded = decisions::decode(tree, place, report);
+        config.proxy.rules.extend(loaded.kept.iter().map(|kept| kept.rule(self.kind)));
+        config.unused.extend(loaded.foreign);
     }
 
     fn origin(&self, line: Option<usize>) -> Origin {
-        let location = line.map_or_else(|| self.label.clone(), |line| format!("{}:{line}", self.label));
-        Origin::new(self.kind).at(location)
+        Origin::new(self.kind).at(self.location(line))
+    }
+
+    /// Names a line of the file.
+    fn location(&self, line: Option<usize>) -> String {
+        line.map_or_else(|| self.label.clone(), |line| format!("{}:{line}", self.label))
     }
 }
 

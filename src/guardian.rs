@@ -4,6 +4,7 @@
 //! writes. Sandboxes come to it through a socket each; the command line through [`client`], which needs a key
 //! that no sandbox can read.
 
+mod approvals;
 pub mod client;
 mod control;
 mod daemon;
@@ -11,7 +12,6 @@ mod daemon;
 pub mod fuzz;
 mod guards;
 mod handover;
-mod judgement;
 mod ledger;
 pub mod notify;
 mod registry;

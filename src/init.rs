@@ -17,7 +17,7 @@ mod stream;
 pub mod wire;
 
 pub use boot::{Anchor, Boot, Relay};
-pub use connect::{ConnectError, connect};
+pub use connect::{Allowed, AskError, Asker, ConnectError, ask, connect};
 pub use mounts::{Adjusted, Adjustment, adjust};
 
 use std::io;

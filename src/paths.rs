@@ -147,6 +147,31 @@ impl Paths {
         self.config.join("projects").join(format!("{project}.yaml"))
     }
 
+    /// The answers that hold for all projects.
+    pub fn global_decisions_file(&self) -> PathBuf {
+        self.config.join("decisions/global.yaml")
+    }
+
+    /// The answers that hold for one project.
+    pub fn project_decisions_file(&self, project: &ProjectName) -> PathBuf {
+        self.config.join("decisions/projects").join(format!("{project}.yaml"))
+    }
+
+    /// The lock under which answers that are kept for good are changed.
+    pub fn decisions_lock(&self) -> PathBuf {
+        self.config.join("decisions/.lock")
+    }
+
+    /// The answers that hold for one cloister until it is stopped.
+    pub fn grants_file(&self, cloister: &CloisterName) -> PathBuf {
+        self.state.join("grants").join(format!("{cloister}.yaml"))
+    }
+
+    /// The lock under which answers for one cloister are changed; no name begins with a dot.
+    pub fn grants_lock(&self) -> PathBuf {
+        self.state.join("grants/.lock")
+    }
+
     /// The directory of hashed sandbox tokens.
     pub fn tokens_dir(&self) -> PathBuf {
         self.config.join("tokens")
@@ -170,6 +195,11 @@ impl Paths {
     /// The parent of all instances.
     pub fn instances_dir(&self) -> PathBuf {
         self.data.join("instances")
+    }
+
+    /// Who is logged in at the page, and where it was.
+    pub fn page_file(&self) -> PathBuf {
+        self.state.join("page.json")
     }
 
     /// The developer's log.

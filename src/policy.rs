@@ -22,7 +22,7 @@ pub use authority::{Authority, InvalidAuthority};
 pub use decision::{Decision, Denial, Destination, NameAllowed, Permit, Question, Reason, Request, Via};
 pub use host::{DomainName, Host, HostFlaw, InvalidHost};
 pub use pattern::{DomainPattern, InvalidPattern, Pattern, PatternFlaw, PatternHost};
-pub use rule::{ConnectionId, Effect, Origin, OriginKind, Rule};
+pub use rule::{Effect, Origin, OriginKind, Rule};
 
 use addressing::Addressing;
 use table::Table;
@@ -73,18 +73,6 @@ impl Policy {
         Self { rules, table: Arc::new(table), unlisted: input.unlisted, addressing }
     }
 
-    /// Gives the policy that has one more rule, such as a human's answer.
-    ///
-    /// Copies the lookup tables: this is for answers, not for building a policy rule by rule.
-    #[must_use]
-    pub fn with_rule(&self, rule: Rule) -> Self {
-        let rule = Arc::new(rule);
-        let mut extended = self.clone();
-        Arc::make_mut(&mut extended.table).insert(&rule);
-        extended.rules.push(rule);
-        extended
-    }
-
     /// Gives all rules in the order in which they were given.
     pub fn rules(&self) -> impl Iterator<Item = &Rule> {
         self.rules.iter().map(AsRef::as_ref)
@@ -94,13 +82,13 @@ impl Policy {
     ///
     /// Pure and cheap: the cost depends on the labels of the asked name, not on the number of rules.
     pub fn evaluate(&self, request: &Request<'_>) -> Decision {
-        if let Some(rule) = self.table.denying(request) {
+        if let Some(rule) = self.table.denying(request).or_else(|| request.granted(Effect::Deny)) {
             return Decision::Deny(Denial::by(rule));
         }
         if let Some(denial) = never(request) {
             return Decision::Deny(denial);
         }
-        let allowing = self.table.allowing(request);
+        let allowing = self.table.allowing(request).or_else(|| request.granted(Effect::Allow));
         if let Some(denial) = self.local(request, allowing) {
             return Decision::Deny(denial);
         }
@@ -111,7 +99,10 @@ impl Policy {
             (Some(rule), _) => {
                 Decision::Allow(NameAllowed::new(request, rule, &self.table, &self.addressing))
             }
-            (None, Unlisted::Ask) => Decision::Ask(Question::new(request)),
+            (None, Unlisted::Ask) => match self.unaskable(request) {
+                Some(denial) => Decision::Deny(denial),
+                None => Decision::Ask(Question::new(request)),
+            },
             (None, Unlisted::Reject) => Decision::Deny(Denial::new(Reason::NotAllowed)),
         }
     }
@@ -135,6 +126,25 @@ impl Policy {
                 let lost = addresses.iter().find(|address| !renewed.addresses().contains(address))?;
                 let denial = Denial::new(Reason::AddressForbidden).with_rule(renewed.rule());
                 Some(denial.with_detail(format!("the name no longer stands for `{}`", lost.ip())))
+            }
+        }
+    }
+
+    /// Refuses what no answer may open: nobody knows what stands behind a bare number, and an address that may not be
+    /// reached is not reached through a pin either (N7, K12).
+    fn unaskable(&self, request: &Request<'_>) -> Option<Denial> {
+        match request.authority.host() {
+            Host::Ip(address) => {
+                let detail =
+                    format!("nobody is asked about a bare address such as `{address}`; a rule may name it");
+                Some(Denial::new(Reason::NotAllowed).with_detail(detail))
+            }
+            Host::Name(name) => {
+                let pinned = self.addressing.pinned(name)?;
+                let source = self.addressing.source(request.authority.host());
+                let checked = self.addressing.check(source, pinned, request.authority.port(), |_| false);
+                let detail = checked.err()?;
+                Some(Denial::new(Reason::AddressForbidden).with_detail(detail))
             }
         }
     }

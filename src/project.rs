@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::Owner;
 use crate::git::{GitError, Guards, Repository};
 use crate::name::{CloisterId, CloisterName, InvalidName, ProjectId, ProjectName};
 use crate::paths::{self, Lock, Paths, PathsError};
@@ -138,6 +139,11 @@ impl Project {
         let base = directory.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let name = name.map_or_else(|| ProjectName::from_directory(base), Ok)?;
         Ok(Self { name, id, directory, standing: resolved, repository })
+    }
+
+    /// Whose settings and decisions are the project's.
+    pub fn owner(&self) -> Owner {
+        Owner { name: self.name.clone(), directory: self.directory.clone() }
     }
 
     /// The repository's shared directory where it lies outside the project (a linked worktree).

@@ -2,8 +2,8 @@
 //!
 //! One listener belongs to one sandbox, and to one [`Client`]. A connection is served by `connection`, request
 //! by request: `head` parses, `pipeline` leads from the parsed head to a dialled upstream, `connect` and `plain`
-//! carry the bytes. Every refusal stands in `refusal`. What lies outside comes in through three traits:
-//! [`Policies`] (the rules that hold now), [`Journal`] (the audit log) and [`Resolve`] (the DNS).
+//! carry the bytes. Every refusal stands in `refusal`. What lies outside comes in through four traits:
+//! [`Policies`] (the rules that hold now), [`Decider`] (a human), [`Journal`] (the audit log) and [`Resolve`] (the DNS).
 //!
 //! An `Allowed` is written before a byte flows, and followed by exactly one `Closed`, which tells also why what was
 //! allowed was refused in the end. What is counted and not audited: heads that can't be parsed, a first request
@@ -11,6 +11,7 @@
 //! (`policy_unavailable`).
 
 use std::error::Error;
+use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,7 @@ use tracing::Instrument as _;
 
 use crate::config::{RateLimit, UpstreamProxy};
 use crate::name::{CloisterName, ProjectName};
-use crate::policy::{Authority, Policy};
+use crate::policy::{Authority, Policy, Question, Rule};
 use crate::token::HashedToken;
 
 pub use admission::Listener;
@@ -66,6 +67,29 @@ pub trait Policies: Send + Sync + 'static {
     fn current(&self) -> Option<Arc<Policy>>;
 }
 
+/// Asks a human about what no rule covers.
+pub trait Decider: Send + Sync + 'static {
+    /// Asks, and waits for the answer; dropping the future withdraws the question. `user_agent` is what the client calls
+    /// itself.
+    fn decide<'a>(&'a self, question: &'a Question, user_agent: Option<&'a str>) -> Deciding<'a>;
+}
+
+/// A question that waits for its answer.
+pub type Deciding<'a> = Pin<Box<dyn Future<Output = Verdict> + Send + 'a>>;
+
+/// What became of a question.
+#[derive(Debug)]
+pub enum Verdict {
+    /// The rules are others now: they judge again, together with what was granted to this request alone.
+    Judge(Option<Arc<Rule>>),
+    /// Nobody answered for so long.
+    TimedOut(Duration),
+    /// Nobody is asked: too much waits for an answer already, or was asked in a short time. It may be tried again then.
+    TooMany(Duration),
+    /// Nobody is asked, for it can't be recorded.
+    Unrecorded,
+}
+
 /// Which sandbox a listener belongs to.
 #[derive(Debug, Clone)]
 pub struct Identity {
@@ -82,6 +106,8 @@ pub struct Identity {
 pub struct Services {
     /// The rules.
     pub policies: Arc<dyn Policies>,
+    /// The human.
+    pub decider: Arc<dyn Decider>,
     /// The audit log.
     pub journal: Arc<dyn Journal>,
     /// The DNS.
@@ -202,6 +228,30 @@ impl Client {
     pub fn revalidate(&self) -> usize {
         self.pool.clear();
         self.tunnels.revalidate(&self.identity.cloister, self.services.policies.current().as_deref())
+    }
+
+    /// Waits for the answer of a human, as long as that makes sense: not longer than the sandbox and the guardian live.
+    async fn decided(
+        &self,
+        question: &Question,
+        user_agent: Option<&str>,
+    ) -> Result<Option<Arc<Rule>>, Refusal> {
+        let authority = question.request().authority;
+        let verdict = tokio::select! {
+            biased;
+            () = wait_for_end(self) => {
+                let ending = (*self.tunnels.ending().borrow()).unwrap_or(Ending::ShuttingDown);
+                return Err(Refusal::ended(ending.into(), authority));
+            }
+            () = wait_for_drain(self) => return Err(Refusal::ended(Reason::ShuttingDown, authority)),
+            verdict = self.services.decider.decide(question, user_agent) => verdict,
+        };
+        match verdict {
+            Verdict::Judge(grant) => Ok(grant),
+            Verdict::TimedOut(patience) => Err(Refusal::unanswered(authority, patience)),
+            Verdict::TooMany(wait) => Err(Refusal::too_many_questions(authority, wait)),
+            Verdict::Unrecorded => Err(Refusal::unavailable(authority)),
+        }
     }
 
     /// Accepts no more connections, and makes [`serve`] return when those that are open have ended by themselves; a

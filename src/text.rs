@@ -115,7 +115,8 @@ fn write_escaped(formatter: &mut Formatter<'_>, character: char) -> fmt::Result 
     }
 }
 
-fn is_deceptive(character: char) -> bool {
+/// Tells whether a character could steer a terminal, reorder the line or hide itself.
+pub(crate) fn is_deceptive(character: char) -> bool {
     if character.is_ascii() {
         return character.is_ascii_control();
     }

@@ -1,10 +1,38 @@
 //! The page on which a human answers: rendered on the server, live through server-sent events.
+//!
+//! A [`Page`] listens on the loopback interface alone, and every request passes the gate: the right `Host`, a login
+//! session, and for whatever changes something the session's own token and the page's own origin. What a sandbox wrote
+//! is escaped twice, for eyes and for HTML. Nothing that a sandbox holds opens anything here.
 
-use std::path::PathBuf;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::approval::{Answer, RequestId, Settled, Snapshot, Who};
+
+use sessions::Sessions;
+
+mod answers;
+mod assets;
+mod gate;
+mod live;
+mod log;
+mod routes;
+mod serve;
+mod sessions;
+#[cfg(test)]
+mod tests;
+mod views;
+
+/// The first port that is tried.
+const FIRST_PORT: u16 = 9999;
+/// How many ports are tried from there.
+const PORTS: u16 = 100;
+/// How many event streams there are at once.
+const MAX_STREAMS: usize = 16;
 
 /// A cloister that runs, as the page shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,4 +89,79 @@ pub trait Desk: Send + Sync + 'static {
     fn audit_file(&self) -> PathBuf;
     /// Where an answer of this scope is written for a project, as the page tells before it is given.
     fn written_to(&self, scope: crate::approval::Scope, pending: &crate::approval::Pending) -> String;
+}
+
+/// The page, bound to its port.
+pub struct Page {
+    listener: TcpListener,
+    shared: Arc<Shared>,
+}
+
+/// What all requests share.
+struct Shared {
+    desk: Arc<dyn Desk>,
+    sessions: Sessions,
+    streams: Arc<Semaphore>,
+    /// Becomes true when the page is to end.
+    ending: watch::Sender<bool>,
+}
+
+impl Page {
+    /// Listens on 127.0.0.1: on the port that `state_file` names, else on the first free one from 9999. A state file
+    /// that can't be read means that nobody is logged in.
+    pub fn bind(state_file: &Path, desk: Arc<dyn Desk>) -> io::Result<Self> {
+        let kept = sessions::load(state_file);
+        let listener = listen(kept.port)?;
+        listener.set_nonblocking(true)?;
+        let sessions = Sessions::new(state_file.to_owned(), listener.local_addr()?.port(), kept);
+        let streams = Arc::new(Semaphore::new(MAX_STREAMS));
+        let shared = Arc::new(Shared { desk, sessions, streams, ending: watch::Sender::new(false) });
+        Ok(Self { listener, shared })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.shared.sessions.port()))
+    }
+
+    /// Makes a link that logs one browser in, once, within five minutes.
+    pub fn login_link(&self) -> io::Result<String> {
+        let code = self.shared.sessions.make_code()?;
+        Ok(format!("http://{}/login/{code}", self.address()))
+    }
+
+    /// Serves until `shutdown` ends and the open answers are written, or are overdue; event streams end at once.
+    pub async fn serve(&self, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+        let listener = tokio::net::TcpListener::from_std(self.listener.try_clone()?)?;
+        let routes = routes::router(&self.shared);
+        let served = serve::serve(listener, routes, self.shared.ending.subscribe());
+        tokio::pin!(served);
+        tokio::select! {
+            () = &mut served => {}
+            () = shutdown => {
+                self.shared.ending.send_replace(true);
+                served.await;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Page {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Page").field("address", &self.address()).finish_non_exhaustive()
+    }
+}
+
+/// Listens on the first free port, the preferred one first.
+fn listen(preferred: Option<u16>) -> io::Result<TcpListener> {
+    let ports = preferred.into_iter().chain(FIRST_PORT..FIRST_PORT + PORTS);
+    let mut last = io::ErrorKind::AddrInUse.into();
+    for port in ports {
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }

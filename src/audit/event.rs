@@ -38,6 +38,8 @@ events! {
     ProxyClose = "proxy.close",
     /// A human answered an approval request.
     ApprovalDecided = "approval.decided",
+    /// A human's answer was taken back.
+    ApprovalForgotten = "approval.forgotten",
     /// A sandbox asked for a command on the host.
     HostexecRequest = "hostexec.request",
     /// A command on the host began.

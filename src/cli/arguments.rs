@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::approvals::Start;
+use crate::approval::Scope;
 use crate::audit::{Event, Head, HostFilter};
 use crate::config::{Network, parse_duration};
 use crate::name::{CloisterName, ProjectName};
@@ -91,6 +93,17 @@ pub(super) enum Command {
     /// The proxy through which every sandbox reaches the network
     #[command(subcommand)]
     Guardian(GuardianCommand),
+    /// List and answer what sandboxes ask for
+    Approvals(ApprovalsArguments),
+    /// Inside a sandbox: ask its user whether a host may be reached, and wait for the answer
+    Request {
+        /// HOST or HOST:PORT
+        #[arg(value_name = "HOST[:PORT]")]
+        target: String,
+        /// Say why, in at most 1 KiB
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
     /// Show, follow or check the audit log
     Audit(AuditArguments),
     /// Say whether a host can be reached, by which rule, and what to type to change that
@@ -102,6 +115,9 @@ pub(super) enum Command {
         #[arg(long, value_name = "NAME")]
         cloister: Option<CloisterName>,
     },
+    /// The settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Say whether this host can run sandboxes, and how to mend what it lacks
     Doctor {
         /// Start a throw-away sandbox and try to break out of it
@@ -111,6 +127,18 @@ pub(super) enum Command {
     /// The processes inside a sandbox
     #[command(subcommand, hide = true)]
     SandboxInit(InitCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Show the settings that hold for this directory's project, as they could be written into a file
+    Show {
+        /// Say where each value comes from; with what is granted to the running session
+        #[arg(long)]
+        origins: bool,
+    },
+    /// Print the path of the file that holds for all projects
+    Path,
 }
 
 #[derive(Debug, Args)]
@@ -196,6 +224,55 @@ pub(super) enum GuardianCommand {
         #[arg(long)]
         replace: bool,
     },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ApprovalsArguments {
+    #[command(subcommand)]
+    pub(super) command: Option<ApprovalsCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ApprovalsCommand {
+    /// List what waits for an answer (the default)
+    List,
+    /// Allow what is asked for
+    Allow(AnswerArguments),
+    /// Deny what is asked for
+    Deny(AnswerArguments),
+    /// Take a remembered answer back
+    Forget {
+        /// Its pattern, such as `api.example.org:443`
+        rule: String,
+        /// Only an answer of this scope: session, project or global
+        #[arg(long)]
+        scope: Option<Scope>,
+        /// The cloister whose answer it is; any by default
+        #[arg(long, value_name = "NAME")]
+        cloister: Option<CloisterName>,
+    },
+    /// Show and answer what comes, live in this terminal
+    Watch,
+    /// Print a link to the page on which requests are answered, and open it; it logs in one browser, once
+    Open,
+}
+
+/// An answer, and what it is to.
+#[derive(Debug, Args)]
+pub(super) struct AnswerArguments {
+    /// The requests: their numbers, or at least four digits with which they begin
+    #[arg(value_name = "ID", required = true)]
+    pub(super) ids: Vec<Start>,
+    /// How far it reaches: once (what waits now), session (this cloister until it is stopped), project or global (for
+    /// good)
+    #[arg(long, default_value_t = Scope::Once)]
+    pub(super) scope: Scope,
+    /// It is about all hosts beside the one that is asked for, such as `*.example.org`
+    #[arg(long)]
+    pub(super) wildcard: bool,
+    /// Why, for those who read the log
+    #[arg(long, value_name = "TEXT")]
+    pub(super) reason: Option<String>,
 }
 
 #[derive(Debug, Args)]

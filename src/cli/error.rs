@@ -1,5 +1,7 @@
 //! Every error as the user sees it: what kind it is, its message, and the next command to type.
 
+mod session;
+
 use std::error::Error;
 use std::io;
 use std::process::ExitCode;
@@ -10,12 +12,13 @@ use crate::files::FilesError;
 use crate::git::GitError;
 use crate::guardian::DaemonError;
 use crate::guardian::client::{API_VERSION, ClientError, TokenError};
-use crate::init::ConnectError;
+use crate::init::{AskError, ConnectError};
 use crate::paths::PathsError;
 use crate::project::{ProjectError, Refusal, SharesError};
-use crate::sandbox::{ClosureError, LaunchError, ReceiptError};
+use crate::sandbox::{ClosureError, ReceiptError};
 use crate::session::doctor::DoctorError;
 use crate::session::{SessionError, StartError, StopError};
+use session::{doctor_hint, start_hint, stop_hint};
 
 /// What an error means for the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,6 +140,7 @@ conversions! {
     VerifyError: verify_hint;
     InvalidSince: no_hint;
     ConnectError: connect_hint;
+    AskError: ask_hint;
 }
 
 impl From<SessionError> for CommandError {
@@ -163,6 +167,21 @@ fn connect_hint(error: &ConnectError) -> Option<String> {
     match error {
         ConnectError::Refused { hint, .. } => Some(hint.clone()),
         ConnectError::NoToken | ConnectError::NoHost(_) | ConnectError::Io { .. } => None,
+    }
+}
+
+fn ask_hint(error: &AskError) -> Option<String> {
+    match error {
+        AskError::Outside => Some(
+            "on the host, see `cloister approvals`, or add a rule to `proxy.allow` in your settings".into(),
+        ),
+        AskError::NoWayOut => {
+            Some("ask the host's user to stop it and to run `cloister start --network guarded`".into())
+        }
+        AskError::Reason { .. } => Some("say it shorter, and put the rest where the user can read it".into()),
+        AskError::Refused { hint, .. } => hint.clone(),
+        AskError::Silent { .. } => Some("ask the host's user to look at `cloister guardian status`".into()),
+        AskError::Target(_) | AskError::Io { .. } => None,
     }
 }
 
@@ -406,83 +425,6 @@ fn daemon_hint(error: &DaemonError) -> Option<String> {
             Some("run `cloister stop NAME` for the cloister that is named, then try again".into())
         }
         DaemonError::Config(_) => None,
-    }
-}
-
-fn start_hint(error: &StartError) -> Option<String> {
-    match error {
-        StartError::Root(_) => Some(
-            "work as an ordinary user, or pass `--allow-root` if that is acceptable on this machine".into(),
-        ),
-        StartError::NoDocker => Some("set `backend: bubblewrap` or `backend: auto`".into()),
-        StartError::Project(error) => project_hint(error),
-        StartError::Shares(error) => shares_hint(error),
-        StartError::Tools(error) => closure_hint(error),
-        StartError::Files(error) => files_hint(error),
-        StartError::Guardian(error) => client_hint(error),
-        StartError::Paths(error) => paths_hint(error),
-        StartError::Receipt(error) => receipt_hint(error),
-        StartError::Launch(error) => launch_hint(error),
-        StartError::Io { source, .. } => io_hint(source),
-        StartError::Forbidden { diagnosis, .. } => Some(diagnosis.fix().into()),
-        StartError::OtherDirectory { name, .. } => {
-            Some(format!("run `cloister stop {name}`, or choose another name: `cloister start -p NAME`"))
-        }
-        StartError::NotRunning(_) => {
-            Some("see `cloister list`, or run `cloister start` in its directory".into())
-        }
-        StartError::Teardown(_) => Some("run `cloister stop`, then try again".into()),
-        StartError::Config(_) | StartError::Branch(_) => None,
-        StartError::NoTier(_) => Some("use `guarded` or `none`".into()),
-        StartError::OtherNetwork { name, .. } => {
-            Some(format!("run `cloister stop {name}` first, or leave the network as it is"))
-        }
-    }
-}
-
-fn launch_hint(error: &LaunchError) -> Option<String> {
-    match error {
-        LaunchError::NoBwrap => {
-            Some("install it: `sudo apt-get install bubblewrap` (or your system's package)".into())
-        }
-        LaunchError::UntrustedBwrap(_) => {
-            Some("install your system's: `sudo apt-get install bubblewrap`".into())
-        }
-        LaunchError::Io { source, .. } => io_hint(source),
-        LaunchError::Paths(error) => paths_hint(error),
-        LaunchError::Receipt(error) => receipt_hint(error),
-        LaunchError::Settings(_) => None,
-        LaunchError::Filter(_) | LaunchError::Stage(_) | LaunchError::Refused(_) => {
-            Some("run `cloister start --dry-run` to see the command that fails".into())
-        }
-    }
-}
-
-fn doctor_hint(error: &DoctorError) -> Option<String> {
-    match error {
-        DoctorError::Start(error) => {
-            start_hint(error).or_else(|| Some("run `cloister doctor` to see what this host lacks".into()))
-        }
-        DoctorError::Stop(error) => stop_hint(error),
-        DoctorError::Guardian(error) => client_hint(error),
-        DoctorError::Paths(error) => paths_hint(error),
-        DoctorError::Project(error) => project_hint(error),
-        DoctorError::Receipt(error) => receipt_hint(error),
-        DoctorError::Bubblewrap(error) => launch_hint(error),
-        DoctorError::Leftover(_) => Some("see `cloister list`, and stop what begins with `probe-`".into()),
-        DoctorError::Answer { .. } | DoctorError::Garbage(_) => {
-            Some("run `cloister doctor --probe` again with `--debug`".into())
-        }
-        DoctorError::Io { source, .. } => io_hint(source),
-        DoctorError::Name(_) | DoctorError::Interrupted => None,
-    }
-}
-
-fn stop_hint(error: &StopError) -> Option<String> {
-    match error {
-        StopError::NotRunning(_) => Some("see `cloister list`".into()),
-        StopError::Paths(error) => paths_hint(error),
-        StopError::Receipt(error) => receipt_hint(error),
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a person or a script reads: results on standard output, notes and errors on standard error.
 
+pub(super) mod trace;
+
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! `start`, `exec`, `stop`, `shutdown`, `list`, `path`.
 
+pub(super) mod gc;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -68,17 +70,17 @@ async fn start_checked(
             sandbox.network.as_str()
         ));
         let shell = sandbox.shell();
-        return run(&sandbox, vec![shell]).await;
+        return run(&sandbox, vec![shell], paths).await;
     }
-    run(&sandbox, argv).await
+    run(&sandbox, argv, paths).await
 }
 
 fn roots_own(reason: &StageError) -> String {
     format!("the sandbox's processes are root's on this host: {reason}")
 }
 
-async fn run(sandbox: &Sandbox, argv: Vec<String>) -> Result<ExitCode, CommandError> {
-    Ok(ExitCode::from(session::run(sandbox, argv).await?))
+async fn run(sandbox: &Sandbox, argv: Vec<String>, paths: &Paths) -> Result<ExitCode, CommandError> {
+    Ok(ExitCode::from(session::run(sandbox, argv, paths).await?))
 }
 
 fn preview(request: StartRequest<'_>, paths: &Paths, output: &Output) -> Result<ExitCode, CommandError> {
@@ -106,7 +108,7 @@ fn text(argv: Vec<OsString>) -> Result<Vec<String>, CommandError> {
     argv.into_iter().map(word).collect()
 }
 
-fn current_directory() -> Result<PathBuf, CommandError> {
+pub(super) fn current_directory() -> Result<PathBuf, CommandError> {
     std::env::current_dir()
         .map_err(|error| CommandError::user(error).because("cannot find the current directory"))
 }
@@ -119,7 +121,7 @@ pub(super) async fn exec(
     let result = async {
         let argv = text(argv)?;
         let sandbox = session::enter(name, paths).await?;
-        run(&sandbox, argv).await
+        run(&sandbox, argv, paths).await
     };
     result.await.map_err(CommandError::never_began)
 }

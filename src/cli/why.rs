@@ -9,11 +9,12 @@ use super::error::CommandError;
 use super::output::{Output, json, line};
 use super::sandbox::own_project;
 use crate::audit::{self, Entry, Event, Filter, ReadError, Reader};
-use crate::config::Config;
+use crate::config::{Config, Owner};
 use crate::guardian::client::{Guardian, Judgement, SettingsProblem, usual_way};
 use crate::name::{CloisterName, ProjectName};
 use crate::paths::Paths;
 use crate::policy::{Authority, Host, Policy, Via};
+use crate::project;
 use crate::sandbox::Receipt;
 
 /// What is told about one destination.
@@ -40,8 +41,8 @@ pub(super) async fn run(
     output: &Output,
 ) -> Result<ExitCode, CommandError> {
     let authority = Authority::parse_with_default(target, 443).map_err(CommandError::user)?;
-    let (cloister, project) = asker(cloister, paths)?;
-    let (judgement, stale, has_own_file) = match Config::load_for(paths, Some(&project)) {
+    let (cloister, owner) = asker(cloister, paths)?;
+    let (judgement, stale, has_own_file) = match Config::load_for(paths, Some(&owner)) {
         Ok(config) => {
             let policy = Policy::new(config.policy_input(Vec::new()));
             (Judgement::of(&policy, &cloister, &authority), Vec::new(), config.audit.per_cloister)
@@ -61,7 +62,7 @@ pub(super) async fn run(
         cloister: cloister.to_string(),
         decision: if judgement.is_allowed { "allowed" } else { "refused" },
         last_refusal: last_refusal(&authority, &log_file(&cloister, has_own_file, paths), &cloister),
-        next: next(&judgement, &authority, &paths.project_file(&project), &stale),
+        next: next(&judgement, &authority, &paths.project_file(&owner.name), &stale),
         reason: judgement.reason,
         rule: judgement.rule,
         origin: judgement.origin,
@@ -90,19 +91,21 @@ async fn held(
 }
 
 /// Who would ask: the named cloister, or this directory's.
-fn asker(
-    cloister: Option<&CloisterName>,
-    paths: &Paths,
-) -> Result<(CloisterName, ProjectName), CommandError> {
+fn asker(cloister: Option<&CloisterName>, paths: &Paths) -> Result<(CloisterName, Owner), CommandError> {
     let Some(name) = cloister else {
         let project = own_project(paths)
             .map_err(|error| error.hint("or name the cloister: `cloister why HOST --cloister NAME`"))?;
-        return Ok((project.cloister()?.0, project.name));
+        return Ok((project.cloister()?.0, project.owner()));
     };
     match Receipt::load(&paths.receipt_file(name))? {
-        Some(receipt) => Ok((name.clone(), receipt.project)),
+        Some(receipt) => Ok((name.clone(), receipt.owner())),
         // Without a branch, a cloister is called like its project.
-        None => Ok((name.clone(), ProjectName::parse(name.as_str()).map_err(CommandError::user)?)),
+        None => {
+            let project = ProjectName::parse(name.as_str()).map_err(CommandError::user)?;
+            // What was decided for a project belongs to its directory: without one, nothing was.
+            let directory = project::registered(&project, paths)?.unwrap_or_default();
+            Ok((name.clone(), Owner { name: project, directory }))
+        }
     }
 }
 

@@ -61,6 +61,8 @@ pub enum Kind {
     StorePaths,
     /// A list of maps that say what of the host is seen where.
     Mounts,
+    /// A program of the host and its arguments.
+    Command,
     /// `true` or `false`.
     Switch,
     /// The address of a forward proxy.
@@ -96,6 +98,9 @@ impl Display for Kind {
             Self::StorePaths => {
                 formatter.write_str(r#"a list of store paths such as `["/nix/store/…-jq-1.7"]`"#)
             }
+            Self::Command => formatter.write_str(
+                r#"a list of a program and its arguments such as `["notify-send", "a sandbox asks"]`"#,
+            ),
             Self::Switch => formatter.write_str("`true` or `false`"),
             Self::Upstream => formatter.write_str("a proxy such as `http://proxy.corp:3128`"),
             Self::Mounts => {
@@ -209,6 +214,34 @@ pub const KEYS: &[Key] = &[
         default: "null",
         power: Power::Widens,
         meaning: "the proxy through which the guardian goes out, such as `http://user:password@proxy.corp:3128`",
+    },
+    Key {
+        path: "proxy.approval_timeout",
+        kind: Kind::Duration,
+        default: "60s",
+        power: Power::Widens,
+        meaning: "how long a connection waits for somebody's answer before it is refused, from 5s to 1h",
+    },
+    Key {
+        path: "approvals.notify",
+        kind: Kind::Switch,
+        default: "true",
+        power: Power::Widens,
+        meaning: "whether a request that waits for an answer is shown as a notification of the desktop",
+    },
+    Key {
+        path: "approvals.bell",
+        kind: Kind::Switch,
+        default: "true",
+        power: Power::Widens,
+        meaning: "whether such a request rings the bell of the terminals of its cloister's sessions",
+    },
+    Key {
+        path: "approvals.notify_command",
+        kind: Kind::Command,
+        default: "null",
+        power: Power::Widens,
+        meaning: "a program of the host and its arguments, run for such a request; an empty list means none",
     },
     Key {
         path: "files.protect",
@@ -352,7 +385,17 @@ mod tests {
         assert_eq!(
             names_in(""),
             [
-                "backend", "network", "shell", "proxy", "files", "refs", "mounts", "env", "limits", "tools",
+                "backend",
+                "network",
+                "shell",
+                "proxy",
+                "approvals",
+                "files",
+                "refs",
+                "mounts",
+                "env",
+                "limits",
+                "tools",
                 "audit"
             ]
         );

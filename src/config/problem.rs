@@ -65,6 +65,16 @@ impl<'a> Report<'a> {
         Self { path, problems: Vec::new() }
     }
 
+    /// Gives the file.
+    pub(super) const fn path(&self) -> &'a Path {
+        self.path
+    }
+
+    /// Counts the problems so far.
+    pub(super) const fn len(&self) -> usize {
+        self.problems.len()
+    }
+
     /// Adds a problem.
     pub(super) fn add(
         &mut self,

@@ -1,13 +1,18 @@
-//! What the guardian allows and keeps: where sandboxes connect, how much, through whom, and how it is recorded.
+//! What the guardian allows and keeps: where sandboxes connect, how much, through whom, whom it asks, and how it is
+//! recorded.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt::{self, Debug, Formatter};
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::policy::{Authority, DomainName, DomainPattern, InvalidAuthority, Rule, Unlisted};
+
+use duration::InvalidDuration;
 
 pub(super) mod duration;
 
@@ -32,6 +37,25 @@ pub struct Proxy {
     pub max_duration: Duration,
     /// The proxy through which the guardian itself goes out.
     pub upstream: Option<UpstreamProxy>,
+    /// How long a connection waits for an answer.
+    pub approval_timeout: Duration,
+}
+
+/// Holds the section `approvals`: how people learn that a request waits for them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Approvals {
+    /// Whether the desktop shows a notification.
+    pub notify: bool,
+    /// Whether the terminals of the cloister's sessions ring.
+    pub bell: bool,
+    /// The program of the host that is run, and its arguments; empty when there is none.
+    pub notify_command: Vec<OsString>,
+}
+
+impl Default for Approvals {
+    fn default() -> Self {
+        Self { notify: true, bell: true, notify_command: Vec::new() }
+    }
 }
 
 /// Bounds how often one sandbox may ask for a connection or send a plain request.
@@ -221,9 +245,85 @@ pub(super) fn file_size(text: &str) -> Result<u64, InvalidFileSize> {
     (1 << 20..=1 << 40).contains(&bytes).then_some(bytes).ok_or(InvalidFileSize)
 }
 
+/// Says why a text is no time for which an answer is awaited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum InvalidTimeout {
+    #[error(transparent)]
+    Duration(InvalidDuration),
+    #[error("is out of range; it must lie between `5s` and `1h`")]
+    OutOfRange,
+}
+
+/// Reads how long an answer is awaited.
+pub(super) fn approval_timeout(text: &str) -> Result<Duration, InvalidTimeout> {
+    let duration = duration::parse(text).map_err(|error| match error {
+        InvalidDuration::OutOfRange => InvalidTimeout::OutOfRange,
+        InvalidDuration::Form | InvalidDuration::NoUnit => InvalidTimeout::Duration(error),
+    })?;
+    let range = Duration::from_secs(5)..=Duration::from_hours(1);
+    range.contains(&duration).then_some(duration).ok_or(InvalidTimeout::OutOfRange)
+}
+
+/// Says why a text is no part of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum InvalidCommand {
+    #[error("is no program; write its name, or its path beginning with `/` or `~/`")]
+    Program,
+    #[error("holds a NUL, which no argument can hold")]
+    Nul,
+}
+
+/// Reads the program of a command: a name that is looked for in `PATH`, or a path; `~` stands for `home`.
+pub(super) fn program(text: &str, home: &Path) -> Result<OsString, InvalidCommand> {
+    if text.contains(char::is_control) {
+        return Err(InvalidCommand::Program);
+    }
+    match text.strip_prefix("~/") {
+        Some(below) if !below.is_empty() => Ok(home.join(below).into_os_string()),
+        // Where a relative path leads depends on where the guardian was started.
+        None if text.starts_with('/') || !text.is_empty() && !text.contains('/') && text != "~" => {
+            Ok(text.into())
+        }
+        _ => Err(InvalidCommand::Program),
+    }
+}
+
+/// Reads an argument of a command.
+pub(super) fn argument(text: &str) -> Result<OsString, InvalidCommand> {
+    if text.contains('\0') { Err(InvalidCommand::Nul) } else { Ok(text.into()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_is_awaited_for_seconds_to_an_hour() {
+        for (text, seconds) in [("5s", 5), ("60s", 60), ("1m", 60), ("1h", 3600), ("3600s", 3600)] {
+            assert_eq!(approval_timeout(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in ["4s", "0s", "3601s", "61m", "2h", "24h", "25h"] {
+            assert_eq!(approval_timeout(text), Err(InvalidTimeout::OutOfRange), "{text}");
+        }
+        assert_eq!(approval_timeout("60"), Err(InvalidTimeout::Duration(InvalidDuration::NoUnit)));
+        assert_eq!(approval_timeout("a while"), Err(InvalidTimeout::Duration(InvalidDuration::Form)));
+    }
+
+    #[test]
+    fn a_command_begins_with_a_program_of_the_host() {
+        let home = Path::new("/home/u");
+        for (text, expected) in
+            [("notify-send", "notify-send"), ("/opt/x y", "/opt/x y"), ("~/bin/tell", "/home/u/bin/tell")]
+        {
+            assert_eq!(program(text, home), Ok(expected.into()), "{text}");
+        }
+        for text in ["", "~", "~/", "bin/tell", "./tell", "../tell", "~other/tell", "a\0b", "a\nb"] {
+            assert_eq!(program(text, home), Err(InvalidCommand::Program), "{text:?}");
+        }
+        assert_eq!(argument(""), Ok(OsString::new()));
+        assert_eq!(argument("two\nlines"), Ok("two\nlines".into()));
+        assert_eq!(argument("a\0b"), Err(InvalidCommand::Nul));
+    }
 
     #[track_caller]
     fn check(text: &str, scheme: UpstreamScheme, authority: &str, credentials: Option<&str>) {

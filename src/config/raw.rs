@@ -2,7 +2,7 @@
 
 use super::keys::{self, Kind};
 use super::problem::Report;
-use super::tree::{Name, Node, Value};
+use super::yaml::tree::{Name, Node, Value};
 
 /// Is a value as it was written, and its place.
 #[derive(Clone, PartialEq, Eq)]
@@ -22,6 +22,7 @@ pub(super) struct Raw {
     pub(super) network: Option<Marked<String>>,
     pub(super) shell: Option<Marked<String>>,
     pub(super) proxy: RawProxy,
+    pub(super) approvals: RawApprovals,
     pub(super) files: RawFiles,
     pub(super) refs: Vec<Marked<String>>,
     pub(super) mounts: Vec<RawMount>,
@@ -45,6 +46,17 @@ pub(super) struct RawProxy {
     pub(super) idle_timeout: Option<Marked<String>>,
     pub(super) max_duration: Option<Marked<String>>,
     pub(super) upstream: Option<Marked<String>>,
+    pub(super) approval_timeout: Option<Marked<String>>,
+}
+
+/// Mirrors the section `approvals`.
+#[derive(Default, PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug))]
+pub(super) struct RawApprovals {
+    pub(super) notify: Option<Marked<bool>>,
+    pub(super) bell: Option<Marked<bool>>,
+    /// An empty list is not the same as none: it takes back what an earlier file names.
+    pub(super) notify_command: Option<Vec<Marked<String>>>,
 }
 
 /// Mirrors the section `proxy.rate_limit`.
@@ -109,6 +121,7 @@ impl Raw {
             network: file.text("network"),
             shell: file.text("shell"),
             proxy: RawProxy::decode(file.section("proxy")),
+            approvals: RawApprovals::decode(file.section("approvals")),
             files: RawFiles::decode(file.section("files")),
             refs: file.texts("refs"),
             mounts: file.mounts("mounts"),
@@ -135,6 +148,19 @@ impl RawProxy {
             idle_timeout: section.text("idle_timeout"),
             max_duration: section.text("max_duration"),
             upstream: section.text("upstream"),
+            approval_timeout: section.text("approval_timeout"),
+        };
+        section.close();
+        raw
+    }
+}
+
+impl RawApprovals {
+    fn decode(mut section: Section<'_, '_>) -> Self {
+        let raw = Self {
+            notify: section.switch("notify"),
+            bell: section.switch("bell"),
+            notify_command: section.list("notify_command"),
         };
         section.close();
         raw
@@ -253,9 +279,14 @@ impl<'p> Section<'_, 'p> {
     }
 
     fn texts(&mut self, name: &str) -> Vec<Marked<String>> {
+        self.list(name).unwrap_or_default()
+    }
+
+    /// Takes a list of texts; nothing when the key is absent.
+    fn list(&mut self, name: &str) -> Option<Vec<Marked<String>>> {
         let (key, kind) = self.known(name);
         let node = self.take(name).filter(|node| node.value != Value::Null);
-        node.and_then(|node| self.elements(node, &key, kind)).unwrap_or_default()
+        node.and_then(|node| self.elements(node, &key, kind))
     }
 
     fn texts_by_name(&mut self, name: &str) -> Vec<(Marked<String>, Marked<String>)> {
@@ -370,19 +401,8 @@ impl<'p> Section<'_, 'p> {
         }
     }
 
-    /// Takes a value that may be any text, and so has to be recognisable as text.
     fn free_text(&mut self, node: Node, key: &str) -> Option<Marked<String>> {
-        let Node { line, value } = node;
-        match value {
-            Value::Text(value) => Some(Marked { value, key: key.to_owned(), line }),
-            found => {
-                let what = format!("expected text, found {}", found.description());
-                let repair =
-                    found.lacks_quotes().then(|| "put it in quotes if it is meant as text".to_owned());
-                self.report.add(line, key, what, repair);
-                None
-            }
-        }
+        free_text(self.report, node, key)
     }
 
     fn known(&self, name: &str) -> (String, Kind) {
@@ -397,12 +417,26 @@ impl<'p> Section<'_, 'p> {
     }
 }
 
+/// Takes a value that may be any text, and so has to be recognisable as text.
+pub(super) fn free_text(report: &mut Report<'_>, node: Node, key: &str) -> Option<Marked<String>> {
+    let Node { line, value } = node;
+    match value {
+        Value::Text(value) => Some(Marked { value, key: key.to_owned(), line }),
+        found => {
+            let what = format!("expected text, found {}", found.description());
+            let repair = found.lacks_quotes().then(|| "put it in quotes if it is meant as text".to_owned());
+            report.add(line, key, what, repair);
+            None
+        }
+    }
+}
+
 fn mismatch(kind: Kind, found: &Value) -> String {
     format!("expected {kind}, found {}", found.description())
 }
 
 /// Joins a key to its section; a name with other characters than a key's is quoted.
-fn joined(section: &str, name: &str) -> String {
+pub(super) fn joined(section: &str, name: &str) -> String {
     let is_plain =
         !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
     let name = if is_plain { name.to_owned() } else { format!("\"{name}\"") };

@@ -1,8 +1,10 @@
-//! What a sandbox may reach, see and use: tiers, paths, sizes and counts as they are written.
+//! What a sandbox may reach, see and use: tiers, paths, variables, sizes and counts as they are written.
 
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+pub(super) mod environment;
 
 /// How far a sandbox reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -209,6 +209,7 @@ fn example(kind: Kind) -> &'static str {
         Kind::StorePaths => "[/nix/store/00000000000000000000000000000000-jq]",
         Kind::Switch => "false",
         Kind::Upstream => "http://proxy.corp:3128",
+        Kind::Command => "[tell, me]",
         Kind::Mounts => "[{source: ~/data, target: /data}]",
     }
 }
@@ -249,6 +250,10 @@ fn f9_every_key_is_known_to_widen_or_to_narrow() {
             "proxy.idle_timeout",
             "proxy.max_duration",
             "proxy.upstream",
+            "proxy.approval_timeout",
+            "approvals.notify",
+            "approvals.bell",
+            "approvals.notify_command",
             "files.mask",
             "refs",
             "mounts",
@@ -275,6 +280,18 @@ fn the_policy_gets_all_pieces() {
     assert_eq!((input.pins.len(), input.private.len()), (1, 2));
     let origin = Origin::new(OriginKind::Global).at("config.yaml:8");
     assert_eq!(input.rules.last().unwrap().origin(), &origin);
+}
+
+#[test]
+fn a_command_is_one_value_that_a_project_replaces() {
+    let global = "approvals: {notify: false, bell: false, notify_command: ['~/bin/tell', '--urgent', '']}";
+    let command = |config: &Config| config.approvals.notify_command.clone();
+    let config = load(global, "");
+    assert_eq!((config.approvals.notify, config.approvals.bell), (false, false));
+    assert_eq!(command(&config), ["/home/u/bin/tell", "--urgent", ""]);
+    assert_eq!(command(&load(global, "approvals: {notify_command: [tell]}")), ["tell"]);
+    assert_eq!(command(&load(global, "approvals: {notify_command: null}")).len(), 3);
+    assert_eq!(command(&load(global, "approvals: {notify_command: []}")), [""; 0]);
 }
 
 proptest! {

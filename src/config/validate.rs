@@ -5,11 +5,11 @@ use std::fmt::Display;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use super::environment::{EnvName, EnvValue};
 use super::keys::{self, Kind};
 use super::problem::Report;
 use super::proxy::{self, duration};
-use super::raw::{Marked, Raw, RawAudit, RawEnv, RawFiles, RawLimits, RawMount, RawProxy};
+use super::raw::{Marked, Raw, RawApprovals, RawAudit, RawEnv, RawFiles, RawLimits, RawMount, RawProxy};
+use super::sandbox::environment::{EnvName, EnvValue};
 use super::sandbox::{self, Mount, MountMode, Network};
 use super::{Backend, Config, Source};
 use crate::policy::{AddressClass, DomainName, DomainPattern, Effect, OriginKind, Pattern, Rule, Unlisted};
@@ -27,6 +27,7 @@ pub(super) fn apply(raw: Raw, source: &Source, config: &mut Config, report: &mut
         layer.shell(&shell);
     }
     layer.proxy(raw.proxy);
+    layer.approvals(raw.approvals);
     layer.files(raw.files);
     layer.host_paths(raw.refs, |config| &mut config.refs);
     raw.mounts.into_iter().for_each(|mount| layer.mount(mount));
@@ -174,11 +175,36 @@ impl Layer<'_, '_> {
         self.set(raw.max_tunnels, count(1, 65_536), |config| &mut config.proxy.max_tunnels);
         self.set(raw.idle_timeout, duration::parse, |config| &mut config.proxy.idle_timeout);
         self.set(raw.max_duration, duration::parse, |config| &mut config.proxy.max_duration);
+        self.set(raw.approval_timeout, proxy::approval_timeout, |config| &mut config.proxy.approval_timeout);
         if let Some(written) = raw.upstream {
             match proxy::upstream(&written.value) {
                 Ok(upstream) => self.config.proxy.upstream = Some(upstream),
                 Err(error) => self.refuse(&written, error.to_string(), None),
             }
+        }
+    }
+
+    fn approvals(&mut self, raw: RawApprovals) {
+        if let Some(written) = raw.notify {
+            self.config.approvals.notify = written.value;
+        }
+        if let Some(written) = raw.bell {
+            self.config.approvals.bell = written.value;
+        }
+        // A command is one value: a later file's replaces it whole.
+        if let Some(command) = raw.notify_command {
+            let words = command.iter().enumerate().map(|(at, written)| match at {
+                0 => (written, proxy::program(&written.value, &self.source.home)),
+                _ => (written, proxy::argument(&written.value)),
+            });
+            let mut argv = Vec::with_capacity(command.len());
+            for (written, word) in words {
+                match word {
+                    Ok(word) => argv.push(word),
+                    Err(error) => self.refuse(written, format!("`{}` {error}", written.value), None),
+                }
+            }
+            self.config.approvals.notify_command = argv;
         }
     }
 

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 
 use super::problem::Report;
-use super::tree::{Name, Node, Value};
+use tree::{Name, Node, Value};
+
+pub(super) mod tree;
 
 /// Bounds how deep values may be nested; the schema needs four levels.
 const MAX_DEPTH: usize = 16;
@@ -214,6 +216,11 @@ fn scalar(text: &str, style: ScalarStyle) -> Value {
     }
 }
 
+/// Tells whether a text means itself without quotes; whether it may stand so is another question.
+pub(super) fn is_plain_text(text: &str) -> bool {
+    matches!(scalar(text, ScalarStyle::Plain), Value::Text(_))
+}
+
 fn is_number(text: &str) -> bool {
     let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
     let is_based = |prefix, radix| {
@@ -235,7 +242,7 @@ mod tests {
 
     use super::{Report, Value, parse};
     use crate::config::problem::Problem;
-    use crate::config::tree::Node;
+    use crate::config::yaml::tree::Node;
 
     fn read(text: &str) -> (Option<Node>, Vec<Problem>) {
         let mut report = Report::new(Path::new("f"));

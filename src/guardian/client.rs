@@ -17,10 +17,10 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout};
 
 pub use super::control::api::{
-    API_VERSION, CloisterStatus, LastDenial, ProcessStatus, Registration, Reloaded, Reloads, SettingsProblem,
-    Status, Totals,
+    API_VERSION, CloisterStatus, Forget, Forgotten, ForgottenRule, LastDenial, ProcessStatus, Registration,
+    Reloaded, Reloads, SettingsProblem, Status, Totals,
 };
-pub use super::judgement::{Judgement, usual_way};
+pub use super::control::judgement::{Judgement, usual_way};
 pub use super::registry::tokens::{
     TokenError, TokenFile, files as token_files, forget as forget_token, kept_for as token_kept_for,
 };
@@ -35,6 +35,7 @@ use crate::token::ControlKey;
 use holder::Holder;
 use spawn::{spawn_only, spawn_successor};
 
+mod approvals;
 mod holder;
 mod spawn;
 

@@ -34,6 +34,8 @@ use crate::token::ControlKey;
 use api::{API_VERSION, Failure, Registration, Stop, StopReceipt, Version};
 
 pub(super) mod api;
+mod approvals;
+pub(super) mod judgement;
 mod serve;
 
 /// The longest body of a request.
@@ -119,7 +121,9 @@ fn routes(control: Arc<Control>) -> Router {
         .route("/tokens", post(register))
         .route("/tokens/{cloister}", delete(revoke))
         .route("/tokens/{cloister}/started", post(confirm))
+        .merge(approvals::routes())
         .layer(middleware::from_fn_with_state(Arc::clone(&control), wait_for_turn))
+        .merge(approvals::waiting_routes())
         .route("/handover", post(hand_over))
         .fallback(|| async { refuse(StatusCode::NOT_FOUND, "there is no such request") })
         .method_not_allowed_fallback(|| async {

@@ -16,16 +16,20 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{sleep, timeout};
 
+use super::approvals::Approvals;
 use super::control::{self, Control, Held};
 use super::handover::{Link, Offer, Sockets, TakeError, check_head};
 use super::ledger::Ledger;
+use super::notify::{Bus, Caller};
 use super::registry::tokens::{self, TokenError};
 use super::registry::{Registry, RegistryError};
 use crate::audit::{AuditError, AuditLog, Event, Record, Storage};
 use crate::config::{Audit, Config, ConfigError};
 use crate::paths::{self, Lock, Paths, PathsError};
+use crate::process;
 use crate::proxy::{Resolve, SystemResolver};
 use crate::token::ControlKey;
+use crate::web::{Desk, Page};
 
 /// How long a guardian waits for an earlier one to end.
 const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(3);
@@ -198,9 +202,10 @@ fn open_log(directory: &Path, audit: &Audit) -> Result<AuditLog, AuditError> {
 async fn serve(paths: &Paths, begun: Begun, ready: impl FnOnce(&Path)) -> Result<(), DaemonError> {
     let Begun { lock, ledger, taken } = begun;
     let resolver: Arc<dyn Resolve> = Arc::new(SystemResolver::on(Handle::current()));
-    let registry = Arc::new(
-        Registry::new(paths.clone(), Arc::clone(&ledger), resolver).map_err(io_error("watch over files"))?,
-    );
+    let caller = Caller::spawn(&Handle::current(), Bus::from_environment(process::environment));
+    let approvals = Arc::new(Approvals::new(Arc::clone(&ledger), caller));
+    let registry = Registry::new(paths.clone(), Arc::clone(&ledger), resolver, Arc::clone(&approvals));
+    let registry = Arc::new(registry.map_err(io_error("watch over files"))?);
     let version = env!("CARGO_PKG_VERSION");
     let detail = taken.as_ref().map_or_else(
         || version.to_owned(),
@@ -224,6 +229,8 @@ async fn serve(paths: &Paths, begun: Begun, ready: impl FnOnce(&Path)) -> Result
         // What changed while the two were busy holds here and there.
         registry.refresh();
     }
+    tokio::spawn(Arc::clone(&approvals).follow());
+    open_page(paths, &registry, approvals);
     registry.guard_the_rest();
     registry.follow_settings().map_err(io_error("follow the settings"))?;
     ready(&paths.control_socket());
@@ -235,6 +242,15 @@ async fn serve(paths: &Paths, begun: Begun, ready: impl FnOnce(&Path)) -> Result
     let removed = door.remove();
     served.map_err(io_error("serve the control socket"))?;
     Ok(removed?)
+}
+
+/// Opens the page on which a human answers; without one, the command line still does.
+fn open_page(paths: &Paths, registry: &Arc<Registry>, approvals: Arc<Approvals>) {
+    let desk = Arc::clone(registry) as Arc<dyn Desk>;
+    match Page::bind(&paths.page_file(), desk) {
+        Ok(page) => drop(tokio::spawn(async move { approvals.serve_page(page).await })),
+        Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "there is no page"),
+    }
 }
 
 /// Carries the tunnels that are left after another guardian has taken over: it owns all paths.

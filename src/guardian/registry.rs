@@ -8,20 +8,22 @@ use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener as Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{OnceCell, watch};
 
+use super::approvals::asks::Asks;
+use super::approvals::{Approvals, Counsel, Terms};
 use super::control::api::{Registered, Registration, Revoked};
 use super::guards::{Guards, Report};
 use super::handover::{Order, Predecessor};
 use super::ledger::Ledger;
 use crate::audit::{AuditError, Event, Record};
-use crate::config::{Config, ConfigError, Network};
+use crate::config::{Config, ConfigError, Network, decisions};
 use crate::name::{CloisterName, ProjectId};
 use crate::paths::{self, Paths, PathsError};
-use crate::policy::Policy;
+use crate::policy::Rule;
 use crate::proxy::{
     self, Client, Descriptors, Ending, Identity, Limits, Outbound, Resolve, Services, Settings,
 };
@@ -47,7 +49,8 @@ pub(super) use metrics::CONTENT_TYPE as METRICS_TYPE;
 
 /// All sandboxes of one guardian.
 pub(super) struct Registry {
-    paths: Paths,
+    pub(super) paths: Paths,
+    pub(super) approvals: Arc<Approvals>,
     log: Arc<Ledger>,
     resolver: Arc<dyn Resolve>,
     descriptors: Arc<Descriptors>,
@@ -79,6 +82,11 @@ struct Served {
     counters: Arc<Counters>,
     /// What its rules were made of.
     config: Arc<Config>,
+    /// What was answered for it alone, as its file says.
+    grants: Vec<Rule>,
+    /// What was answered and could not be kept.
+    in_memory: Vec<Rule>,
+    asks: Arc<Asks>,
 }
 
 /// Why a sandbox could not be registered, reloaded or revoked.
@@ -115,7 +123,12 @@ pub(super) enum RegistryError {
 }
 
 impl Registry {
-    pub(super) fn new(paths: Paths, log: Arc<Ledger>, resolver: Arc<dyn Resolve>) -> io::Result<Self> {
+    pub(super) fn new(
+        paths: Paths,
+        log: Arc<Ledger>,
+        resolver: Arc<dyn Resolve>,
+        approvals: Arc<Approvals>,
+    ) -> io::Result<Self> {
         let reported = Arc::clone(&log);
         let report: Box<Report> =
             Box::new(move |cloister, event, what| report(&reported, cloister, event, what));
@@ -125,6 +138,7 @@ impl Registry {
             live: Mutex::default(),
             latencies: Arc::default(),
             paths,
+            approvals,
             log,
             resolver,
             descriptors: Arc::new(Descriptors::of_this_process()),
@@ -143,7 +157,7 @@ impl Registry {
     }
 
     /// Writes a record; whether it can be is remembered for those who ask.
-    fn append(&self, record: Record) -> Result<(), AuditError> {
+    pub(super) fn append(&self, record: Record) -> Result<(), AuditError> {
         let written = self.log.append(record);
         self.trouble.note(written.as_ref().err());
         written
@@ -158,7 +172,7 @@ impl Registry {
     /// Makes sure that everything that an earlier guardian serves could be served by this one.
     pub(super) fn check(paths: &Paths) -> Result<(), RegistryError> {
         for kept in Kept::read_all(paths)? {
-            Config::load_for(paths, Some(&kept.registration.project))?;
+            Config::load_for(paths, Some(&kept.registration.owner()))?;
         }
         Ok(())
     }
@@ -188,10 +202,11 @@ impl Registry {
         }
         let mut served = self.served();
         for (kept, unguarded) in all {
+            let (grants, _) = decisions::load_grants(&self.paths, &kept.registration.cloister, &kept.id())?;
             let name = kept.registration.cloister.clone();
-            let config = Config::load_for(&self.paths, Some(&kept.registration.project))?;
+            let config = Config::load_for(&self.paths, Some(&kept.registration.owner()))?;
             let listener = given.remove(&name).map(Bound::from);
-            let mut restored = self.prepare(kept, Arc::new(config))?;
+            let mut restored = self.prepare(kept, Arc::new(config), grants)?;
             restored.unguarded = unguarded;
             if restored.unguarded.is_none() {
                 self.open(&mut restored, listener)?;
@@ -219,7 +234,7 @@ impl Registry {
             return Err(RegistryError::NameTaken { name, owner });
         }
         // Before anything changes: with broken settings, an earlier sandbox keeps its way out.
-        let config = Arc::new(Config::load_for(&self.paths, Some(&registration.project))?);
+        let config = Arc::new(Config::load_for(&self.paths, Some(&registration.owner()))?);
         let token = PlainToken::from_bytes(tokens::random().map_err(RegistryError::Random)?);
         let kept = Kept {
             token: HashedToken::of(&token),
@@ -236,8 +251,10 @@ impl Registry {
             earlier.client.end(Ending::Revoked);
             self.order(Order::Revoke { cloister: name.clone() });
         }
-        let begun = kept.write(&self.paths).map_err(RegistryError::from);
-        let begun = begun.and_then(|()| self.prepare(kept, config));
+        // What was answered holds until the cloister is stopped, also when it ended in another way.
+        let begun = decisions::remove_grants(&self.paths, &name).map_err(RegistryError::from);
+        let begun = begun.and_then(|()| kept.write(&self.paths).map_err(RegistryError::from));
+        let begun = begun.and_then(|()| self.prepare(kept, config, Vec::new()));
         match begun.and_then(|mut new| self.open(&mut new, None).map(|()| new)) {
             Ok(new) => drop(served.insert(name, new)),
             Err(error) => {
@@ -252,10 +269,19 @@ impl Registry {
     }
 
     /// Makes everything that a sandbox is served with, but for its socket.
-    fn prepare(&self, kept: Kept, config: Arc<Config>) -> Result<Served, RegistryError> {
+    fn prepare(&self, kept: Kept, config: Arc<Config>, grants: Vec<Rule>) -> Result<Served, RegistryError> {
         let Registration { cloister, project, branch, .. } = &kept.registration;
-        let (policy, settings) = rules(&config);
-        let policy = Arc::new(CurrentPolicy::new(policy));
+        let (settings, terms) = settings(&config);
+        let policy = Arc::new(CurrentPolicy::new(policies::policy(&config, &grants)));
+        let counsel = Arc::new(Counsel {
+            approvals: Arc::clone(&self.approvals),
+            cloister: cloister.clone(),
+            project: project.clone(),
+            branch: branch.clone(),
+            policy: Arc::clone(&policy) as Arc<dyn proxy::Policies>,
+            terms: RwLock::new(terms),
+        });
+        let asks = Arc::new(Asks { counsel: Arc::clone(&counsel), token: kept.token.clone() });
         let counters = Arc::new(Counters::default());
         let journal = SandboxJournal {
             log: Arc::clone(&self.log),
@@ -269,6 +295,7 @@ impl Registry {
             Identity { cloister: cloister.clone(), project: project.clone(), token: kept.token.clone() };
         let services = Services {
             policies: Arc::clone(&policy) as Arc<dyn proxy::Policies>,
+            decider: counsel,
             journal: Arc::new(journal),
             resolver: Arc::clone(&self.resolver),
             descriptors: Arc::clone(&self.descriptors),
@@ -278,7 +305,8 @@ impl Registry {
         // The first process's binary is mounted here; the directory itself is read-only inside.
         paths::ensure_private_dir(&directory.join("bin"))?;
         link(&self.paths, &kept)?;
-        Ok(Served { kept, client, policy, listener: None, unguarded: None, counters, config })
+        let (listener, unguarded, in_memory) = (None, None, Vec::new());
+        Ok(Served { kept, client, policy, listener, unguarded, counters, config, grants, in_memory, asks })
     }
 
     /// Opens the sandbox's socket, unless it was given, and serves it.
@@ -289,7 +317,10 @@ impl Registry {
             Network::Guarded | Network::Inet | Network::Full => {
                 let path = self.paths.sockets_dir(&served.kept.id()).join("proxy.sock");
                 let bound = given.filter(|_| path.exists()).map_or_else(|| listen(&path), Ok)?;
-                self.spawn(&bound, &served.client)
+                let path = path.with_file_name("request.sock");
+                // Nothing of it is handed over: who asks politely can ask again.
+                let polite = listen(&path)?;
+                self.spawn(&bound, polite, served)
                     .map_err(|source| RegistryError::Listen { path, source })?;
                 Some(bound)
             }
@@ -306,7 +337,9 @@ impl Registry {
             served.client.end(Ending::Revoked);
         }
         self.order(Order::Revoke { cloister: cloister.clone() });
+        self.approvals.queue.forget(cloister);
         let forgotten = tokens::forget(&self.paths, cloister);
+        let grants = decisions::remove_grants(&self.paths, cloister);
         if let Some(Served { kept, .. }) = &removed {
             let link = self.paths.by_name_link(cloister);
             let sockets = self.paths.sockets_dir(&kept.id());
@@ -315,12 +348,13 @@ impl Registry {
             swept.into_iter().collect::<Result<(), _>>()?;
         }
         forgotten?;
+        grants?;
         Ok(Revoked { existed: removed.is_some() })
     }
 }
 
-/// Makes of settings what the proxy obeys.
-fn rules(config: &Config) -> (Policy, Settings) {
+/// Makes of settings what the proxy obeys besides its rules, and how a human is asked.
+fn settings(config: &Config) -> (Settings, Terms) {
     let proxy = &config.proxy;
     let limits = Limits {
         idle: proxy.idle_timeout,
@@ -330,8 +364,8 @@ fn rules(config: &Config) -> (Policy, Settings) {
         ..Limits::default()
     };
     let outbound = proxy.upstream.clone().map_or(Outbound::Direct, Outbound::Through);
-    // The guardian listens on Unix sockets alone: there is no address of its own to keep sandboxes from.
-    (Policy::new(config.policy_input(Vec::new())), Settings { limits, outbound })
+    let terms = Terms { patience: proxy.approval_timeout, wishes: config.approvals.clone() };
+    (Settings { limits, outbound }, terms)
 }
 
 /// Writes down what became of the guards of a sandbox.

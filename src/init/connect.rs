@@ -1,5 +1,9 @@
 //! A tunnel through the guardian on standard input and output: what `ssh` runs as its `ProxyCommand`.
 
+mod ask;
+
+pub use ask::{Allowed, AskError, Asker, ask};
+
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;

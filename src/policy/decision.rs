@@ -10,8 +10,7 @@ use std::sync::Arc;
 use super::addressing::Addressing;
 use super::authority::Authority;
 use super::host::{DomainName, Host};
-use super::pattern::Pattern;
-use super::rule::{ConnectionId, Rule};
+use super::rule::{Effect, Rule};
 use super::table::Table;
 use crate::name::CloisterName;
 
@@ -33,8 +32,15 @@ pub struct Request<'a> {
     pub authority: &'a Authority,
     /// In which form it asked.
     pub via: Via,
-    /// On which of its connections it asked.
-    pub connection: ConnectionId,
+    /// What a human said to this request alone, scope `once`: a rule that nobody else sees.
+    pub grant: Option<&'a Arc<Rule>>,
+}
+
+impl Request<'_> {
+    /// Gives the grant if it has this effect and is about this request.
+    pub(super) fn granted(&self, effect: Effect) -> Option<&Arc<Rule>> {
+        self.grant.filter(|rule| rule.effect() == effect && rule.pattern().covers(self.authority))
+    }
 }
 
 /// What a policy says.
@@ -139,7 +145,7 @@ struct KeptRequest {
     cloister: CloisterName,
     authority: Authority,
     via: Via,
-    connection: ConnectionId,
+    grant: Option<Arc<Rule>>,
 }
 
 impl KeptRequest {
@@ -148,7 +154,7 @@ impl KeptRequest {
             cloister: request.cloister.clone(),
             authority: request.authority.clone(),
             via: request.via,
-            connection: request.connection,
+            grant: request.grant.map(Arc::clone),
         }
     }
 
@@ -157,7 +163,7 @@ impl KeptRequest {
             cloister: &self.cloister,
             authority: &self.authority,
             via: self.via,
-            connection: self.connection,
+            grant: self.grant.as_ref(),
         }
     }
 }
@@ -174,11 +180,6 @@ impl Question {
     /// Gives the request, for evaluating it again after an answer.
     pub fn request(&self) -> Request<'_> {
         self.0.request()
-    }
-
-    /// Gives the narrowest pattern that would cover the request.
-    pub fn pattern(&self) -> Pattern {
-        Pattern::exactly(&self.0.authority)
     }
 }
 
@@ -268,9 +269,9 @@ impl NameAllowed {
     /// Refuses when a rule denies any of the addresses: deny beats allow whoever leads there, the DNS or a pin
     /// (invariant 2).
     fn denied(&self, addresses: &[IpAddr]) -> Option<Denial> {
-        let KeptRequest { authority, connection, .. } = &self.request;
+        let authority = &self.request.authority;
         addresses.iter().find_map(|address| {
-            let rule = self.table.denying_address(*address, authority.port(), *connection)?;
+            let rule = self.table.denying_address(*address, authority.port())?;
             let detail = format!("`{}` stands for `{}`", authority.host(), address.to_canonical());
             Some(Denial::by(rule).with_detail(detail))
         })

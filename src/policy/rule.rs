@@ -1,6 +1,5 @@
 //! Rules: a pattern that is allowed or denied, and where it was written.
 
-use std::collections::BTreeSet;
 use std::fmt;
 
 use super::pattern::Pattern;
@@ -107,23 +106,6 @@ impl Effect {
     }
 }
 
-/// The number of one client connection, unique while the guardian lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ConnectionId(u64);
-
-impl ConnectionId {
-    /// Wraps a connection's number.
-    pub fn new(number: u64) -> Self {
-        Self(number)
-    }
-}
-
-impl fmt::Display for ConnectionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
 /// A pattern that is allowed or denied.
 ///
 /// An allow rule without a port means CONNECT to 443 and plain HTTP to 80; with a port it means that port alone,
@@ -133,24 +115,17 @@ pub struct Rule {
     effect: Effect,
     pattern: Pattern,
     origin: Origin,
-    connections: Option<BTreeSet<ConnectionId>>,
 }
 
 impl Rule {
     /// Allows what `pattern` covers.
     pub fn allow(pattern: Pattern, origin: Origin) -> Self {
-        Self { effect: Effect::Allow, pattern, origin, connections: None }
+        Self { effect: Effect::Allow, pattern, origin }
     }
 
     /// Denies what `pattern` covers.
     pub fn deny(pattern: Pattern, origin: Origin) -> Self {
-        Self { effect: Effect::Deny, pattern, origin, connections: None }
-    }
-
-    /// Limits the rule to exactly these connections (scope `once`); others don't see it.
-    #[must_use]
-    pub fn only_for(self, connections: BTreeSet<ConnectionId>) -> Self {
-        Self { connections: Some(connections), ..self }
+        Self { effect: Effect::Deny, pattern, origin }
     }
 
     /// Tells what the rule does.
@@ -166,11 +141,6 @@ impl Rule {
     /// Gives where the rule was written.
     pub fn origin(&self) -> &Origin {
         &self.origin
-    }
-
-    /// Gives the connections that the rule is limited to, if it is.
-    pub fn connections(&self) -> Option<&BTreeSet<ConnectionId>> {
-        self.connections.as_ref()
     }
 }
 

@@ -8,7 +8,7 @@ use super::address;
 use super::decision::{Request, Via};
 use super::host::{DomainName, Host};
 use super::pattern::PatternHost;
-use super::rule::{ConnectionId, Effect, Rule};
+use super::rule::{Effect, Rule};
 
 /// All rules of a policy, by what they are about.
 #[derive(Debug, Clone, Default)]
@@ -29,15 +29,8 @@ struct Entry {
 /// The rules of one host and effect, by port.
 #[derive(Debug, Clone, Default)]
 struct Ports {
-    without_port: Slot,
-    with_port: HashMap<u16, Slot>,
-}
-
-/// The rules of one host, effect and port.
-#[derive(Debug, Clone, Default)]
-struct Slot {
-    for_all: Option<Arc<Rule>>,
-    for_connection: HashMap<ConnectionId, Arc<Rule>>,
+    without_port: Option<Arc<Rule>>,
+    with_port: HashMap<u16, Arc<Rule>>,
 }
 
 impl Table {
@@ -54,35 +47,24 @@ impl Table {
             Effect::Allow => &mut entry.allow,
             Effect::Deny => &mut entry.deny,
         };
-        let slot = match rule.pattern().port() {
-            Some(port) => ports.with_port.entry(port).or_default(),
-            None => &mut ports.without_port,
+        match rule.pattern().port() {
+            Some(port) => ports.with_port.entry(port).or_insert_with(|| Arc::clone(rule)),
+            None => ports.without_port.get_or_insert_with(|| Arc::clone(rule)),
         };
-        slot.insert(rule);
     }
 
     /// Finds the most specific rule that denies a request.
     pub(super) fn denying(&self, request: &Request<'_>) -> Option<&Arc<Rule>> {
-        let (port, connection) = (request.authority.port(), request.connection);
+        let port = request.authority.port();
         match request.authority.host() {
-            Host::Ip(address) => self.denying_address(*address, port, connection),
-            host @ Host::Name(_) => {
-                self.entries(host).find_map(|entry| entry.deny.covering(port, connection))
-            }
+            Host::Ip(address) => self.denying_address(*address, port),
+            host @ Host::Name(_) => self.entries(host).find_map(|entry| entry.deny.covering(port)),
         }
     }
 
     /// Finds the rule that denies an address, or one that it carries in another form, whoever leads there.
-    pub(super) fn denying_address(
-        &self,
-        address: IpAddr,
-        port: u16,
-        connection: ConnectionId,
-    ) -> Option<&Arc<Rule>> {
-        address::forms(address).into_iter().find_map(|form| {
-            let entry = self.addresses.get(&form)?;
-            entry.deny.covering(port, connection)
-        })
+    pub(super) fn denying_address(&self, address: IpAddr, port: u16) -> Option<&Arc<Rule>> {
+        address::forms(address).into_iter().find_map(|form| self.addresses.get(&form)?.deny.covering(port))
     }
 
     /// Finds the most specific rule that allows a request.
@@ -93,12 +75,8 @@ impl Table {
         }
         self.entries(request.authority.host()).find_map(|entry| {
             let ports = &entry.allow;
-            let by_default = || {
-                (port == request.via.default_port())
-                    .then(|| ports.without_port.find(request.connection))
-                    .flatten()
-            };
-            ports.with_port(port, request.connection).or_else(by_default)
+            let is_default = port == request.via.default_port();
+            ports.with_port.get(&port).or_else(|| ports.without_port.as_ref().filter(|_| is_default))
         })
     }
 
@@ -119,32 +97,9 @@ impl Table {
 }
 
 impl Ports {
-    fn with_port(&self, port: u16, connection: ConnectionId) -> Option<&Arc<Rule>> {
-        self.with_port.get(&port)?.find(connection)
-    }
-
     /// Finds the rule for the port, or else the one for all ports.
-    fn covering(&self, port: u16, connection: ConnectionId) -> Option<&Arc<Rule>> {
-        self.with_port(port, connection).or_else(|| self.without_port.find(connection))
-    }
-}
-
-impl Slot {
-    fn insert(&mut self, rule: &Arc<Rule>) {
-        match rule.connections() {
-            None => {
-                self.for_all.get_or_insert_with(|| Arc::clone(rule));
-            }
-            Some(connections) => {
-                for connection in connections {
-                    self.for_connection.entry(*connection).or_insert_with(|| Arc::clone(rule));
-                }
-            }
-        }
-    }
-
-    fn find(&self, connection: ConnectionId) -> Option<&Arc<Rule>> {
-        self.for_all.as_ref().or_else(|| self.for_connection.get(&connection))
+    fn covering(&self, port: u16) -> Option<&Arc<Rule>> {
+        self.with_port.get(&port).or(self.without_port.as_ref())
     }
 }
 

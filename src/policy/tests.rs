@@ -1,6 +1,5 @@
 //! Verdicts of whole policies, as tables that read like the specification.
 
-use std::collections::BTreeSet;
 use std::fmt::Debug;
 
 use super::*;
@@ -58,13 +57,13 @@ impl Case {
 
     #[track_caller]
     fn connect(&self, authority: &str, verdict: &str) -> &Self {
-        assert_eq!(verdict_of(&self.build(), authority, Via::Connect, 1), verdict, "CONNECT {authority}");
+        assert_eq!(verdict_of(&self.build(), authority, Via::Connect, None), verdict, "CONNECT {authority}");
         self
     }
 
     #[track_caller]
     fn plain(&self, authority: &str, verdict: &str) -> &Self {
-        assert_eq!(verdict_of(&self.build(), authority, Via::Plain, 1), verdict, "plain {authority}");
+        assert_eq!(verdict_of(&self.build(), authority, Via::Plain, None), verdict, "plain {authority}");
         self
     }
 
@@ -97,20 +96,15 @@ fn deny(pattern: &str) -> Rule {
     Rule::deny(parsed(Pattern::parse_for(Effect::Deny, pattern)), Origin::new(OriginKind::Global))
 }
 
-fn once(rule: Rule, connections: &[u64]) -> Rule {
-    rule.only_for(connections.iter().copied().map(ConnectionId::new).collect::<BTreeSet<_>>())
-}
-
-fn evaluate(policy: &Policy, authority: &str, via: Via, connection: u64) -> Decision {
+fn evaluate(policy: &Policy, authority: &str, via: Via, grant: Option<&Arc<Rule>>) -> Decision {
     let cloister = parsed(CloisterName::parse("app"));
     let authority = parsed(Authority::parse(authority));
-    let connection = ConnectionId::new(connection);
-    policy.evaluate(&Request { cloister: &cloister, authority: &authority, via, connection })
+    policy.evaluate(&Request { cloister: &cloister, authority: &authority, via, grant })
 }
 
 /// Shows a verdict as `code [pattern]`.
-fn verdict_of(policy: &Policy, authority: &str, via: Via, connection: u64) -> String {
-    let decision = evaluate(policy, authority, via, connection);
+fn verdict_of(policy: &Policy, authority: &str, via: Via, grant: Option<&Arc<Rule>>) -> String {
+    let decision = evaluate(policy, authority, via, grant);
     let code = match &decision {
         Decision::Allow(_) => "allow",
         Decision::Deny(denial) => denial.reason().code(),
@@ -124,7 +118,7 @@ fn verdict_of(policy: &Policy, authority: &str, via: Via, connection: u64) -> St
 
 #[track_caller]
 fn permit(policy: &Policy, authority: &str, answers: &[&str]) -> Result<Permit, Denial> {
-    match evaluate(policy, authority, Via::Connect, 1) {
+    match evaluate(policy, authority, Via::Connect, None) {
         Decision::Allow(allowed) => allowed.permit(&ips(answers), |_| false),
         other => panic!("not allowed: {other:?}"),
     }
@@ -137,7 +131,7 @@ fn s2_an_empty_list_allows_nothing() {
         let verdict = if authority.starts_with("127.") { "address_forbidden" } else { "not_allowed" };
         empty.connect(authority, verdict).plain(&authority.replace(":443", ":80"), verdict);
     }
-    Case::new().asking().connect("example.com:443", "ask").connect("1.1.1.1:443", "ask");
+    Case::new().asking().connect("example.com:443", "ask").connect("1.1.1.1:443", "not_allowed");
 }
 
 #[test]
@@ -196,7 +190,9 @@ fn n9_connect_never_goes_to_80_nor_plain_to_443() {
         .plain("example.com:80", "allow example.com:80")
         .connect("example.com:443", "allow example.com:443");
     Case::new().asking().connect("example.com:80", "not_allowed").plain("example.com:443", "not_allowed");
-    let Decision::Deny(denial) = evaluate(&case.build(), "example.com:80", Via::Connect, 1) else { panic!() };
+    let Decision::Deny(denial) = evaluate(&case.build(), "example.com:80", Via::Connect, None) else {
+        panic!()
+    };
     assert_eq!(denial.detail(), Some("CONNECT never goes to port 80"));
 }
 
@@ -266,7 +262,9 @@ fn a_denial_by_an_answer_says_so() {
         (OriginKind::Session, Reason::DeniedByUser),
     ] {
         let policy = Case::new().rule(rule(kind)).build();
-        let Decision::Deny(denial) = evaluate(&policy, "example.com:443", Via::Connect, 1) else { panic!() };
+        let Decision::Deny(denial) = evaluate(&policy, "example.com:443", Via::Connect, None) else {
+            panic!()
+        };
         assert_eq!(denial, Denial::new(reason).with_rule(&Arc::new(rule(kind))));
     }
 }
@@ -275,7 +273,7 @@ fn a_denial_by_an_answer_says_so() {
 fn a_verdict_carries_the_rule_with_its_origin() {
     let origin = Origin::new(OriginKind::Project).at("projects/app.yaml:12");
     let policy = Case::new().rule(Rule::allow(parsed(Pattern::parse("example.com")), origin.clone())).build();
-    let decision = evaluate(&policy, "example.com:443", Via::Connect, 1);
+    let decision = evaluate(&policy, "example.com:443", Via::Connect, None);
     let rule = decision.rule().unwrap();
     assert_eq!(rule.origin(), &origin);
     assert_eq!(rule.origin().to_string(), "project (projects/app.yaml:12)");
@@ -286,37 +284,82 @@ fn a_verdict_carries_the_rule_with_its_origin() {
 #[test]
 fn an_answer_becomes_a_rule_and_the_same_request_is_allowed() {
     let policy = Case::new().asking().build();
-    let Decision::Ask(question) = evaluate(&policy, "example.com:8443", Via::Connect, 1) else { panic!() };
-    assert_eq!(question.pattern().to_string(), "example.com:8443");
-    let answered = policy.with_rule(Rule::allow(question.pattern(), Origin::new(OriginKind::Session)));
+    let Decision::Ask(question) = evaluate(&policy, "example.com:8443", Via::Connect, None) else { panic!() };
+    let pattern = Pattern::exactly(question.request().authority);
+    assert_eq!(pattern.to_string(), "example.com:8443");
+    let rule = Rule::allow(pattern, Origin::new(OriginKind::Session));
+    let answered = Case::new().asking().rule(rule).build();
     let decision = answered.evaluate(&question.request());
     assert_eq!(decision.rule().unwrap().to_string(), "example.com:8443");
     assert!(matches!(decision, Decision::Allow(_)));
-    // The policy before the answer is untouched, and the answer is on the list.
-    assert!(matches!(policy.evaluate(&question.request()), Decision::Ask(_)));
-    assert_eq!(policy.rules().count(), 0);
     assert_eq!(answered.rules().map(Rule::to_string).collect::<Vec<_>>(), ["example.com:8443"]);
 }
 
 #[test]
-fn a8_scope_once_covers_exactly_the_connections_that_waited() {
-    let policy = Case::new()
+fn a8_a_grant_holds_for_what_it_names_and_opens_nothing_that_is_denied() {
+    let policy = Case::new().asking().deny(&["bad.example.com"]).build();
+    let granted = |rule: Rule, authority, via| verdict_of(&policy, authority, via, Some(&Arc::new(rule)));
+    let connect = |rule, authority| granted(rule, authority, Via::Connect);
+    assert_eq!(connect(allow("example.com:443"), "example.com:443"), "allow example.com:443");
+    assert_eq!(connect(deny("example.com:443"), "example.com:443"), "denied_by_rule example.com:443");
+    // N9: the port is part of it.
+    assert_eq!(connect(allow("example.com:443"), "example.com:8443"), "ask");
+    assert_eq!(connect(allow("example.com:443"), "www.example.com:443"), "ask");
+    assert_eq!(connect(deny("example.com:443"), "example.com:8443"), "ask");
+    assert_eq!(
+        connect(allow("bad.example.com:443"), "bad.example.com:443"),
+        "denied_by_rule bad.example.com"
+    );
+    assert_eq!(connect(allow("example.com:80"), "example.com:80"), "not_allowed");
+    assert_eq!(
+        connect(allow("metadata.google.internal:443"), "metadata.google.internal:443"),
+        "address_forbidden"
+    );
+    assert_eq!(granted(allow("example.com:443"), "example.com:443", Via::Plain), "not_allowed");
+}
+
+#[test]
+fn k12_n7_nobody_is_asked_about_what_no_answer_may_open() {
+    Case::new()
         .asking()
-        .rule(once(allow("example.com:443"), &[1, 2]))
-        .rule(once(allow("example.com:443"), &[5]))
-        .rule(once(allow("example.net"), &[]))
-        .rule(once(deny("example.org"), &[1]))
-        .build();
-    let verdict = |authority, connection| verdict_of(&policy, authority, Via::Connect, connection);
-    for connection in [1, 2, 5] {
-        assert_eq!(verdict("example.com:443", connection), "allow example.com:443");
+        .deny(&["denied.example.com"])
+        .pin("link.example.com", &["169.254.1.1"])
+        .pin("both.example.com", &["10.0.0.1", "224.0.0.1"])
+        .pin("db.example.com", &["10.0.0.1"])
+        .connect("denied.example.com:443", "denied_by_rule denied.example.com")
+        .connect("metadata.google.internal:443", "address_forbidden")
+        .connect("link.example.com:443", "address_forbidden")
+        .connect("both.example.com:443", "address_forbidden")
+        .connect("db.example.com:443", "ask")
+        .connect("203.0.114.1:443", "not_allowed")
+        .connect("10.0.0.1:443", "not_allowed")
+        .connect("127.0.0.1:443", "address_forbidden")
+        .connect("[2606:4700::1]:443", "not_allowed")
+        .connect("localhost:443", "not_allowed")
+        .connect("example.com:80", "not_allowed")
+        .plain("example.com:443", "not_allowed");
+}
+
+#[test]
+fn n5_n6_a_wildcard_is_offered_beside_a_name_and_over_no_suffix() {
+    for (authority, wildcard) in [
+        ("api.x.org:443", Some("*.x.org:443")),
+        ("a.b.c.x.org:8443", Some("*.b.c.x.org:8443")),
+        ("x.org:443", None),
+        ("shop.co.uk:443", None),
+        ("www.shop.co.uk:443", Some("*.shop.co.uk:443")),
+        ("you.github.io:443", None),
+        ("a.you.github.io:443", Some("*.you.github.io:443")),
+        ("bucket.s3.amazonaws.com:443", None),
+        ("192.0.2.1:443", None),
+        ("localhost:443", None),
+        ("mozilla.cloudflare-dns.com:443", None),
+    ] {
+        let authority = parsed(Authority::parse(authority));
+        let offered = Pattern::beside(&authority);
+        assert_eq!(offered.as_ref().map(ToString::to_string).as_deref(), wildcard, "{authority}");
+        assert!(offered.is_none_or(|pattern| pattern.covers(&authority)), "{authority}");
     }
-    for connection in [0, 3, 4, 6] {
-        assert_eq!(verdict("example.com:443", connection), "ask");
-    }
-    assert_eq!(verdict("example.net:443", 1), "ask");
-    assert_eq!(verdict("example.org:443", 1), "denied_by_rule example.org");
-    assert_eq!(verdict("example.org:443", 2), "ask");
 }
 
 #[test]

@@ -19,7 +19,6 @@ use tokio::time::{sleep, timeout};
 use tracing::Instrument as _;
 
 use crate::config::RateLimit;
-use crate::policy::ConnectionId;
 
 use super::connection::{self, Stream};
 use super::plain::Pool;
@@ -27,6 +26,7 @@ use super::refusal::{After, Refusal, Show};
 use super::{Client, Limits};
 use bucket::Bucket;
 use descriptors::{Descriptors, Share};
+use tunnels::ConnectionId;
 
 mod bucket;
 pub(super) mod descriptors;
@@ -285,14 +285,14 @@ pub(super) async fn accept_all<L: Listener>(listener: &L, client: &Arc<Client>) 
                 continue;
             }
         };
-        let id = ConnectionId::new(CONNECTIONS.fetch_add(1, Ordering::Relaxed));
+        let id = ConnectionId(CONNECTIONS.fetch_add(1, Ordering::Relaxed));
         let client = Arc::clone(client);
         tokio::spawn(
             async move {
                 let _slot = slot;
                 connection::serve(stream, client, id).await;
             }
-            .instrument(tracing::info_span!("conn", client = %id)),
+            .instrument(tracing::info_span!("conn", client = id.0)),
         );
     }
 }

@@ -3,22 +3,25 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::policy::{Authority, ConnectionId, Rule};
+use crate::policy::{Authority, Rule};
 
 use super::Client;
 use super::admission::REFUSAL_PAUSE;
+use super::admission::tunnels::ConnectionId;
 use super::connect::splice::Spliceable;
 use super::connect::{self, Inside, Tunnel};
 use super::head::{Framing, Head, Parser, Target};
 use super::journal::{Connected, Step};
 use super::pipeline::{Accepted, Dialled, Reached, Recorded};
-use super::plain::shared::gone;
+use super::plain::beat::Beat;
+use super::plain::shared::{has_ended, has_hung_up};
 use super::plain::{self, Exchange};
 use super::refusal::{After, Reason, Refusal, Show};
 
@@ -39,6 +42,55 @@ pub trait Stream: AsyncRead + AsyncWrite + AsFd + Spliceable + Unpin + Send + Sy
 pub(super) struct Wire<S> {
     pub(super) stream: S,
     pub(super) buffer: BytesMut,
+}
+
+/// The client as it is known while its request is judged.
+#[derive(Debug)]
+pub(super) struct Caller {
+    pub(super) connection: ConnectionId,
+    /// Whether it waits for a human.
+    is_held: AtomicBool,
+    /// Whether it ever did.
+    was_held: AtomicBool,
+}
+
+/// Holds a client until a human has answered.
+pub(super) struct Hold<'a>(&'a Caller);
+
+impl Caller {
+    pub(super) fn new(connection: ConnectionId) -> Self {
+        Self { connection, is_held: AtomicBool::new(false), was_held: AtomicBool::new(false) }
+    }
+
+    pub(super) fn hold(&self) -> Hold<'_> {
+        self.is_held.store(true, Ordering::Relaxed);
+        self.was_held.store(true, Ordering::Relaxed);
+        Hold(self)
+    }
+
+    /// Tells how long a step took that began at `since`, unless it was a human who took the time.
+    fn measure(&self, client: &Client, step: Step, since: Instant) {
+        if !self.was_held.load(Ordering::Relaxed) {
+            client.measure(step, since.into_std());
+        }
+    }
+
+    /// Waits until the client has gone. A human is not asked for one that has ended its own direction, either: behind
+    /// the relay, that is all that shows of a client that was killed.
+    async fn gone(&self, socket: &impl AsFd, beat: &Arc<Beat>) {
+        loop {
+            beat.next().await;
+            if has_hung_up(socket) || self.is_held.load(Ordering::Relaxed) && has_ended(socket) {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.0.is_held.store(false, Ordering::Relaxed);
+    }
 }
 
 /// How a connection goes on after a request.
@@ -91,15 +143,16 @@ async fn serve_request<S: Stream>(wire: &mut Wire<S>, client: &Client, id: Conne
     };
     let started = Instant::now();
     let authority = head.target.authority();
+    let caller = Caller::new(id);
     // Neither the name servers nor the upstream are waited for when nobody waits for them.
     let refusal = match &head.target {
         Target::Connect(authority) => {
             let opened = tokio::select! {
                 biased;
-                opened = open(client, id, &head) => opened,
-                () = gone(&wire.stream, &client.beat) => return Next::End,
+                opened = open(client, &caller, &head) => opened,
+                () = caller.gone(&wire.stream, &client.beat) => return Next::End,
             };
-            client.measure(Step::of(&opened), started.into_std());
+            caller.measure(client, Step::of(&opened), started);
             log_decision(authority, opened.as_ref().map(|dialled| &dialled.rule), started);
             match opened {
                 Ok(dialled) => return connect::establish(wire, client, Inside::of(authority), dialled).await,
@@ -109,10 +162,10 @@ async fn serve_request<S: Stream>(wire: &mut Wire<S>, client: &Client, id: Conne
         Target::Plain(target) => {
             let reached = tokio::select! {
                 biased;
-                reached = reach(client, id, &head) => reached,
-                () = gone(&wire.stream, &client.beat) => return Next::End,
+                reached = reach(client, &caller, &head) => reached,
+                () = caller.gone(&wire.stream, &client.beat) => return Next::End,
             };
-            client.measure(Step::of(&reached), started.into_std());
+            caller.measure(client, Step::of(&reached), started);
             log_decision(authority, reached.as_ref().map(|reached| reached.origin.rule()), started);
             match reached {
                 Ok(reached) => {
@@ -127,25 +180,25 @@ async fn serve_request<S: Stream>(wire: &mut Wire<S>, client: &Client, id: Conne
 }
 
 /// The way of one request, readable from top to bottom.
-async fn open(client: &Client, connection: ConnectionId, head: &Head) -> Result<Dialled, Refusal> {
-    recorded(client, connection, head).await?.dial().await
+async fn open(client: &Client, caller: &Caller, head: &Head) -> Result<Dialled, Refusal> {
+    recorded(client, caller, head).await?.dial().await
 }
 
 async fn recorded<'a>(
     client: &'a Client,
-    connection: ConnectionId,
+    caller: &'a Caller,
     head: &'a Head,
 ) -> Result<Recorded<'a>, Refusal> {
     let started = Instant::now();
-    let accepted = Accepted { client, connection, head };
-    let recorded = accepted.authenticate()?.evaluate()?.resolve().await?.record().await?;
-    client.measure(Step::Decide, started.into_std());
+    let accepted = Accepted { client, caller, head };
+    let recorded = accepted.authenticate()?.evaluate().await?.resolve().await?.record().await?;
+    caller.measure(client, Step::Decide, started);
     Ok(recorded)
 }
 
 /// The same way for absolute-form, where a connection that was kept may serve.
-async fn reach(client: &Client, connection: ConnectionId, head: &Head) -> Result<Reached, Refusal> {
-    recorded(client, connection, head).await?.reach(plain::reuse(head)).await
+async fn reach(client: &Client, caller: &Caller, head: &Head) -> Result<Reached, Refusal> {
+    recorded(client, caller, head).await?.reach(plain::reuse(head)).await
 }
 
 /// For developers: what users see of it stands in the audit log.

@@ -42,6 +42,8 @@ pub(super) struct Head {
     pub(super) expects_continue: bool,
     /// Whether the client wants to speak WebSocket from then on (T6).
     pub(super) wants_websocket: bool,
+    /// What the client calls itself, which proves nothing.
+    pub(super) user_agent: Option<String>,
 }
 
 /// What a request asks for.
@@ -237,6 +239,7 @@ fn assemble(line: &RequestLine<'_>, mut fields: fields::Fields) -> Result<Head, 
         return Err(HeadError::Malformed("a WebSocket begins with a GET of HTTP/1.1 without a body"));
     }
     let credentials = std::mem::take(&mut fields.credentials);
+    let user_agent = fields.user_agent();
     let target = match path {
         None if framing != Framing::None => {
             return Err(HeadError::Malformed("a CONNECT request has no body"));
@@ -257,6 +260,7 @@ fn assemble(line: &RequestLine<'_>, mut fields: fields::Fields) -> Result<Head, 
         keep_alive: line.version == Version::Http11 && !connection.close,
         expects_continue: expects_continue && line.version == Version::Http11,
         wants_websocket,
+        user_agent,
     })
 }
 

@@ -10,13 +10,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::policy::{
-    Authority, ConnectionId, Decision, Destination, NameAllowed, Permit, Policy, Request, Rule, Via,
-};
+use crate::policy::{Authority, Decision, Destination, NameAllowed, Permit, Policy, Request, Rule, Via};
 
 use super::Client;
 use super::admission::Held;
 use super::admission::tunnels::{Refused, Registration};
+use super::connection::Caller;
 use super::dial::failure::DialError;
 use super::dial::upstream::Upstream;
 use super::dial::{Patience, Way, dial};
@@ -28,7 +27,7 @@ use super::refusal::Refusal;
 /// A request whose head is parsed.
 pub(super) struct Accepted<'a> {
     pub(super) client: &'a Client,
-    pub(super) connection: ConnectionId,
+    pub(super) caller: &'a Caller,
     pub(super) head: &'a Head,
 }
 
@@ -55,29 +54,36 @@ impl<'a> Accepted<'a> {
 pub(super) struct Authenticated<'a>(Accepted<'a>);
 
 impl<'a> Authenticated<'a> {
-    /// Asks the policy for the verdict over the name.
-    pub(super) fn evaluate(self) -> Result<Allowed<'a>, Refusal> {
-        let Accepted { client, connection, head } = self.0;
+    /// Asks the policy for the verdict over the name, and a human where no rule covers it; then the policy again.
+    pub(super) async fn evaluate(self) -> Result<Allowed<'a>, Refusal> {
+        let Accepted { client, caller, head } = self.0;
         let (authority, via) = (head.target.authority(), head.target.via());
         let policies = &client.services.policies;
         let mut policy = policies.current().ok_or_else(|| Refusal::unavailable(authority))?;
+        let mut grant = None;
         loop {
-            let request = Request { cloister: &client.identity.cloister, authority, via, connection };
+            let request =
+                Request { cloister: &client.identity.cloister, authority, via, grant: grant.as_ref() };
             let allowed = match policy.evaluate(&request) {
                 Decision::Allow(allowed) => allowed,
                 Decision::Deny(denial) => {
                     return Err(Refusal::denied(&denial, authority, via, &client.identity.project));
                 }
-                Decision::Ask(_) => return Err(Refusal::unasked(authority, via, &client.identity.project)),
+                Decision::Ask(question) => {
+                    let _held = caller.hold();
+                    // In a box: who waits long holds little.
+                    grant = Box::pin(client.decided(&question, head.user_agent.as_deref())).await?;
+                    policy = policies.current().ok_or_else(|| Refusal::unavailable(authority))?;
+                    continue;
+                }
             };
             let max = client.settings().limits.max_tunnels;
-            let registration =
-                client.tunnels.register(connection, authority.clone(), via, max).map_err(|refused| {
-                    match refused {
-                        Refused::TooMany { limit } => Refusal::too_many_tunnels(authority, limit),
-                        Refused::Ended(ending) => Refusal::ended(ending.into(), authority),
-                    }
-                })?;
+            let registration = client.tunnels.register(caller.connection, &request, max).map_err(
+                |refused| match refused {
+                    Refused::TooMany { limit } => Refusal::too_many_tunnels(authority, limit),
+                    Refused::Ended(ending) => Refusal::ended(ending.into(), authority),
+                },
+            )?;
             // A policy that came between the verdict and the registration has not seen this request.
             let current = policies.current().ok_or_else(|| Refusal::unavailable(authority))?;
             if Arc::ptr_eq(&current, &policy) {

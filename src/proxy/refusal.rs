@@ -36,6 +36,10 @@ pub enum Reason {
     DeniedByRule,
     /// A human said no.
     DeniedByUser,
+    /// No human answered in time.
+    ApprovalTimeout,
+    /// A human has too many questions of this sandbox to answer.
+    TooManyQuestions,
     /// The name leads to an address that no sandbox may reach.
     AddressForbidden,
     /// The name can't be resolved.
@@ -85,6 +89,8 @@ impl Reason {
             Self::NotAllowed => "not_allowed",
             Self::DeniedByRule => "denied_by_rule",
             Self::DeniedByUser => "denied_by_user",
+            Self::ApprovalTimeout => "approval_timeout",
+            Self::TooManyQuestions => "too_many_questions",
             Self::AddressForbidden => "address_forbidden",
             Self::DnsFailed => "dns_failed",
             Self::DnsTimeout => "dns_timeout",
@@ -225,11 +231,23 @@ impl Refusal {
             .audited(denial.rule().cloned(), denial.detail().map(str::to_owned))
     }
 
-    /// A human would have to be asked, and none can be yet.
-    pub(super) fn unasked(authority: &Authority, via: Via, project: &ProjectName) -> Self {
+    /// A human was asked and did not answer in time.
+    pub(super) fn unanswered(authority: &Authority, patience: Duration) -> Self {
+        let hint = format!(
+            "nobody answered within {} s whether `{authority}` may be reached; try again when somebody looks, and say \
+             why: `cloister request {authority} --reason WHY`",
+            patience.as_secs_f32()
+        );
+        Self::new(Reason::ApprovalTimeout, StatusCode::FORBIDDEN, authority, hint).audited(None, None)
+    }
+
+    /// A human has so many questions of this sandbox to answer that this one is not asked.
+    pub(super) fn too_many_questions(authority: &Authority, wait: Duration) -> Self {
         let hint =
-            format!("{}; asking a human is not available yet", not_allowed_hint(authority, via, project));
-        Self::new(Reason::NotAllowed, StatusCode::FORBIDDEN, authority, hint).audited(None, None)
+            "a human has too many questions of this sandbox to answer already; ask for fewer hosts, or wait";
+        let refusal =
+            Self::new(Reason::TooManyQuestions, StatusCode::TOO_MANY_REQUESTS, authority, hint.to_owned());
+        Self { retry_after: Some(wait.as_secs().max(1)), ..refusal }.audited(None, None)
     }
 
     /// The sandbox asks more often than it may; `authority` is known when it proved who it is.

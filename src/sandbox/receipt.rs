@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::limits::{Confinement, Enforcement};
 use super::placeholder::Placeholder;
-use crate::config::Network;
+use crate::config::{Network, Owner};
 use crate::name::{CloisterId, CloisterName, ProjectId, ProjectName};
 use crate::paths::{self, PathsError};
 use crate::process::{self, Handle, Identity};
@@ -226,6 +226,11 @@ impl Receipt {
             .map_err(|source| ReceiptError::Parse { path: path.to_owned(), source })?;
         text.push(b'\n');
         Ok(paths::write_atomic(path, &text)?)
+    }
+
+    /// Whose settings and decisions are the sandbox's.
+    pub fn owner(&self) -> Owner {
+        Owner { name: self.project.clone(), directory: self.directory.clone() }
     }
 
     /// Tells whether the sandbox still runs.

@@ -12,6 +12,8 @@ use crate::sandbox::{HOME, SOCKETS, Spec, Tools};
 const GUARDIAN: &str = "cloister-guardian";
 /// The proxy's port inside a sandbox.
 pub(super) const PROXY_PORT: u16 = 3128;
+/// Where polite requests are made inside a sandbox.
+const REQUEST_PORT: u16 = 9998;
 /// What describes the user's terminal and language; passed on when set.
 const FROM_HOST: [&str; 7] = ["TERM", "COLORTERM", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ"];
 
@@ -36,6 +38,7 @@ pub(super) fn boot(spec: &Spec, project: &ProjectName, token: &str, tools: &Tool
     if spec.network != Network::None {
         environment.extend(guardian(token));
         relays.push(Relay { port: PROXY_PORT, socket: format!("{SOCKETS}/proxy.sock") });
+        relays.push(Relay { port: REQUEST_PORT, socket: format!("{SOCKETS}/request.sock") });
     }
     Boot { max_processes: None, environment, relays, anchors: Vec::new() }
 }
@@ -45,6 +48,7 @@ fn guardian(token: &str) -> impl Iterator<Item = (String, String)> {
     [("CLOISTER_TOKEN", token), ("CLOISTER_GUARDIAN_HOST", GUARDIAN), ("NODE_USE_ENV_PROXY", "1")]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into_iter()
+        .chain([("CLOISTER_REQUEST_PORT".to_owned(), REQUEST_PORT.to_string())])
         .chain(proxy(token))
 }
 

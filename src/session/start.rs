@@ -263,7 +263,7 @@ pub async fn start(request: StartRequest<'_>, paths: &Paths) -> Result<Sandbox, 
 pub async fn enter(name: &CloisterName, paths: &Paths) -> Result<Sandbox, StartError> {
     let receipt = Receipt::load(&paths.receipt_file(name))?.filter(Receipt::is_running);
     let receipt = receipt.ok_or_else(|| StartError::NotRunning(name.clone()))?;
-    let config = Config::load_for(paths, Some(&receipt.project))?;
+    let config = Config::load_for(paths, Some(&receipt.owner()))?;
     // A session without a guardian has no way out; the sandbox itself needs none.
     Guardian::ensure(paths).await?.confirm(name).await?;
     Ok(Sandbox {
@@ -301,7 +301,7 @@ impl<'a> Draft<'a> {
         let binary = process::own_binary().map_err(io_error("find the binary of Cloister"))?;
         let project = Project::find(request.directory, request.name, request.git, paths, &binary)?;
         let (name, id) = project.cloister()?;
-        let config = Config::load_for(paths, Some(&project.name))?;
+        let config = Config::load_for(paths, Some(&project.owner()))?;
         match config.backend {
             Backend::Auto | Backend::Bubblewrap => {}
             Backend::Docker => return Err(StartError::NoDocker),
@@ -379,6 +379,11 @@ impl Sandbox {
     /// The user's shell inside.
     pub fn shell(&self) -> String {
         self.config.shell.display().to_string()
+    }
+
+    /// Whether the bell of a session's terminal may ring when somebody is needed.
+    pub fn rings(&self) -> bool {
+        true
     }
 
     /// Opens a connection for one session.

@@ -3,11 +3,14 @@
 //! The sandbox gets bytes only, never one of the user's descriptors. What comes back is read frame by frame and
 //! checked; a first process that lies can spoil its own session and nothing else.
 
+mod bell;
+mod escape;
 mod input;
 mod raw;
 mod signals;
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,8 +21,11 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 
 use super::start::{Sandbox, StartError};
+use crate::config::Network;
 use crate::init::wire::{FromHost, FromSandbox};
+use crate::paths::Paths;
 use crate::text::Untrusted;
+use bell::Bell;
 use input::Window;
 use raw::RawTerminal;
 
@@ -74,8 +80,9 @@ fn unreadable(error: io::Error) -> SessionError {
 
 /// Runs a command in a sandbox, connected to this process's input, output and signals; gives its exit code.
 ///
-/// The command gets a terminal when this process has one for both input and output.
-pub async fn run(sandbox: &Sandbox, argv: Vec<String>) -> Result<u8, SessionError> {
+/// The command gets a terminal when this process has one for both input and output; its bell then rings when a request
+/// of the sandbox waits and nobody looks.
+pub async fn run(sandbox: &Sandbox, argv: Vec<String>, paths: &Paths) -> Result<u8, SessionError> {
     let size = raw::terminal_size();
     let mut stream = sandbox.connect().await?;
     let start = FromHost::Start(sandbox.session(argv, size));
@@ -92,7 +99,9 @@ pub async fn run(sandbox: &Sandbox, argv: Vec<String>) -> Result<u8, SessionErro
     let begun = |error| SessionError::Begun(Box::new(error));
     let terminal = size.map(|_| RawTerminal::enter()).transpose();
     let terminal = terminal.map_err(io_error("prepare the terminal")).map_err(begun)?;
-    let ended = attach(stream, terminal.as_ref()).await;
+    let may_ring = terminal.is_some() && sandbox.network == Network::Guarded && sandbox.rings();
+    let bell = may_ring.then(|| Bell::new(paths.clone(), sandbox.name.clone()));
+    let ended = attach(stream, terminal.as_ref(), bell).await;
     if terminal.is_some() && !matches!(ended, Ok(End::Exit(_))) {
         raw::reset();
     }
@@ -110,7 +119,11 @@ enum End {
     Left(u8),
 }
 
-async fn attach(stream: UnixStream, terminal: Option<&RawTerminal>) -> Result<End, SessionError> {
+async fn attach(
+    stream: UnixStream,
+    terminal: Option<&RawTerminal>,
+    bell: Option<Bell>,
+) -> Result<End, SessionError> {
     let (read, write) = stream.into_split();
     // Unbounded: the window bounds the input that waits here, and a signal must never wait behind it.
     let (messages, queue) = mpsc::unbounded_channel();
@@ -125,7 +138,7 @@ async fn attach(stream: UnixStream, terminal: Option<&RawTerminal>) -> Result<En
     });
     tokio::spawn(send(queue, write));
     tokio::select! {
-        ended = show_output(read, window) => ended,
+        ended = show_output(read, window, bell) => ended,
         ended = signals::forward(messages, terminal) => ended,
         // A terminal has an end only when it has gone.
         () = input_ended.notified(), if terminal.is_some() => Ok(End::Left(HUNG_UP)),
@@ -140,11 +153,21 @@ async fn send(mut queue: mpsc::UnboundedReceiver<FromHost>, mut write: OwnedWrit
     }
 }
 
-async fn show_output(mut read: OwnedReadHalf, window: Arc<Window>) -> Result<End, SessionError> {
+async fn show_output(
+    mut read: OwnedReadHalf,
+    window: Arc<Window>,
+    mut bell: Option<Bell>,
+) -> Result<End, SessionError> {
     let (mut output, mut error_output) = (tokio::io::stdout(), tokio::io::stderr());
     loop {
-        let shown = match FromSandbox::read(&mut read).await.map_err(unreadable)? {
-            Some(FromSandbox::Output(bytes)) => show(&mut output, &bytes).await,
+        let shown = match next_frame(&mut read, bell.as_mut()).await.map_err(unreadable)? {
+            Some(FromSandbox::Output(bytes)) => {
+                let shown = show(&mut output, &bytes).await;
+                if let Some(bell) = &mut bell {
+                    bell.pass(&bytes);
+                }
+                shown
+            }
             Some(FromSandbox::ErrorOutput(bytes)) => show(&mut error_output, &bytes).await,
             Some(FromSandbox::Taken(count)) => {
                 window.give_back(count as usize);
@@ -160,6 +183,19 @@ async fn show_output(mut read: OwnedReadHalf, window: Arc<Window>) -> Result<End
             // Nobody reads on: end as a program in a pipe does.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(End::Left(128 + 13)),
             other => other.map_err(io_error("write the command's output"))?,
+        }
+    }
+}
+
+/// Reads a frame; the bell may ring until it has come whole.
+async fn next_frame(read: &mut OwnedReadHalf, bell: Option<&mut Bell>) -> io::Result<Option<FromSandbox>> {
+    let mut frame = pin!(FromSandbox::read(read));
+    let Some(bell) = bell else { return frame.await };
+    loop {
+        tokio::select! {
+            biased;
+            frame = &mut frame => return frame,
+            () = bell.called() => bell.call(),
         }
     }
 }

@@ -26,6 +26,9 @@ fn help_of_every_command() {
         &["audit", "verify"],
         &["audit", "head"],
         &["why"],
+        &["config"],
+        &["config", "show"],
+        &["config", "path"],
         &["doctor"],
     ];
     let mut all = String::new();

@@ -54,7 +54,7 @@ fn s3_an_unknown_key_is_refused_with_the_nearest_one() {
     check_problems(
         "\"a\\eb\": x",
         &[
-            "config.yaml:1: `\"a\\u{1b}b\"`: is not a known key; the keys known here are `backend`, `network`, `shell`, `proxy`, `files`, `refs`, `mounts`, `env`, `limits`, `tools`, `audit`",
+            "config.yaml:1: `\"a\\u{1b}b\"`: is not a known key; the keys known here are `backend`, `network`, `shell`, `proxy`, `approvals`, `files`, `refs`, `mounts`, `env`, `limits`, `tools`, `audit`",
         ],
     );
 }
@@ -75,7 +75,7 @@ fn nothing_is_coerced() {
         ),
         (
             "proxy: [a]",
-            "`proxy`: expected a map of keys, found a list; the keys known here are `allow`, `deny`, `unlisted`, `hosts`, `private`, `rate_limit`, `max_tunnels`, `idle_timeout`, `max_duration`, `upstream`".to_owned(),
+            "`proxy`: expected a map of keys, found a list; the keys known here are `allow`, `deny`, `unlisted`, `hosts`, `private`, `rate_limit`, `max_tunnels`, `idle_timeout`, `max_duration`, `upstream`, `approval_timeout`".to_owned(),
         ),
         ("proxy: {unlisted: no}", format!("`proxy.unlisted`: expected one of `ask`, `reject`, found {boolean}")),
         (
@@ -103,7 +103,7 @@ fn nothing_is_coerced() {
     check_problems(
         "- a",
         &[
-            "config.yaml:1: expected a map of keys, found a list; the keys known here are `backend`, `network`, `shell`, `proxy`, `files`, `refs`, `mounts`, `env`, `limits`, `tools`, `audit`",
+            "config.yaml:1: expected a map of keys, found a list; the keys known here are `backend`, `network`, `shell`, `proxy`, `approvals`, `files`, `refs`, `mounts`, `env`, `limits`, `tools`, `audit`",
         ],
     );
 }
@@ -336,4 +336,35 @@ fn a_project_has_no_say_in_the_audit_log() {
         )
     };
     assert_eq!(files.problems(), [refused("per_cloister"), refused("max_size")]);
+}
+
+#[test]
+fn a_time_to_answer_and_a_command_have_their_form() {
+    check_problems(
+        "proxy: {approval_timeout: 2h}",
+        &["config.yaml:1: `proxy.approval_timeout`: `2h` is out of range; it must lie between `5s` and `1h`"],
+    );
+    check_problems(
+        "proxy: {approval_timeout: 60}",
+        &[
+            "config.yaml:1: `proxy.approval_timeout`: expected a duration such as `90s`, `10m` or `1h`, found a number; add the unit `s`, `m` or `h`",
+        ],
+    );
+    check_problems(
+        "approvals: {bell: maybe}",
+        &["config.yaml:1: `approvals.bell`: expected `true` or `false`, found text"],
+    );
+    check_problems(
+        "approvals: {notify_command: notify-send}",
+        &[
+            "config.yaml:1: `approvals.notify_command`: expected a list of a program and its arguments such as `[\"notify-send\", \"a sandbox asks\"]`, found text; put it in brackets: `[…]`",
+        ],
+    );
+    check_problems(
+        "approvals: {notify_command: [./tell, 7]}",
+        &[
+            "config.yaml:1: `approvals.notify_command[1]`: expected text, found a number; put it in quotes if it is meant as text",
+            "config.yaml:1: `approvals.notify_command[0]`: `./tell` is no program; write its name, or its path beginning with `/` or `~/`",
+        ],
+    );
 }

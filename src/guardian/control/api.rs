@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Network;
+use crate::approval::Scope;
+use crate::config::{Network, Owner};
 use crate::name::{BranchName, CloisterName, ProjectName};
 
 /// The version of the control interface; both sides must speak the same.
-pub const API_VERSION: u32 = 3;
+pub const API_VERSION: u32 = 4;
 
 /// What a guardian is. Every version must understand every other's, and so more than this may stand there.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +36,13 @@ pub struct Registration {
     pub branch: Option<BranchName>,
     /// How far it reaches.
     pub network: Network,
+}
+
+impl Registration {
+    /// Whose settings and decisions are its own.
+    pub(in crate::guardian) fn owner(&self) -> Owner {
+        Owner { name: self.project.clone(), directory: self.directory.clone() }
+    }
 }
 
 /// The answer to a registration.
@@ -233,4 +241,54 @@ pub struct LastDenial {
 #[serde(deny_unknown_fields)]
 pub(in crate::guardian) struct Failure {
     pub(in crate::guardian) error: String,
+}
+
+/// A remembered answer that is to be taken back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Forget {
+    /// Its pattern, such as `api.example.org:443`.
+    pub rule: String,
+    /// Where it is remembered, if that has to be said.
+    pub scope: Option<Scope>,
+    /// Whose it is, where it is a session's or a project's.
+    pub cloister: Option<CloisterName>,
+}
+
+/// The answers that were taken back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Forgotten {
+    /// One for each place.
+    pub forgotten: Vec<ForgottenRule>,
+}
+
+/// An answer that was taken back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForgottenRule {
+    /// How far it reached.
+    pub scope: Scope,
+    /// What it was about.
+    pub pattern: String,
+    /// Whether it was an `allow` or a `deny`.
+    pub effect: String,
+    /// Where it stood.
+    pub place: String,
+}
+
+/// The answer to who wants to see the page.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::guardian) struct PageLink {
+    /// It logs one browser in, once.
+    pub(in crate::guardian) url: String,
+}
+
+/// The answer to who wants to know whether somebody is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::guardian) struct Calls {
+    /// Grows with every request that nobody looks at.
+    pub(in crate::guardian) number: u64,
 }

@@ -13,13 +13,14 @@ use tokio::runtime::Builder;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::{Registry, RegistryError};
+use super::{Registry, RegistryError, Served};
 use crate::audit::{Event, Record};
+use crate::guardian::approvals::asks;
 use crate::guardian::handover::{Order, Predecessor, Successor};
 use crate::guardian::ledger::Ledger;
 use crate::kernel;
 use crate::name::CloisterName;
-use crate::proxy::{self, Client, Ending};
+use crate::proxy::{self, Ending};
 
 /// How long tunnels that were ended may take to be gone.
 const END_PATIENCE: Duration = Duration::from_secs(6);
@@ -46,17 +47,20 @@ impl Registry {
     /// A sandbox can send descriptors over its socket, and closing what was sent can block for as long as the sandbox
     /// likes (a TCP socket that lingers). New kernels refuse them; under older ones the thread that blocks is the
     /// sandbox's, and all others go on.
-    pub(super) fn spawn(&self, bound: &Bound, client: &Arc<Client>) -> io::Result<()> {
-        bound.set_nonblocking(true)?;
-        if let Err(error) = kernel::refuse_descriptors(bound) {
-            tracing::debug!(%error, "this kernel can't refuse descriptors");
+    pub(super) fn spawn(&self, bound: &Bound, polite: Bound, served: &Served) -> io::Result<()> {
+        for socket in [bound, &polite] {
+            socket.set_nonblocking(true)?;
+            if let Err(error) = kernel::refuse_descriptors(socket) {
+                tracing::debug!(%error, "this kernel can't refuse descriptors");
+            }
         }
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let listener = {
+        let (listener, polite) = {
             let _inside = runtime.enter();
-            UnixListener::from_std(bound.try_clone()?)?
+            (UnixListener::from_std(bound.try_clone()?)?, UnixListener::from_std(polite)?)
         };
-        let (client, carried) = (Arc::clone(client), Carried::enter(&self.carried));
+        runtime.spawn(asks::serve(polite, Arc::clone(&served.asks)));
+        let (client, carried) = (Arc::clone(&served.client), Carried::enter(&self.carried));
         thread::Builder::new().name("sandbox".to_owned()).spawn(move || {
             // In a task of its own: a panic ends it and not the count.
             let served = runtime.block_on(runtime.spawn(proxy::serve(listener, client)));
@@ -116,6 +120,7 @@ impl Registry {
         let mut served = self.served();
         // Under the lock: a registration that comes later finds it.
         self.is_closed.store(true, Ordering::SeqCst);
+        self.approvals.close();
         for served in served.values_mut() {
             served.client.drain();
             // An open descriptor would let clients connect to nobody.

@@ -6,18 +6,21 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 
-use super::{Registry, RegistryError, Served, rules};
+use super::{Registry, RegistryError, Served};
 use crate::audit::{Event, Record};
-use crate::config::{Config, ConfigError, Problem};
+use crate::config::{Config, ConfigError, Owner, Problem, decisions};
 use crate::guardian::control::api::Reloaded;
 use crate::guardian::handover::Order;
-use crate::name::ProjectName;
+use crate::name::{CloisterId, CloisterName, ProjectName};
+use crate::policy::Rule;
 
 /// What the last look at the files gave.
 #[derive(Debug, Default)]
 pub(super) struct Live {
     /// The files that can't be used, in the order in which they are read.
     pub(super) broken: Vec<Broken>,
+    /// What is kept under the name of a project or cloister, and belongs to another: it is of no effect.
+    pub(super) foreign: Vec<Problem>,
     /// How often settings were read and held.
     pub(super) good_reloads: u64,
     /// How often something in them was broken.
@@ -38,8 +41,12 @@ pub(super) struct Broken {
 }
 
 /// What the files hold now.
+#[derive(Default)]
 struct Loaded {
-    good: BTreeMap<ProjectName, Arc<Config>>,
+    good: BTreeMap<Owner, Arc<Config>>,
+    /// What was answered for cloisters alone.
+    grants: BTreeMap<CloisterName, Vec<Rule>>,
+    foreign: Vec<Problem>,
     /// By file, in the order in which they are read.
     problems: Vec<(PathBuf, Vec<Problem>)>,
     /// Every file that was read.
@@ -76,20 +83,30 @@ impl Registry {
     /// this one.
     pub(in crate::guardian) fn refresh(&self) -> Reloaded {
         let mut live = self.live();
-        let projects: BTreeSet<ProjectName> = self.served().values().map(Served::project).cloned().collect();
-        let loaded = self.load(&projects);
-        let mut changes: BTreeMap<ProjectName, Change> = BTreeMap::new();
+        let served: Vec<(Owner, CloisterName, CloisterId)> =
+            self.served().values().map(Served::names).collect();
+        let loaded = self.load(&served);
+        let mut changes: BTreeMap<Owner, Change> = BTreeMap::new();
         let mut reloaded = Reloaded { cloisters: 0, closed_tunnels: 0 };
         for served in self.served().values_mut() {
-            let Some(config) = loaded.good.get(served.project()) else { continue };
-            reloaded.cloisters += 1;
-            let Some(what) = served.adopt(config) else { continue };
-            let change = changes.entry(served.project().clone()).or_default();
-            change.what.extend(what);
-            change.cloisters += 1;
+            let (owner, name, _) = served.names();
+            let has_answers = loaded.grants.get(&name).is_some_and(|grants| served.adopt_grants(grants));
+            let config = loaded.good.get(&owner);
+            reloaded.cloisters += usize::from(config.is_some());
+            let what = config.and_then(|config| served.adopt(config));
+            if what.is_none() && !has_answers {
+                continue;
+            }
+            served.obey();
             let closed = served.client.revalidate();
-            change.closed_tunnels += closed;
             reloaded.closed_tunnels += closed;
+            self.revisit(served);
+            if let Some(what) = what {
+                let change = changes.entry(owner).or_default();
+                change.what.extend(what);
+                change.cloisters += 1;
+                change.closed_tunnels += closed;
+            }
         }
         // The guardian that took over tells of settings itself.
         if !live.is_over && !self.log.is_passed() {
@@ -100,17 +117,31 @@ impl Registry {
         reloaded
     }
 
-    /// Reads the files that concern these projects.
-    fn load(&self, projects: &BTreeSet<ProjectName>) -> Loaded {
-        let mut loaded = Loaded { good: BTreeMap::new(), problems: Vec::new(), read: BTreeSet::new() };
-        loaded.read.insert(self.paths.config_file());
+    /// Reads the files that concern these cloisters and their projects.
+    fn load(&self, served: &[(Owner, CloisterName, CloisterId)]) -> Loaded {
+        let projects: BTreeSet<&Owner> = served.iter().map(|(owner, ..)| owner).collect();
+        let mut loaded = Loaded::default();
+        loaded.read.extend(Config::files_for(&self.paths, None));
         if let Err(error) = Config::load_for(&self.paths, None) {
             loaded.add(error.problems);
         }
         for project in projects {
-            loaded.read.insert(self.paths.project_file(project));
+            loaded.read.extend(Config::files_for(&self.paths, Some(project)));
             match Config::load_for(&self.paths, Some(project)) {
-                Ok(config) => drop(loaded.good.insert(project.clone(), Arc::new(config))),
+                Ok(config) => {
+                    loaded.foreign.extend(config.unused.clone());
+                    loaded.good.insert(project.clone(), Arc::new(config));
+                }
+                Err(error) => loaded.add(error.problems),
+            }
+        }
+        for (_, cloister, id) in served {
+            loaded.read.insert(self.paths.grants_file(cloister));
+            match decisions::load_grants(&self.paths, cloister, id) {
+                Ok((grants, foreign)) => {
+                    loaded.foreign.extend(foreign);
+                    loaded.grants.insert(cloister.clone(), grants);
+                }
                 Err(error) => loaded.add(error.problems),
             }
         }
@@ -118,7 +149,7 @@ impl Registry {
     }
 
     /// Writes into the log what changed, what broke and what is good again.
-    fn tell(&self, live: &mut Live, loaded: &Loaded, changes: &BTreeMap<ProjectName, Change>) {
+    fn tell(&self, live: &mut Live, loaded: &Loaded, changes: &BTreeMap<Owner, Change>) {
         if loaded.problems.is_empty() {
             live.good_reloads += 1;
         } else {
@@ -127,6 +158,7 @@ impl Registry {
         let now = Timestamp::now();
         // People read it: no fractions of a second.
         let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
+        live.foreign.clone_from(&loaded.foreign);
         let before = std::mem::take(&mut live.broken);
         for (path, problems) in &loaded.problems {
             let earlier = before.iter().find(|broken| broken.path == *path);
@@ -143,9 +175,9 @@ impl Registry {
             let detail = format!("`{}` is good again", broken.path.display());
             self.note(&about(Event::ConfigReload, &broken.path).detail(detail));
         }
-        for (project, change) in changes {
+        for (owner, change) in changes {
             live.changed = Some(now);
-            self.note(&Record::new(Event::ConfigReload).project(project).detail(change.told()));
+            self.note(&Record::new(Event::ConfigReload).project(&owner.name).detail(change.told()));
         }
     }
 
@@ -164,8 +196,9 @@ impl Registry {
     /// The files whose content matters now.
     pub(super) fn followed(&self) -> BTreeSet<PathBuf> {
         let served = self.served();
-        let own = served.values().map(|served| self.paths.project_file(served.project()));
-        own.chain([self.paths.config_file()]).collect()
+        let own = served.values().flat_map(|served| Config::files_for(&self.paths, Some(&served.owner())));
+        let grants = served.keys().map(|cloister| self.paths.grants_file(cloister));
+        own.chain(grants).chain(Config::files_for(&self.paths, None)).collect()
     }
 }
 
@@ -183,8 +216,9 @@ impl Loaded {
 }
 
 impl Served {
-    pub(super) fn project(&self) -> &ProjectName {
-        &self.kept.registration.project
+    /// Whose settings are its own, and which answers.
+    fn names(&self) -> (Owner, CloisterName, CloisterId) {
+        (self.owner(), self.kept.registration.cloister.clone(), self.kept.id())
     }
 
     /// Takes other settings, and says what of them changed; `None` when nothing did.
@@ -192,12 +226,16 @@ impl Served {
         if self.config == *config {
             return None;
         }
-        let (policy, settings) = rules(config);
-        self.policy.replace(policy);
-        self.client.apply(settings);
         let what = difference(&self.config, config);
-        self.config = Arc::clone(config);
+        self.take(config);
         Some(what)
+    }
+
+    /// Takes other answers, and says whether they are.
+    fn adopt_grants(&mut self, grants: &[Rule]) -> bool {
+        let is_other = self.grants != grants;
+        self.grants = grants.to_vec();
+        is_other
     }
 }
 
@@ -215,6 +253,7 @@ fn difference(old: &Config, new: &Config) -> Vec<&'static str> {
         ("pins and private names", addresses),
         ("limits", limits),
         ("the way out", one.upstream != other.upstream),
+        ("asking", one.approval_timeout != other.approval_timeout || old.approvals != new.approvals),
     ];
     let changed: Vec<&str> =
         parts.iter().filter(|(_, is_changed)| *is_changed).map(|(what, _)| *what).collect();

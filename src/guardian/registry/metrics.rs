@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry as Encoder;
 use super::counters::Distribution;
 use super::status::process;
 use super::{Registry, Served};
+use crate::guardian::notify::Counts;
 
 /// The type of the answer.
 pub(in crate::guardian) const CONTENT_TYPE: &str =
@@ -110,9 +111,14 @@ impl Registry {
                 "Files of settings that can't be used",
                 number(broken as u64),
             ),
+            Family::counters(
+                "calls",
+                "How often somebody was called because a request waited, and by what",
+                calls(&self.approvals.called()),
+            ),
             Family {
                 name: "step_seconds",
-                help: "How long the steps of requests take: dns, decision (parsed to recorded permit), \
+                help: "How long the steps of requests take, those apart that a human was asked about: dns, decision (parsed to recorded permit), \
                        connect, open (parsed to connected), refusal (parsed to refused)",
                 samples: Samples::Histograms(steps),
             },
@@ -156,6 +162,11 @@ impl Registry {
                 each(|one| f64::from(one.config.proxy.max_tunnels)),
             ),
             Family::gauges(
+                "pending_approvals",
+                "Requests that wait for a human",
+                each(|one| number(one.waiting() as u64)),
+            ),
+            Family::gauges(
                 "open_connections",
                 "Connections of clients, each in a slot",
                 each(|one| number(one.counters.connections() as u64)),
@@ -172,6 +183,17 @@ impl Registry {
 
 fn cloister(served: &Served) -> Labels {
     vec![("cloister", served.kept.registration.cloister.to_string())]
+}
+
+fn calls(counts: &Counts) -> Vec<(Labels, u64)> {
+    let labels = |by: &str, result: &str| vec![("by", by.to_owned()), ("result", result.to_owned())];
+    vec![
+        (labels("desktop", "ok"), counts.desktop.done),
+        (labels("desktop", "failed"), counts.desktop.failed),
+        (labels("command", "ok"), counts.command.done),
+        (labels("command", "failed"), counts.command.failed),
+        (labels("none", "held_back"), counts.held_back),
+    ]
 }
 
 fn result(word: &str) -> Labels {

@@ -1,11 +1,19 @@
-//! The rules of one sandbox as they hold now.
+//! The rules of one sandbox as they hold now: those of the settings, and what was answered for it alone.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::policy::Policy;
+use super::{Registry, Served, settings};
+use crate::approval::{Pending, Scope};
+use crate::config::decisions::Place;
+use crate::config::{Config, Owner};
+use crate::guardian::control::api::Forget;
+use crate::guardian::control::judgement::usual_way;
+use crate::name::CloisterName;
+use crate::policy::{Authority, Decision, Effect, Pattern, Policy, Request, Rule};
 use crate::proxy::Policies;
 
-/// A policy that a reload replaces as a whole.
+/// A policy that is replaced as a whole.
 pub(super) struct CurrentPolicy(RwLock<Arc<Policy>>);
 
 impl CurrentPolicy {
@@ -21,5 +29,135 @@ impl CurrentPolicy {
 impl Policies for CurrentPolicy {
     fn current(&self) -> Option<Arc<Policy>> {
         Some(Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+/// Makes the policy of a sandbox of its settings and what was answered for it alone.
+pub(super) fn policy<'a>(config: &Config, answers: impl IntoIterator<Item = &'a Rule>) -> Policy {
+    // The guardian listens on Unix sockets, and on the page's port of 127.0.0.1, which no name but a pin leads to.
+    let mut input = config.policy_input(Vec::new());
+    input.rules.extend(answers.into_iter().cloned());
+    Policy::new(input)
+}
+
+impl Served {
+    /// Whose settings and decisions are its own.
+    pub(super) fn owner(&self) -> Owner {
+        self.kept.registration.owner()
+    }
+
+    /// Has the proxy obey what the settings and the answers say now.
+    pub(super) fn obey(&self) {
+        self.policy.replace(policy(&self.config, self.grants.iter().chain(&self.in_memory)));
+    }
+
+    /// Takes other settings.
+    pub(super) fn take(&mut self, config: &Arc<Config>) {
+        self.config = Arc::clone(config);
+        let (settings, terms) = settings(config);
+        self.client.apply(settings);
+        self.asks.counsel.adopt(terms);
+    }
+
+    /// What the rules say of a destination at present.
+    fn decision(&self, authority: &Authority) -> Option<Decision> {
+        let cloister = &self.kept.registration.cloister;
+        let request = Request { cloister, authority, via: usual_way(authority), grant: None };
+        Some(self.policy.current()?.evaluate(&request))
+    }
+
+    /// How many of its requests wait for a human.
+    pub(super) fn waiting(&self) -> usize {
+        self.asks.counsel.approvals.queue.count(&self.kept.registration.cloister)
+    }
+
+    /// Whether a human is to be asked about a destination.
+    pub(super) fn is_asked(&self, authority: &Authority) -> bool {
+        matches!(self.decision(authority), Some(Decision::Ask(_)))
+    }
+}
+
+impl Registry {
+    /// Whose settings and decisions are a cloister's own.
+    pub(in crate::guardian) fn owner_of(&self, cloister: &CloisterName) -> Option<Owner> {
+        self.served().get(cloister).map(Served::owner)
+    }
+
+    /// Where the answers for a cloister alone are kept.
+    pub(in crate::guardian) fn session_place(&self, cloister: &CloisterName) -> Option<Place> {
+        let served = self.served();
+        served.get(cloister).map(|served| Place::Session(cloister.clone(), served.kept.id()))
+    }
+
+    /// Where a rule may stand that is to be forgotten.
+    pub(in crate::guardian) fn places(&self, forget: &Forget) -> Vec<Place> {
+        let served = self.served();
+        let meant: Vec<&Served> = served
+            .iter()
+            .filter(|(name, _)| forget.cloister.as_ref().is_none_or(|wanted| wanted == *name))
+            .map(|(_, served)| served)
+            .collect();
+        let owners: BTreeSet<Owner> = meant.iter().map(|served| served.owner()).collect();
+        let sessions = meant
+            .iter()
+            .map(|served| Place::Session(served.kept.registration.cloister.clone(), served.kept.id()));
+        let all = [Place::Global].into_iter().chain(owners.into_iter().map(Place::Project)).chain(sessions);
+        let is_meant = |place: &Place| {
+            let scope = match place {
+                Place::Global => Scope::Global,
+                Place::Project(_) => Scope::Project,
+                Place::Session(..) => Scope::Session,
+            };
+            forget.scope.is_none_or(|wanted| wanted == scope)
+        };
+        all.filter(is_meant).collect()
+    }
+
+    /// Makes sure that an answer holds that was kept in a file; where the files do not say it (they are broken, or could
+    /// not be written), it holds in memory, and the problem says so.
+    pub(in crate::guardian) fn make_sure(
+        &self,
+        pending: &Pending,
+        effect: Effect,
+        rule: impl FnOnce() -> Rule,
+        problem: Option<String>,
+    ) -> Option<String> {
+        let mut served = self.served();
+        let Some(served) = served.get_mut(&pending.cloister) else { return problem };
+        let holds = match (served.decision(&pending.authority), effect) {
+            (Some(Decision::Allow(_)), Effect::Allow) | (Some(Decision::Deny(_)), Effect::Deny) => true,
+            // Something else denies it by now, and deny beats allow.
+            (Some(Decision::Deny(_)), Effect::Allow) => true,
+            (Some(Decision::Allow(_) | Decision::Ask(_)) | None, _) => false,
+        };
+        if holds {
+            return problem;
+        }
+        served.in_memory.push(rule());
+        served.obey();
+        served.client.revalidate();
+        self.revisit(served);
+        Some(problem.unwrap_or_else(|| {
+            "it is kept, but a file of the settings is broken; until that is mended, it holds for this cloister alone"
+                .to_owned()
+        }))
+    }
+
+    /// Ends the requests of a cloister that its rules decide by now.
+    pub(super) fn revisit(&self, served: &Served) {
+        let cloister = &served.kept.registration.cloister;
+        self.approvals.queue.revisit(cloister, |authority| served.is_asked(authority));
+    }
+
+    /// Forgets an answer that is not kept in a file.
+    pub(in crate::guardian) fn forget_in_memory(&self, cloister: &CloisterName, pattern: &Pattern) {
+        if let Some(served) = self.served().get_mut(cloister) {
+            let before = served.in_memory.len();
+            served.in_memory.retain(|rule| rule.pattern() != pattern);
+            if served.in_memory.len() < before {
+                served.obey();
+                served.client.revalidate();
+            }
+        }
     }
 }

@@ -13,7 +13,7 @@ use crate::config::{Config, UpstreamScheme};
 use crate::guardian::control::api::{
     API_VERSION, CloisterStatus, LastDenial, ProcessStatus, Reloads, SettingsProblem, Status, Totals,
 };
-use crate::guardian::judgement::Judgement;
+use crate::guardian::control::judgement::Judgement;
 use crate::name::CloisterName;
 use crate::policy::Authority;
 use crate::proxy::{Limits, Policies as _};
@@ -54,6 +54,22 @@ impl Registry {
         }
     }
 
+    /// How every cloister is served.
+    pub(in crate::guardian) fn cloister_statuses(&self) -> Vec<CloisterStatus> {
+        let (broken, _) = self.settings();
+        self.served().values().map(|served| self.cloister_status(served, &broken)).collect()
+    }
+
+    /// What is wrong with the audit log, the settings and the answers that are kept, in words.
+    pub(in crate::guardian) fn problem_texts(&self) -> Vec<String> {
+        let audit = self.trouble.last().map(|problem| format!("the audit log can't be written: {problem}"));
+        let live = self.live();
+        let broken = live.broken.iter().flat_map(|broken| &broken.problems);
+        let broken = broken.map(|problem| format!("{problem} (the rules before it hold)"));
+        let foreign = live.foreign.iter().map(|problem| format!("{problem} (it is of no effect)"));
+        audit.into_iter().chain(broken).chain(foreign).collect()
+    }
+
     /// The tunnels that the guardian before this one still carries.
     pub(super) fn draining(&self) -> usize {
         self.predecessor.get().map_or(0, |predecessor| predecessor.carried())
@@ -86,7 +102,7 @@ impl Registry {
         let refused = |codes: &[&str]| {
             refusals.iter().filter(|(code, _)| codes.contains(code)).map(|(_, count)| count).sum()
         };
-        let files = [self.paths.config_file(), self.paths.project_file(&registration.project)];
+        let files = Config::files_for(&self.paths, Some(&registration.owner()));
         CloisterStatus {
             cloister: registration.cloister.clone(),
             project: registration.project.clone(),

@@ -124,8 +124,8 @@ pub fn forget(paths: &Paths, cloister: &CloisterName) -> Result<(), TokenError> 
 }
 
 /// What nobody can guess, for a token or a key.
-pub(in crate::guardian) fn random() -> io::Result<[u8; 32]> {
-    let mut bytes = [0; 32];
+pub(in crate::guardian) fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
     Ok(bytes)
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{oneshot, watch};
 
 use crate::name::CloisterName;
-use crate::policy::{Authority, ConnectionId, Policy, Request, Via};
+use crate::policy::{Authority, Policy, Request, Rule, Via};
 
 use crate::proxy::refusal::Reason;
 
@@ -29,6 +29,10 @@ impl From<Ending> for Reason {
     }
 }
 
+/// The number of one client connection, unique while the guardian lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(in crate::proxy) struct ConnectionId(pub(in crate::proxy) u64);
+
 /// The open tunnels and requests of one sandbox.
 #[derive(Debug)]
 pub(in crate::proxy) struct Tunnels {
@@ -47,6 +51,8 @@ impl Default for Tunnels {
 struct Entry {
     authority: Authority,
     via: Via,
+    /// What a human granted to it alone.
+    grant: Option<Arc<Rule>>,
     /// What was permitted; empty until then.
     addresses: Vec<SocketAddr>,
     stop: oneshot::Sender<Reason>,
@@ -64,8 +70,7 @@ impl Tunnels {
     pub(in crate::proxy) fn register(
         self: &Arc<Self>,
         connection: ConnectionId,
-        authority: Authority,
-        via: Via,
+        request: &Request<'_>,
         max: usize,
     ) -> Result<Registration, Refused> {
         let (stop, stopped) = oneshot::channel();
@@ -77,7 +82,9 @@ impl Tunnels {
         if open.len() >= max {
             return Err(Refused::TooMany { limit: max });
         }
-        open.insert(connection, Entry { authority, via, addresses: Vec::new(), stop });
+        let Request { authority, via, grant, .. } = *request;
+        let (authority, grant) = (authority.clone(), grant.map(Arc::clone));
+        open.insert(connection, Entry { authority, via, grant, addresses: Vec::new(), stop });
         Ok(Registration { tunnels: Arc::clone(self), connection, stopped })
     }
 
@@ -88,9 +95,7 @@ impl Tunnels {
         let mut open = self.lock();
         let withdrawn: Vec<_> = open
             .iter()
-            .filter(|(connection, entry)| {
-                !policy.is_some_and(|policy| entry.is_allowed(**connection, cloister, policy))
-            })
+            .filter(|(_, entry)| !policy.is_some_and(|policy| entry.is_allowed(cloister, policy)))
             .map(|(connection, _)| *connection)
             .collect();
         for connection in &withdrawn {
@@ -131,8 +136,9 @@ fn stop(entry: Option<Entry>, reason: Reason) {
 }
 
 impl Entry {
-    fn is_allowed(&self, connection: ConnectionId, cloister: &CloisterName, policy: &Policy) -> bool {
-        let request = Request { cloister, authority: &self.authority, via: self.via, connection };
+    fn is_allowed(&self, cloister: &CloisterName, policy: &Policy) -> bool {
+        let grant = self.grant.as_ref();
+        let request = Request { cloister, authority: &self.authority, via: self.via, grant };
         policy.withdraws(&request, &self.addresses).is_none()
     }
 }

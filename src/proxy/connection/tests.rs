@@ -4,6 +4,7 @@ mod admission;
 mod company;
 mod decisions;
 mod harness;
+mod held;
 mod kept;
 mod limits;
 mod plain;

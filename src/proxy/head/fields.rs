@@ -8,6 +8,8 @@ use super::{Framing, HeadError, MAX_FIELDS, Version};
 
 /// Fields that concern one connection only (RFC 9110, 7.6.1), besides those with a slot in [`Fields`].
 const HOP_BY_HOP: [&str; 5] = ["keep-alive", "te", "trailer", "upgrade", "http2-settings"];
+/// How much of a `User-Agent` is kept for showing it.
+const MAX_USER_AGENT_BYTES: usize = 200;
 /// Fields of this kind are between a client and its proxy.
 const PROXY_PREFIX: &str = "proxy-";
 
@@ -132,6 +134,13 @@ impl Fields {
         Err(HeadError::Malformed(
             "a WebSocket needs `Connection: upgrade`, one Sec-WebSocket-Key and one Sec-WebSocket-Version",
         ))
+    }
+
+    /// What the client calls itself, the beginning of it.
+    pub(super) fn user_agent(&self) -> Option<String> {
+        let (_, value) = self.rest.iter().find(|(name, _)| *name == http::header::USER_AGENT)?;
+        let bytes = value.as_bytes();
+        Some(String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_USER_AGENT_BYTES)]).into_owned())
     }
 
     pub(super) fn expects_continue(&self) -> Result<bool, HeadError> {

@@ -22,7 +22,7 @@ pub(in crate::proxy) struct Beat {
 
 impl Beat {
     /// Waits for the next beat, which comes within [`BEAT`].
-    pub(super) async fn next(self: &Arc<Self>) {
+    pub(in crate::proxy) async fn next(self: &Arc<Self>) {
         // Before anything else: it hears every beat from here on.
         let beat = self.beats.notified();
         let _waiting = Waiting::new(&self.waiting);

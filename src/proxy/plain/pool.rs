@@ -179,7 +179,7 @@ mod tests {
     use super::*;
     use crate::name::CloisterName;
     use crate::policy::{
-        ConnectionId, Decision, Origin as RuleOrigin, OriginKind, Pattern, Policy, PolicyInput, Request, Via,
+        Decision, Origin as RuleOrigin, OriginKind, Pattern, Policy, PolicyInput, Request, Via,
     };
     use crate::proxy::admission::Admission;
     use crate::proxy::admission::descriptors::Descriptors;
@@ -197,12 +197,7 @@ mod tests {
     fn permit(policy: &Policy, host: &str, answers: &[&str]) -> Permit {
         let cloister = CloisterName::parse("demo-main").unwrap();
         let authority = Authority::parse(&format!("{host}:80")).unwrap();
-        let request = Request {
-            cloister: &cloister,
-            authority: &authority,
-            via: Via::Plain,
-            connection: ConnectionId::new(1),
-        };
+        let request = Request { cloister: &cloister, authority: &authority, via: Via::Plain, grant: None };
         let Decision::Allow(allowed) = policy.evaluate(&request) else { panic!("it is not allowed") };
         let answers: Vec<IpAddr> = answers.iter().map(|text| text.parse().unwrap()).collect();
         allowed.permit(&answers, |_| false).unwrap()

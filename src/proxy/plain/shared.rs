@@ -52,21 +52,22 @@ impl<'a, S: Stream> Shared<'a, S> {
     }
 }
 
-/// Waits until the client has gone, whose socket nobody else uses meanwhile. It is looked now and then: readiness
-/// would tell the end of one direction again and again.
-pub(in crate::proxy) async fn gone(socket: &impl AsFd, beat: &Arc<Beat>) {
-    loop {
-        beat.next().await;
-        if has_hung_up(socket) {
-            return;
-        }
-    }
+/// Tells whether the client has gone. It is asked now and then: readiness would tell the end of one direction again and
+/// again.
+pub(in crate::proxy) fn has_hung_up(socket: &impl AsFd) -> bool {
+    shows(socket, PollFlags::empty())
 }
 
-fn has_hung_up(socket: &impl AsFd) -> bool {
-    let mut asked = [PollFd::new(socket, PollFlags::empty())];
+/// Tells whether the client has gone, or says no more.
+pub(in crate::proxy) fn has_ended(socket: &impl AsFd) -> bool {
+    shows(socket, PollFlags::RDHUP)
+}
+
+fn shows(socket: &impl AsFd, sign: PollFlags) -> bool {
+    let mut asked = [PollFd::new(socket, sign)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut asked, Some(&now)).is_ok() && asked[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+    let signs = PollFlags::HUP | PollFlags::ERR | sign;
+    poll(&mut asked, Some(&now)).is_ok() && asked[0].revents().intersects(signs)
 }
 
 impl<S: Stream> AsyncRead for &Shared<'_, S> {
@@ -107,8 +108,9 @@ mod tests {
         assert!(!has_hung_up(&proxy));
         client.write_all(b"bytes that nobody has read").unwrap();
         assert!(!has_hung_up(&proxy));
+        assert!(!has_ended(&proxy));
         client.shutdown(Shutdown::Write).unwrap();
-        assert!(!has_hung_up(&proxy));
+        assert!(!has_hung_up(&proxy) && has_ended(&proxy));
         drop(client);
         assert!(has_hung_up(&proxy));
     }

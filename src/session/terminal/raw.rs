@@ -52,10 +52,17 @@ impl Drop for RawTerminal {
 
 /// Undoes what a program that was cut off can no longer undo; a terminal that takes nothing is left alone.
 pub(super) fn reset() {
+    let _ = write_if_taken(RESET);
+}
+
+/// Rings the terminal's bell, unless that would have to wait; tells whether it rang.
+pub(super) fn ring() -> bool {
+    write_if_taken(b"\x07")
+}
+
+fn write_if_taken(bytes: &[u8]) -> bool {
     let mut output = io::stdout().lock();
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     let is_taking = poll(&mut [PollFd::new(&output, PollFlags::OUT)], Some(&now)) == Ok(1);
-    if is_taking {
-        let _ = output.write_all(RESET).and_then(|()| output.flush());
-    }
+    is_taking && output.write_all(bytes).and_then(|()| output.flush()).is_ok()
 }

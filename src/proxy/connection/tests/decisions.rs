@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use tokio::io::AsyncWriteExt as _;
 
 use super::harness::{Script, Server, read_head, within};
-use crate::policy::{Authority, ConnectionId, Origin, OriginKind, Pattern, Rule, Unlisted};
+use crate::policy::{Authority, Origin, OriginKind, Pattern, Rule};
+use crate::proxy::admission::tunnels::ConnectionId;
+use crate::proxy::connection::Caller;
 use crate::proxy::head::{Head, Parser};
 use crate::proxy::pipeline::Accepted;
 use crate::proxy::refusal::{After, Show};
@@ -106,17 +108,6 @@ async fn d3_unlisted_host_is_refused_without_a_question_to_the_dns() {
 }
 
 #[tokio::test]
-async fn unlisted_host_is_refused_while_nobody_can_be_asked() {
-    let mut proxy = Script { unlisted: Unlisted::Ask, ..Script::default() }.start();
-    let mut peer = proxy.connect();
-    peer.send(proxy.connect_head("a.test:443")).await;
-    let (head, body) = peer.answer().await;
-    assert!(head.contains("X-Cloister-Reason: not_allowed\r\n"), "{head}");
-    assert!(body.contains("asking a human is not available yet"), "{body}");
-    assert_eq!(proxy.names.asked(), [""; 0]);
-}
-
-#[tokio::test]
 async fn deny_rule_is_not_shown_to_the_sandbox() {
     let mut proxy =
         Script { allow: vec!["*.b.test".into()], deny: vec!["*.c.b.test".into()], ..Script::default() }
@@ -163,7 +154,7 @@ async fn d7_a_local_name_is_told_to_be_pinned_whether_or_not_it_is_listed() {
 async fn what_a_human_denied_is_told_as_such() {
     let mut proxy = Script::allowing("a.test").start();
     let denied = Rule::deny(Pattern::parse("a.test").unwrap(), Origin::new(OriginKind::Decision));
-    proxy.policies.replace(Some(Script::allowing("a.test").policy().with_rule(denied)));
+    proxy.policies.replace(Some(Script::allowing("a.test").policy_with(vec![denied])));
     let mut peer = proxy.connect();
     peer.send(proxy.connect_head("a.test:443")).await;
     let (head, body) = peer.answer().await;
@@ -198,8 +189,9 @@ async fn d5_what_was_checked_is_what_is_dialled() {
     let mut proxy = Script { answers, ..Script::allowing("a.test") }.start();
     let head = parse(&proxy.connect_head("a.test:443"));
     // Up to the step before dialling, which opens a socket to nothing but what is recorded here.
-    let accepted = Accepted { client: &proxy.client.clone(), connection: ConnectionId::new(1), head: &head };
-    let permitted = accepted.authenticate().unwrap().evaluate().unwrap().resolve().await.unwrap();
+    let accepted =
+        Accepted { client: &proxy.client.clone(), caller: &Caller::new(ConnectionId(1)), head: &head };
+    let permitted = accepted.authenticate().unwrap().evaluate().await.unwrap().resolve().await.unwrap();
     let recorded = permitted.record().await.unwrap();
     assert_eq!(proxy.names.asked(), ["a.test"]);
     assert_eq!(proxy.event().await, "allow a.test:443 by a.test at [8.8.8.8:443]");
@@ -491,8 +483,9 @@ async fn i4_a_request_that_comes_behind_the_end_is_refused_and_recorded() {
     let mut proxy = Script::allowing("a.test").start();
     let head = parse(&proxy.connect_head("a.test:443"));
     proxy.client.end(Ending::Revoked);
-    let accepted = Accepted { client: &proxy.client.clone(), connection: ConnectionId::new(1), head: &head };
-    let refusal = accepted.authenticate().unwrap().evaluate().err().unwrap();
+    let accepted =
+        Accepted { client: &proxy.client.clone(), caller: &Caller::new(ConnectionId(1)), head: &head };
+    let refusal = accepted.authenticate().unwrap().evaluate().await.err().unwrap();
     let answer = String::from_utf8(refusal.render(After::Close, Show::Whole)).unwrap();
     assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{answer}");
     assert!(answer.contains("this sandbox was stopped"), "{answer}");

@@ -9,20 +9,21 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::name::{CloisterName, ProjectName};
 use crate::policy::{
-    ConnectionId, DomainName, DomainPattern, Origin, OriginKind, Pattern, Policy, PolicyInput, Rule, Unlisted,
+    DomainName, DomainPattern, Origin, OriginKind, Pattern, Policy, PolicyInput, Question, Rule, Unlisted,
 };
+use crate::proxy::admission::tunnels::ConnectionId;
 use crate::proxy::connect::{Inside, establish};
 use crate::proxy::connection::Next;
-use crate::proxy::connection::{Wire, open, serve};
+use crate::proxy::connection::{Caller, Wire, open, serve};
 use crate::proxy::{
-    Client, Descriptors, Event, EventKind, Identity, Journal, JournalError, Limits, Outbound, Policies,
-    Resolve, ResolveError, Resolving, Services, Settings,
+    Client, Decider, Deciding, Descriptors, Event, EventKind, Identity, Journal, JournalError, Limits,
+    Outbound, Policies, Resolve, ResolveError, Resolving, Services, Settings, Verdict,
 };
 use crate::token::{HashedToken, PlainToken};
 
@@ -71,12 +72,17 @@ impl Script {
     }
 
     pub(super) fn policy(&self) -> Policy {
+        self.policy_with(Vec::new())
+    }
+
+    /// The policy with more rules, such as answers.
+    pub(super) fn policy_with(&self, more: Vec<Rule>) -> Policy {
         let origin = || Origin::new(OriginKind::Global);
         let pattern = |text: &String| Pattern::parse(text).unwrap();
         let allow = self.allow.iter().map(|text| Rule::allow(pattern(text), origin()));
         let deny = self.deny.iter().map(|text| Rule::deny(pattern(text), origin()));
         Policy::new(PolicyInput {
-            rules: allow.chain(deny).collect(),
+            rules: allow.chain(deny).chain(more).collect(),
             unlisted: self.unlisted,
             pins: self
                 .pins
@@ -90,6 +96,7 @@ impl Script {
 
     pub(super) fn start(self) -> Proxy {
         let (lines, journal) = mpsc::unbounded_channel();
+        let (human, questions) = mpsc::unbounded_channel();
         let policies = Arc::new(Rules(Mutex::new(Some(Arc::new(self.policy())))));
         let names = Arc::new(Names {
             answers: Mutex::new(self.answers.into()),
@@ -99,6 +106,7 @@ impl Script {
         let dialled: Arc<Mutex<Option<SocketAddr>>> = Arc::default();
         let services = Services {
             policies: policies.clone(),
+            decider: Arc::new(Human(human)),
             journal: Arc::new(Lines {
                 sender: lines,
                 fails: self.journal_fails,
@@ -118,7 +126,7 @@ impl Script {
             services,
             Settings { limits: self.limits, outbound: self.outbound },
         ));
-        Proxy { client, policies, names, journal, dialled, token, connections: 0 }
+        Proxy { client, policies, names, journal, questions, dialled, token, connections: 0 }
     }
 }
 
@@ -133,6 +141,26 @@ impl Rules {
 impl Policies for Rules {
     fn current(&self) -> Option<Arc<Policy>> {
         self.0.lock().unwrap().clone()
+    }
+}
+
+/// A human to whom every question is shown.
+struct Human(mpsc::UnboundedSender<Shown>);
+
+/// A question as the human sees it; dropping it leaves it unanswered.
+pub(super) struct Shown {
+    pub(super) authority: String,
+    pub(super) user_agent: Option<String>,
+    pub(super) answer: oneshot::Sender<Verdict>,
+}
+
+impl Decider for Human {
+    fn decide<'a>(&'a self, question: &'a Question, user_agent: Option<&'a str>) -> Deciding<'a> {
+        let (answer, answered) = oneshot::channel();
+        let authority = question.request().authority.to_string();
+        let shown = Shown { authority, user_agent: user_agent.map(str::to_owned), answer };
+        self.0.send(shown).ok().unwrap();
+        Box::pin(async move { answered.await.unwrap_or(Verdict::Unrecorded) })
     }
 }
 
@@ -210,6 +238,7 @@ pub(super) struct Proxy {
     pub(super) policies: Arc<Rules>,
     pub(super) names: Arc<Names>,
     journal: mpsc::UnboundedReceiver<String>,
+    questions: mpsc::UnboundedReceiver<Shown>,
     /// The address in the last record of an end.
     pub(super) dialled: Arc<Mutex<Option<SocketAddr>>>,
     token: PlainToken,
@@ -220,7 +249,7 @@ impl Proxy {
     pub(super) fn connect(&mut self) -> Peer {
         let (near, far) = UnixStream::pair().unwrap();
         self.connections += 1;
-        let task = tokio::spawn(serve(far, Arc::clone(&self.client), ConnectionId::new(self.connections)));
+        let task = tokio::spawn(serve(far, Arc::clone(&self.client), ConnectionId(self.connections)));
         Peer { stream: near, _task: task }
     }
 
@@ -228,12 +257,12 @@ impl Proxy {
     pub(super) async fn connect_tls(&mut self, authority: &str) -> Peer {
         let (near, far) = UnixStream::pair().unwrap();
         self.connections += 1;
-        let id = ConnectionId::new(self.connections);
+        let caller = Caller::new(ConnectionId(self.connections));
         let client = Arc::clone(&self.client);
         let task = tokio::spawn(async move {
             let mut wire = Wire { stream: far, buffer: bytes::BytesMut::new() };
             let head = wire.read_head(&client).await.unwrap().unwrap();
-            let dialled = open(&client, id, &head).await.unwrap();
+            let dialled = open(&client, &caller, &head).await.unwrap();
             let inside = Inside::Tls(head.target.authority().host().clone());
             match establish(&mut wire, &client, inside, dialled).await {
                 Next::Tunnel(tunnel) => tunnel.run(wire, &client.settings().limits).await,
@@ -258,6 +287,11 @@ impl Proxy {
 
     pub(super) fn get_head(&self, authority: &str, path: &str) -> String {
         format!("GET http://{authority}{path} HTTP/1.1\r\nHost: {authority}\r\n{}\r\n", self.proof())
+    }
+
+    /// The next question to the human.
+    pub(super) async fn question(&mut self) -> Shown {
+        within(self.questions.recv()).await.unwrap()
     }
 
     /// The next event.

@@ -9,7 +9,6 @@ use tokio::net::{TcpListener, UnixStream};
 
 use super::harness::{Proxy, Script, Server, read_head, within};
 use crate::config::RateLimit;
-use crate::policy::ConnectionId;
 use crate::proxy::{Limits, Outbound, Settings, connection, serve};
 
 #[tokio::test]
@@ -144,7 +143,7 @@ async fn idle_tunnel_needs_little_memory() {
     // What a connection's task holds while its tunnel is idle, besides the two sockets.
     let proxy = Script::default().start();
     let (_near, far) = UnixStream::pair().unwrap();
-    let task = connection::serve(far, proxy.client, ConnectionId::new(1));
+    let task = connection::serve(far, proxy.client, crate::proxy::admission::tunnels::ConnectionId(1));
     assert!(size_of_val(&task) <= 1536, "{} bytes", size_of_val(&task));
 }
 

@@ -3,16 +3,16 @@
 /// Is a value and its place.
 #[derive(Clone, PartialEq, Eq)]
 #[cfg_attr(test, derive(Debug))]
-pub(super) struct Node {
+pub(in crate::config) struct Node {
     /// The line, from 1, where the notation knows lines.
-    pub(super) line: Option<usize>,
-    pub(super) value: Value,
+    pub(in crate::config) line: Option<usize>,
+    pub(in crate::config) value: Value,
 }
 
 /// Is what was written, read without coercion.
 #[derive(Clone, PartialEq, Eq)]
 #[cfg_attr(test, derive(Debug))]
-pub(super) enum Value {
+pub(in crate::config) enum Value {
     /// Nothing: the key counts as absent.
     Null,
     Bool(bool),
@@ -28,14 +28,14 @@ pub(super) enum Value {
 /// Is the name of an entry and its place; names are unique in their map.
 #[derive(Clone, PartialEq, Eq)]
 #[cfg_attr(test, derive(Debug))]
-pub(super) struct Name {
-    pub(super) text: String,
-    pub(super) line: Option<usize>,
+pub(in crate::config) struct Name {
+    pub(in crate::config) text: String,
+    pub(in crate::config) line: Option<usize>,
 }
 
 impl Value {
     /// Describes what was found, without repeating it: it may be a secret.
-    pub(super) const fn description(&self) -> &'static str {
+    pub(in crate::config) const fn description(&self) -> &'static str {
         match self {
             Self::Null => "nothing",
             Self::Bool(_) => "a boolean",
@@ -48,7 +48,7 @@ impl Value {
     }
 
     /// Tells whether quotes would make text of it.
-    pub(super) const fn lacks_quotes(&self) -> bool {
+    pub(in crate::config) const fn lacks_quotes(&self) -> bool {
         matches!(self, Self::Bool(_) | Self::Number(_) | Self::Ambiguous)
     }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::name::CloisterName;
-use crate::policy::{Authority, ConnectionId, Decision, Destination, Policy, Request, Rule, Via};
+use crate::policy::{Authority, Decision, Destination, Policy, Request, Rule, Via};
 
 /// A verdict and what stands behind it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,8 +29,7 @@ pub fn usual_way(authority: &Authority) -> Via {
 impl Judgement {
     /// Asks `policy` about a request of `cloister`.
     pub fn of(policy: &Policy, cloister: &CloisterName, authority: &Authority) -> Self {
-        let request =
-            Request { cloister, authority, via: usual_way(authority), connection: ConnectionId::new(0) };
+        let request = Request { cloister, authority, via: usual_way(authority), grant: None };
         let by = |rule: Option<&Rule>| Self {
             is_allowed: false,
             reason: None,

@@ -2,14 +2,18 @@
 
 use std::process::ExitCode;
 
-use super::error::CommandError;
-use super::output::{Output, complain, json, line};
-use super::sandbox::{ChangeRow, show_changes};
+use super::super::error::CommandError;
+use super::super::output::{Output, complain, json, line};
+use super::{ChangeRow, show_changes};
 use crate::paths::Paths;
 use crate::session::{self, Leftover, Mode};
 use crate::text::{Untrusted, with_causes};
 
-pub(super) async fn run(dry_run: bool, paths: &Paths, output: &Output) -> Result<ExitCode, CommandError> {
+pub(in crate::cli) async fn run(
+    dry_run: bool,
+    paths: &Paths,
+    output: &Output,
+) -> Result<ExitCode, CommandError> {
     let (mode, verb) = if dry_run { (Mode::DryRun, "would remove") } else { (Mode::Remove, "removed") };
     let collected = session::gc(mode, paths).await;
     if output.is_json() {

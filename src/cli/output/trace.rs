@@ -6,12 +6,12 @@ use std::sync::Mutex;
 
 use tracing_subscriber::EnvFilter;
 
-use super::arguments::Global;
-use super::error::CommandError;
+use super::super::arguments::Global;
+use super::super::error::CommandError;
 use crate::paths::{self, Paths};
 
 /// Opens the log when `--debug` or `--debuglog` asks for it.
-pub(super) fn begin(global: &Global, paths: &Paths) -> Result<(), CommandError> {
+pub(in crate::cli) fn begin(global: &Global, paths: &Paths) -> Result<(), CommandError> {
     let path = match &global.debuglog {
         Some(path) => path.clone(),
         None if global.debug => paths.debug_log(),

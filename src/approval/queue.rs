@@ -1,0 +1,475 @@
+//! What waits for a human: one request for a cloister and an authority, however many wait for its answer.
+//!
+//! A request lives as long as somebody waits for it. Whoever answers it [claims](Queue::claim) it first, so that two
+//! answers never meet, and settles it when the answer is kept.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::bucket::Bucket;
+use super::{Breadth, Outcome, Pending, RequestId, Settled, Snapshot, Voice, pattern};
+use crate::name::{BranchName, CloisterName, ProjectName};
+use crate::policy::{Authority, Effect, Rule};
+
+/// How many requests of one cloister may wait at the same time (A6).
+pub const MAX_PENDING: usize = 100;
+/// How many that have ended are remembered.
+const MAX_SETTLED: usize = 200;
+/// How long an answer to a polite request waits for the connection that it was asked for.
+const AHEAD: Duration = Duration::from_mins(1);
+/// How soon it makes sense to ask again when too many wait.
+const CROWDED: Duration = Duration::from_secs(10);
+
+/// Who wants to go where.
+type Subject = (CloisterName, Authority);
+
+/// All requests of one guardian.
+#[derive(Debug)]
+pub struct Queue {
+    state: Mutex<State>,
+    version: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// In the order in which they came.
+    pending: BTreeMap<u64, Entry>,
+    by_subject: HashMap<Subject, u64>,
+    by_id: HashMap<RequestId, u64>,
+    counts: HashMap<CloisterName, usize>,
+    next: u64,
+    /// The newest first.
+    settled: VecDeque<Settled>,
+    buckets: HashMap<CloisterName, Bucket>,
+    /// What was granted before the connection came.
+    ahead: HashMap<Subject, (Arc<Rule>, Instant)>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    shown: Pending,
+    deadline: Instant,
+    connections: usize,
+    polite: usize,
+    is_claimed: bool,
+    end: watch::Sender<Option<End>>,
+}
+
+/// What is asked.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// The number that a new request gets.
+    pub id: RequestId,
+    /// The sandbox that asks.
+    pub cloister: CloisterName,
+    /// Its project.
+    pub project: ProjectName,
+    /// What is checked out there.
+    pub branch: Option<BranchName>,
+    /// Where it wants to go.
+    pub authority: Authority,
+    /// How it asks.
+    pub voice: Voice,
+    /// How long it may wait.
+    pub patience: Duration,
+}
+
+/// What becomes of a question.
+#[derive(Debug)]
+pub enum Entered {
+    /// It begins a request.
+    First(Waiter, Box<Pending>),
+    /// It waits for the answer to a request that is there already.
+    Joined(Waiter),
+    /// It was granted before it was asked.
+    Granted(Arc<Rule>),
+}
+
+/// Says that a sandbox asks too much (A6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("too many requests of this cloister wait, or came in a short time")]
+pub struct Flood {
+    /// When to try again.
+    pub wait: Duration,
+}
+
+/// How the wait for an answer ended.
+#[derive(Debug, Clone)]
+pub enum End {
+    /// The rules judge anew, together with what was granted to this request alone.
+    Judge(Option<Arc<Rule>>),
+    /// Nobody answered in time.
+    TimedOut,
+}
+
+/// Says that a request does not wait any more, and how it ended if that is known.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no such request waits{}", ended(.0.as_deref()))]
+pub struct Gone(pub Option<Box<Settled>>);
+
+fn ended(settled: Option<&Settled>) -> &'static str {
+    match settled.map(|settled| &settled.outcome) {
+        None => "",
+        Some(Outcome::Answered { .. }) => ": it was answered already",
+        Some(Outcome::Ruled) => ": a rule decides it by now",
+        Some(Outcome::TimedOut) => ": its time was over",
+        Some(Outcome::Withdrawn) => ": nobody waits for it any more",
+    }
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { state: Mutex::default(), version: watch::Sender::new(1) }
+    }
+}
+
+impl Queue {
+    /// Enters a question: it begins a request, or joins the one that there is for the same cloister and authority.
+    ///
+    /// # Errors
+    /// [`Flood`] when the cloister has too many requests waiting, or began too many in a short time.
+    pub fn enter(self: &Arc<Self>, asked: Asked) -> Result<Entered, Flood> {
+        let mut state = self.lock();
+        let now = Instant::now();
+        let subject = (asked.cloister.clone(), asked.authority.clone());
+        let kind = Kind::of(&asked.voice);
+        if kind == Kind::Connection
+            && let Some((rule, until)) = state.ahead.remove(&subject)
+            && now < until
+        {
+            return Ok(Entered::Granted(rule));
+        }
+        if let Some(number) = state.by_subject.get(&subject).copied()
+            && let Some(entry) = state.pending.get_mut(&number)
+        {
+            *entry.waiting(kind) += 1;
+            let waiter = Waiter::new(self, number, kind, entry);
+            drop(state);
+            self.touch();
+            return Ok(Entered::Joined(waiter));
+        }
+        if state.counts.get(&asked.cloister).is_some_and(|count| *count >= MAX_PENDING) {
+            return Err(Flood { wait: CROWDED });
+        }
+        state.buckets.entry(asked.cloister.clone()).or_default().take(now).map_err(|wait| Flood { wait })?;
+        let (number, mut entry) = (state.next, Entry::new(asked, now));
+        *entry.waiting(kind) += 1;
+        let (waiter, shown) = (Waiter::new(self, number, kind, &entry), entry.show(now));
+        state.next += 1;
+        state.by_subject.insert(subject, number);
+        state.by_id.insert(shown.id.clone(), number);
+        *state.counts.entry(shown.cloister.clone()).or_default() += 1;
+        state.pending.insert(number, entry);
+        drop(state);
+        self.touch();
+        Ok(Entered::First(waiter, Box::new(shown)))
+    }
+
+    /// Claims a request for an answer: nobody else can answer it, and it does not end, until the claim is over.
+    ///
+    /// # Errors
+    /// [`Gone`] when it does not wait any more, or is being answered by somebody else.
+    pub fn claim(self: &Arc<Self>, id: &RequestId) -> Result<Claim, Gone> {
+        let mut state = self.lock();
+        let gone = |state: &State| {
+            Gone(state.settled.iter().find(|settled| settled.id == *id).cloned().map(Box::new))
+        };
+        let Some(number) = state.by_id.get(id).copied() else { return Err(gone(&state)) };
+        match state.pending.get_mut(&number).filter(|entry| !entry.is_claimed) {
+            None => Err(gone(&state)),
+            Some(entry) => {
+                entry.is_claimed = true;
+                let pending = entry.show(Instant::now());
+                Ok(Claim { queue: Arc::clone(self), number, pending })
+            }
+        }
+    }
+
+    /// Ends the requests of a cloister that are not to be asked any more: the rules decide them.
+    pub fn revisit(&self, cloister: &CloisterName, is_asked: impl Fn(&Authority) -> bool) {
+        let mut state = self.lock();
+        let ruled: Vec<u64> = state
+            .pending
+            .iter()
+            .filter(|(_, entry)| entry.shown.cloister == *cloister && !entry.is_claimed)
+            .filter(|(_, entry)| !is_asked(&entry.shown.authority))
+            .map(|(number, _)| *number)
+            .collect();
+        for number in &ruled {
+            state.settle(*number, Outcome::Ruled, End::Judge(None));
+        }
+        drop(state);
+        if !ruled.is_empty() {
+            self.touch();
+        }
+    }
+
+    /// Forgets what was granted to a cloister that is over.
+    pub fn forget(&self, cloister: &CloisterName) {
+        let mut state = self.lock();
+        state.ahead.retain(|(of, _), _| of != cloister);
+        state.buckets.remove(cloister);
+    }
+
+    /// Everything that waits and has ended.
+    pub fn snapshot(&self) -> Snapshot {
+        // Before the look: what changes after it has another version.
+        let version = *self.version.borrow();
+        let (state, now) = (self.lock(), Instant::now());
+        Snapshot {
+            version,
+            pending: state.pending.values().rev().map(|entry| entry.show(now)).collect(),
+            settled: state.settled.iter().cloned().collect(),
+        }
+    }
+
+    /// The request of a cloister for an authority, if one waits.
+    pub fn find(&self, cloister: &CloisterName, authority: &Authority) -> Option<Pending> {
+        let state = self.lock();
+        let number = state.by_subject.get(&(cloister.clone(), authority.clone()))?;
+        Some(state.pending.get(number)?.show(Instant::now()))
+    }
+
+    /// How many requests of a cloister wait.
+    pub fn count(&self, cloister: &CloisterName) -> usize {
+        self.lock().counts.get(cloister).copied().unwrap_or_default()
+    }
+
+    /// A request that has ended, as long as it is remembered.
+    pub fn settled(&self, id: &RequestId) -> Option<Settled> {
+        self.lock().settled.iter().find(|settled| settled.id == *id).cloned()
+    }
+
+    /// Notes that the answer to a request can't be taken back any more.
+    pub fn close(&self, id: &RequestId) {
+        if let Some(settled) = self.lock().settled.iter_mut().find(|settled| settled.id == *id) {
+            settled.can_undo = false;
+        }
+        self.touch();
+    }
+
+    /// Tells of every change.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    /// Tells everybody that something changed that is shown beside the requests.
+    pub fn touch(&self) {
+        self.version.send_modify(|version| *version += 1);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere leaves it whole: no step of a change can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends a request whose time is over, unless somebody is answering it.
+    fn expire(&self, number: u64) {
+        let mut state = self.lock();
+        if state.pending.get(&number).is_some_and(|entry| !entry.is_claimed) {
+            state.settle(number, Outcome::TimedOut, End::TimedOut);
+            drop(state);
+            self.touch();
+        }
+    }
+
+    /// Takes one out who waited.
+    fn leave(&self, number: u64, kind: Kind) {
+        let mut state = self.lock();
+        let Some(entry) = state.pending.get_mut(&number) else { return };
+        *entry.waiting(kind) -= 1;
+        if entry.connections + entry.polite == 0 && !entry.is_claimed {
+            state.settle(number, Outcome::Withdrawn, End::TimedOut);
+        }
+        drop(state);
+        self.touch();
+    }
+
+    /// Gives a claimed request back that was not answered after all.
+    fn give_back(&self, number: u64) {
+        let mut state = self.lock();
+        let Some(entry) = state.pending.get_mut(&number) else { return };
+        entry.is_claimed = false;
+        if entry.connections + entry.polite == 0 {
+            state.settle(number, Outcome::Withdrawn, End::TimedOut);
+        } else if Instant::now() >= entry.deadline {
+            state.settle(number, Outcome::TimedOut, End::TimedOut);
+        }
+        drop(state);
+        self.touch();
+    }
+}
+
+impl State {
+    /// Takes a request out, tells those who wait, and remembers how it ended.
+    fn settle(&mut self, number: u64, outcome: Outcome, end: End) -> Option<&mut Settled> {
+        let entry = self.pending.remove(&number)?;
+        let Pending { id, cloister, project, authority, .. } = entry.shown;
+        self.by_id.remove(&id);
+        self.by_subject.remove(&(cloister.clone(), authority.clone()));
+        if let Some(count) = self.counts.get_mut(&cloister) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&cloister);
+            }
+        }
+        let (at, problem, can_undo) = (Timestamp::now(), None, false);
+        self.settled.push_front(Settled { id, cloister, project, authority, outcome, at, problem, can_undo });
+        self.settled.truncate(MAX_SETTLED);
+        entry.end.send_replace(Some(end));
+        self.settled.front_mut()
+    }
+}
+
+impl Entry {
+    fn new(asked: Asked, now: Instant) -> Self {
+        let Asked { id, cloister, project, branch, authority, voice, patience } = asked;
+        let created = Timestamp::now();
+        let expires = SignedDuration::try_from(patience).ok().and_then(|wait| created.checked_add(wait).ok());
+        let shown_as = |breadth| pattern(&authority, breadth).map(|pattern| pattern.to_string());
+        let (exact, wildcard) = (shown_as(Breadth::Exact).unwrap_or_default(), shown_as(Breadth::Wildcard));
+        let shown = Pending {
+            id,
+            cloister,
+            project,
+            branch,
+            voice,
+            created,
+            expires: expires.unwrap_or(Timestamp::MAX),
+            left_ms: 0,
+            waiting: 0,
+            exact,
+            wildcard,
+            authority,
+        };
+        let end = watch::Sender::new(None);
+        Self { shown, deadline: now + patience, connections: 0, polite: 0, is_claimed: false, end }
+    }
+
+    fn waiting(&mut self, kind: Kind) -> &mut usize {
+        match kind {
+            Kind::Connection => &mut self.connections,
+            Kind::Polite => &mut self.polite,
+        }
+    }
+
+    fn show(&self, now: Instant) -> Pending {
+        let left = self.deadline.saturating_duration_since(now);
+        Pending {
+            left_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+            waiting: self.connections + self.polite,
+            ..self.shown.clone()
+        }
+    }
+}
+
+/// What of a [`Voice`] is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Connection,
+    Polite,
+}
+
+impl Kind {
+    fn of(voice: &Voice) -> Self {
+        match voice {
+            Voice::Connection { .. } => Self::Connection,
+            Voice::Polite { .. } => Self::Polite,
+        }
+    }
+}
+
+/// One who waits for an answer; dropped, it waits no more.
+#[derive(Debug)]
+pub struct Waiter {
+    queue: Arc<Queue>,
+    number: u64,
+    kind: Kind,
+    deadline: Instant,
+    end: watch::Receiver<Option<End>>,
+}
+
+impl Waiter {
+    fn new(queue: &Arc<Queue>, number: u64, kind: Kind, entry: &Entry) -> Self {
+        let (queue, end) = (Arc::clone(queue), entry.end.subscribe());
+        Self { queue, number, kind, deadline: entry.deadline, end }
+    }
+
+    /// Waits for the answer, or for the end of the time.
+    pub async fn wait(mut self) -> End {
+        tokio::select! {
+            biased;
+            end = ended_as(&mut self.end) => return end,
+            () = sleep_until(self.deadline) => self.queue.expire(self.number),
+        }
+        // At once, unless somebody is answering.
+        ended_as(&mut self.end).await
+    }
+}
+
+async fn ended_as(end: &mut watch::Receiver<Option<End>>) -> End {
+    // The sender goes only with an entry that was settled.
+    let settled = end.wait_for(Option::is_some).await;
+    settled.ok().and_then(|end| end.clone()).unwrap_or(End::TimedOut)
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.queue.leave(self.number, self.kind);
+    }
+}
+
+/// A request that somebody is answering; dropped, it waits on as if nobody had.
+#[derive(Debug)]
+pub struct Claim {
+    queue: Arc<Queue>,
+    number: u64,
+    pending: Pending,
+}
+
+impl Claim {
+    /// The request.
+    pub fn pending(&self) -> &Pending {
+        &self.pending
+    }
+
+    /// Ends the request with an answer that is kept. Whoever waits in this moment gets `grant`; where nobody but polite
+    /// ones does, it waits a minute for the connection.
+    pub fn settle(
+        self,
+        outcome: Outcome,
+        grant: Option<&Arc<Rule>>,
+        problem: Option<String>,
+        can_undo: bool,
+    ) -> Option<Settled> {
+        let mut state = self.queue.lock();
+        if let Some(rule) = grant.filter(|rule| rule.effect() == Effect::Allow)
+            && state.pending.get(&self.number).is_some_and(|entry| entry.connections == 0 && entry.polite > 0)
+        {
+            let subject = (self.pending.cloister.clone(), self.pending.authority.clone());
+            let now = Instant::now();
+            state.ahead.retain(|_, (_, until)| now < *until);
+            state.ahead.insert(subject, (Arc::clone(rule), now + AHEAD));
+        }
+        let settled = state.settle(self.number, outcome, End::Judge(grant.map(Arc::clone)))?;
+        (settled.problem, settled.can_undo) = (problem, can_undo);
+        let settled = settled.clone();
+        drop(state);
+        self.queue.touch();
+        Some(settled)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.queue.give_back(self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests;
