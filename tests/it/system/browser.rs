@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use fantoccini::actions::{InputSource, MouseActions, PointerAction};
 use fantoccini::elements::Element;
 use fantoccini::error::CmdError;
 use fantoccini::wd::WindowHandle;
@@ -23,6 +24,7 @@ use crate::harness::plain;
 use crate::requirement;
 
 mod driver;
+mod page;
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -163,6 +165,16 @@ impl Browser {
         });
     }
 
+    /// Moves the pointer over an element.
+    #[track_caller]
+    pub(crate) fn hover(&self, selector: &str) {
+        self.attempt(&format!("the pointer over `{selector}`"), || async {
+            let element = self.client.find(Locator::Css(selector)).await?;
+            let over = PointerAction::MoveToElement { element, duration: None, x: 0.0, y: 0.0 };
+            self.client.perform_actions(MouseActions::new("mouse".to_owned()).then(over)).await
+        });
+    }
+
     /// Waits until a script's `return` is true.
     #[track_caller]
     pub(crate) fn holds(&self, script: &str) {
@@ -215,7 +227,7 @@ impl Browser {
             if let Some(found) = attempt() {
                 return found;
             }
-            assert!(Instant::now() < end, "waited for {what}; the page is: {}", self.page());
+            assert!(Instant::now() < end, "waited for {what}; the page shows: {}", self.page());
             std::thread::sleep(LOOK);
         }
     }
@@ -231,7 +243,9 @@ impl Browser {
     }
 
     fn page(&self) -> String {
-        self.runtime.block_on(self.client.source()).unwrap_or_else(|error| error.to_string())
+        let text =
+            self.script("return location.href + '\\n' + document.title + '\\n' + document.body.innerText");
+        text.as_str().unwrap_or_default().to_owned()
     }
 }
 
