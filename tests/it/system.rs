@@ -4,6 +4,7 @@ mod approvals;
 mod asking;
 mod audit;
 mod bad_input;
+mod browser;
 mod clients;
 mod company;
 mod containment;
