@@ -12,7 +12,7 @@ use crate::terminal::Terminal;
 /// A host whose sandbox `demo` runs, and where nobody but these tests is told of requests.
 fn host(bell: bool) -> Option<Host> {
     let host = Host::with_bubblewrap()?;
-    host.configure(&format!("approvals: {{notify: false, bell: {bell}}}\n"));
+    host.configure(&format!("proxy: {{unlisted: ask}}\napprovals: {{notify: false, bell: {bell}}}\n"));
     host.ok(&["start", "--detach"]);
     Some(host)
 }

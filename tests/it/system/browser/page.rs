@@ -38,7 +38,7 @@ impl Scene {
         let address = origin.address.ip();
         let names: Vec<String> =
             ["api", "cdn", "www"].iter().map(|name| format!("{name}.shop.test: [{address}]")).collect();
-        host.configure(&format!("proxy:\n  hosts: {{{}}}\n{settings}", names.join(", ")));
+        host.configure(&format!("proxy:\n  unlisted: ask\n  hosts: {{{}}}\n{settings}", names.join(", ")));
         host.ok(&["start", "-d"]);
         let scene = Self { origin, host, browser };
         scene.browser.open(&scene.link());
