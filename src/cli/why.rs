@@ -9,9 +9,10 @@ use super::error::CommandError;
 use super::output::{Output, json, line};
 use super::sandbox::own_project;
 use crate::audit::{self, Entry, Event, Filter, ReadError, Reader};
-use crate::config::{Config, Owner};
+use crate::approval::Pending;
+use crate::config::{Config, Owner, decisions};
 use crate::guardian::client::{Guardian, Judgement, SettingsProblem, usual_way};
-use crate::name::{CloisterName, ProjectName};
+use crate::name::{CloisterId, CloisterName, ProjectName};
 use crate::paths::Paths;
 use crate::policy::{Authority, Host, Policy, Via};
 use crate::project;
@@ -28,6 +29,8 @@ struct Verdict {
     rule: Option<String>,
     origin: Option<String>,
     detail: Option<String>,
+    /// The request that waits for an answer.
+    pending: Option<Pending>,
     /// The files that can't be used, when the verdict is by the rules before them.
     stale: Vec<SettingsProblem>,
     last_refusal: Option<Entry>,
@@ -44,7 +47,11 @@ pub(super) async fn run(
     let (cloister, owner) = asker(cloister, paths)?;
     let (judgement, stale, has_own_file) = match Config::load_for(paths, Some(&owner)) {
         Ok(config) => {
-            let policy = Policy::new(config.policy_input(Vec::new()));
+            let mut input = config.policy_input(Vec::new());
+            let id = CloisterId::of(&cloister, &owner.directory.to_string_lossy());
+            let (grants, _) = decisions::load_grants(paths, &cloister, &id)?;
+            input.rules.extend(grants);
+            let policy = Policy::new(input);
             (Judgement::of(&policy, &cloister, &authority), Vec::new(), config.audit.per_cloister)
         }
         Err(error) => match held(&cloister, &authority, paths).await {
@@ -52,17 +59,33 @@ pub(super) async fn run(
             None => return Err(error.into()),
         },
     };
+    let mut pending = None;
     if let Ok(guardian) = Guardian::connect(paths).await {
         // With its answer, the own files hold what the unified one does; what keeps them from it is no concern here.
         let _ = guardian.status().await;
+        let waits = guardian.approvals(None).await.map(|snapshot| snapshot.pending).unwrap_or_default();
+        let is_meant = |pending: &Pending| pending.cloister == cloister && pending.authority == authority;
+        pending = waits.into_iter().find(is_meant);
     }
     let verdict = Verdict {
         host: authority.host().to_string(),
         port: authority.port(),
         cloister: cloister.to_string(),
-        decision: if judgement.is_allowed { "allowed" } else { "refused" },
+        decision: match (judgement.is_allowed, judgement.is_asked) {
+            (true, _) => "allowed",
+            (false, true) => "asked",
+            (false, false) => "refused",
+        },
         last_refusal: last_refusal(&authority, &log_file(&cloister, has_own_file, paths), &cloister),
-        next: next(&judgement, &authority, &paths.project_file(&owner.name), &stale),
+        next: match &pending {
+            Some(pending) => Some(format!(
+                "answer it: `cloister approvals allow {0}` or `deny {0}`, in the terminal with `cloister approvals \
+                 watch`, or on the page that `cloister approvals open` opens",
+                pending.id
+            )),
+            None => next(&judgement, &authority, &paths.project_file(&owner.name), &stale),
+        },
+        pending,
         reason: judgement.reason,
         rule: judgement.rule,
         origin: judgement.origin,
@@ -128,6 +151,19 @@ fn next(
         return Some("mend the file: what it says then holds at once".to_owned());
     }
     let is_local = matches!(authority.host(), Host::Name(name) if name.is_local());
+    if judgement.is_asked {
+        return Some(format!(
+            "when it is wanted, answer with `cloister approvals watch` or on the page (`cloister approvals open`); or \
+             add `{}` to `proxy.allow` in {}",
+            wanted(authority),
+            file.display()
+        ));
+    }
+    if let (Some(rule), Some(origin)) = (&judgement.rule, &judgement.origin)
+        && ["decision", "session"].iter().any(|kind| origin.starts_with(kind))
+    {
+        return Some(format!("somebody answered so; take it back with `cloister approvals forget '{rule}'`"));
+    }
     match (judgement.reason.as_deref()?, &judgement.origin) {
         // A name of this machine alone says so in the detail: a rule does not help it, a pin does.
         ("not_allowed", _) if is_local && judgement.detail.is_some() => Some(format!(
@@ -170,7 +206,12 @@ fn last_refusal(authority: &Authority, file: &Path, cloister: &CloisterName) -> 
 fn show(verdict: &Verdict) -> Result<(), CommandError> {
     let destination = format!("{}:{}", verdict.host, verdict.port);
     let reason = verdict.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-    line(&format!("{destination} is {} for {}{reason}", verdict.decision, verdict.cloister))?;
+    let decision = if verdict.decision == "asked" { "asked of a human" } else { verdict.decision };
+    line(&format!("{destination} is {decision} for {}{reason}", verdict.cloister))?;
+    if let Some(pending) = &verdict.pending {
+        let left = pending.left_ms / 1000;
+        line(&format!("  it waits for an answer by now (request {}, {left} s left)", pending.id))?;
+    }
     for broken in &verdict.stale {
         line(&format!("  by the rules from before {} broke, since {}:", broken.path, broken.since))?;
         broken.problems.iter().try_for_each(|problem| line(&format!("    {problem}")))?;

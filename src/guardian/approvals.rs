@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -89,7 +90,7 @@ impl Approvals {
             return;
         }
         self.calls.send_modify(|calls| *calls.entry(pending.cloister.clone()).or_default() += 1);
-        let page = self.page().map(|page| format!("http://{}/", page.address()));
+        let page = self.page_address();
         let command = wishes.notify_command.iter().map(|part| part.to_string_lossy().into_owned()).collect();
         self.caller.waiting(pending, &Ways { desktop: wishes.notify, command, page });
     }
@@ -98,15 +99,28 @@ impl Approvals {
         self.page.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Where the page listens.
+    pub(super) fn page_socket(&self) -> Option<SocketAddr> {
+        self.page().map(|page| page.address())
+    }
+
+    /// Where the page is; it lets nobody in by itself.
+    pub(super) fn page_address(&self) -> Option<String> {
+        self.page().map(|page| format!("http://{}/", page.address()))
+    }
+
     /// Makes a link that logs a browser in; `None` without a page.
     pub(super) fn page_link(&self) -> Option<io::Result<String>> {
         self.page().map(|page| page.login_link())
     }
 
+    /// Has a page.
+    pub(super) fn open(&self, page: &Arc<Page>) {
+        *self.page.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(page));
+    }
+
     /// Serves the page until nothing is asked here any more; then its port is free.
-    pub(super) async fn serve_page(&self, page: Page) {
-        let page = Arc::new(page);
-        *self.page.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&page));
+    pub(super) async fn serve_page(&self, page: Arc<Page>) {
         let served = page.serve(self.over()).await;
         if let Err(error) = served {
             tracing::error!(error = &error as &dyn std::error::Error, "the page is not served");

@@ -248,7 +248,12 @@ async fn serve(paths: &Paths, begun: Begun, ready: impl FnOnce(&Path)) -> Result
 fn open_page(paths: &Paths, registry: &Arc<Registry>, approvals: Arc<Approvals>) {
     let desk = Arc::clone(registry) as Arc<dyn Desk>;
     match Page::bind(&paths.page_file(), desk) {
-        Ok(page) => drop(tokio::spawn(async move { approvals.serve_page(page).await })),
+        Ok(page) => {
+            let page = Arc::new(page);
+            approvals.open(&page);
+            registry.keep_from_page();
+            tokio::spawn(async move { approvals.serve_page(page).await });
+        }
         Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "there is no page"),
     }
 }

@@ -69,6 +69,7 @@ impl Host {
         fs::copy(env!("CARGO_BIN_EXE_cloister"), host.binary()).unwrap();
         fs::set_permissions(host.binary(), fs::Permissions::from_mode(0o755)).unwrap();
         host.own(&host.home());
+        host.configure("");
         let repository = host.repository();
         host.git(&["init", "--quiet", "--initial-branch=main", repository.to_str().unwrap()]);
         host
@@ -123,9 +124,22 @@ impl Host {
         self.own(path);
     }
 
-    /// Writes `config.yaml`.
+    /// Writes `config.yaml`. Nobody is there to be asked: unless it says otherwise, what is unlisted is refused.
     pub(crate) fn configure(&self, yaml: &str) {
-        self.write(&self.path("home/.config/cloister/config.yaml"), yaml);
+        let settings = match yaml {
+            _ if yaml.contains("unlisted") => yaml.to_owned(),
+            _ if yaml.contains("proxy: {") => yaml.replacen("proxy: {", "proxy: {unlisted: reject, ", 1),
+            _ if yaml.contains("proxy:\n") => {
+                // Behind the section's last line, so that every line keeps its number.
+                let mut lines: Vec<&str> = yaml.lines().collect();
+                let begin = lines.iter().position(|line| *line == "proxy:").unwrap();
+                let length = lines[begin + 1..].iter().take_while(|line| line.starts_with(' ')).count();
+                lines.insert(begin + 1 + length, "  unlisted: reject");
+                lines.join("\n") + "\n"
+            }
+            _ => format!("{yaml}\nproxy: {{unlisted: reject}}\n"),
+        };
+        self.write(&self.path("home/.config/cloister/config.yaml"), settings);
     }
 
     /// A program run as the user, in the repository, with an environment of four names.

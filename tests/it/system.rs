@@ -1,5 +1,6 @@
 //! The real binary on real input: sandboxes, the guardian, the proxy, bad input.
 
+mod approvals;
 mod asking;
 mod audit;
 mod bad_input;

@@ -19,7 +19,8 @@ pub(super) fn show(status: &Status) -> Result<(), CommandError> {
     line(&format!("audit log  {}", audit(status)))?;
     show_settings(status)?;
     line(&format!("way out    {}; names from {}", ways(status), servers(status)))?;
-    line("unlisted   refused (asking a human comes in a later version)")?;
+    line(&format!("approvals  {}", approvals(status)))?;
+    status.foreign.iter().try_for_each(|problem| line(&format!("unused     {problem}")))?;
     let process = &status.process;
     let limit = process.max_descriptors.map_or_else(String::new, |limit| format!(" of {limit}"));
     line(&format!(
@@ -54,6 +55,18 @@ pub(super) fn show(status: &Status) -> Result<(), CommandError> {
         denied.iter().try_for_each(|text| line(text))?;
     }
     Ok(())
+}
+
+/// What waits for a human, and where the page is on which they answer.
+fn approvals(status: &Status) -> String {
+    let waiting: usize = status.cloisters.iter().map(|one| one.pending).sum();
+    let waiting = match waiting {
+        0 => "nothing waits".to_owned(),
+        1 => "1 request waits: `cloister approvals watch`".to_owned(),
+        many => format!("{many} requests wait: `cloister approvals watch`"),
+    };
+    let page = status.page.as_ref().map_or("no page, for no port was free", String::as_str);
+    format!("{waiting}; {page} (`cloister approvals open`)")
 }
 
 fn audit(status: &Status) -> String {
@@ -195,6 +208,8 @@ mod tests {
             audit_unsynced: 0,
             draining: 0,
             settings_problems: Vec::new(),
+            foreign: Vec::new(),
+            page: None,
             reloads: Reloads { good: 0, bad: 0, changed: None },
             name_servers: Vec::new(),
             process: ProcessStatus { descriptors: 0, max_descriptors: None, resident_bytes: 0 },

@@ -112,6 +112,12 @@ pub struct Status {
     pub draining: usize,
     /// The files of settings that can't be used; the rules before them hold.
     pub settings_problems: Vec<SettingsProblem>,
+    /// Kept answers that are of no effect, for they belong to another.
+    #[serde(default)]
+    pub foreign: Vec<String>,
+    /// Where the page is on which a human answers.
+    #[serde(default)]
+    pub page: Option<String>,
     /// How often settings were read since it started.
     pub reloads: Reloads,
     /// The name servers of the system.
@@ -204,6 +210,9 @@ pub struct CloisterStatus {
     pub allowed: u64,
     /// Denials in the audit log.
     pub denied: u64,
+    /// Requests that wait for a human.
+    #[serde(default)]
+    pub pending: usize,
     /// Requests that came too fast.
     pub rate_limited: u64,
     /// Requests for which it had too many tunnels or connections open.

@@ -11,6 +11,8 @@ use crate::policy::{Authority, Decision, Destination, Policy, Request, Rule, Via
 pub struct Judgement {
     /// Whether it may pass.
     pub is_allowed: bool,
+    /// Whether a human is asked about it.
+    pub is_asked: bool,
     /// The code of the refusal.
     pub reason: Option<String>,
     /// The rule that decided.
@@ -32,6 +34,7 @@ impl Judgement {
         let request = Request { cloister, authority, via: usual_way(authority), grant: None };
         let by = |rule: Option<&Rule>| Self {
             is_allowed: false,
+            is_asked: false,
             reason: None,
             rule: rule.map(ToString::to_string),
             origin: rule.map(|rule| rule.origin().to_string()),
@@ -54,8 +57,8 @@ impl Judgement {
                 ..by(denial.rule().map(AsRef::as_ref))
             },
             Decision::Ask(_) => Self {
-                reason: Some("not_allowed".to_owned()),
-                detail: Some("no rule names it (asking a human comes in a later version)".to_owned()),
+                is_asked: true,
+                detail: Some("no rule names it, and so a human is asked when it is wanted".to_owned()),
                 ..by(None)
             },
         }

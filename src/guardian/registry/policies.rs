@@ -1,6 +1,7 @@
 //! The rules of one sandbox as they hold now: those of the settings, and what was answered for it alone.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::{Registry, Served, settings};
@@ -32,10 +33,14 @@ impl Policies for CurrentPolicy {
     }
 }
 
-/// Makes the policy of a sandbox of its settings and what was answered for it alone.
-pub(super) fn policy<'a>(config: &Config, answers: impl IntoIterator<Item = &'a Rule>) -> Policy {
-    // The guardian listens on Unix sockets, and on the page's port of 127.0.0.1, which no name but a pin leads to.
-    let mut input = config.policy_input(Vec::new());
+/// Makes the policy of a sandbox of its settings and what was answered for it alone; no pin leads to where the guardian
+/// itself listens.
+pub(super) fn policy<'a>(
+    config: &Config,
+    listening: Option<SocketAddr>,
+    answers: impl IntoIterator<Item = &'a Rule>,
+) -> Policy {
+    let mut input = config.policy_input(Vec::from_iter(listening));
     input.rules.extend(answers.into_iter().cloned());
     Policy::new(input)
 }
@@ -48,7 +53,8 @@ impl Served {
 
     /// Has the proxy obey what the settings and the answers say now.
     pub(super) fn obey(&self) {
-        self.policy.replace(policy(&self.config, self.grants.iter().chain(&self.in_memory)));
+        let listening = self.asks.counsel.approvals.page_socket();
+        self.policy.replace(policy(&self.config, listening, self.grants.iter().chain(&self.in_memory)));
     }
 
     /// Takes other settings.
@@ -78,6 +84,14 @@ impl Served {
 }
 
 impl Registry {
+    /// Keeps every cloister from the page, which has come to listen.
+    pub(in crate::guardian) fn keep_from_page(&self) {
+        for served in self.served().values() {
+            served.obey();
+            served.client.revalidate();
+        }
+    }
+
     /// Whose settings and decisions are a cloister's own.
     pub(in crate::guardian) fn owner_of(&self, cloister: &CloisterName) -> Option<Owner> {
         self.served().get(cloister).map(Served::owner)

@@ -40,7 +40,7 @@ pub(crate) fn json(answer: &str) -> Value {
 }
 
 /// A sandbox's side of the proxy, without a sandbox.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Client {
     socket: PathBuf,
     token: String,

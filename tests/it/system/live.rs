@@ -32,7 +32,7 @@ impl Scene {
     fn rules(&self, is_open: bool) -> String {
         let (address, port) = (self.origin.address.ip(), self.origin.address.port());
         let allow = if is_open { format!("['web.test:{port}']") } else { "[]".to_owned() };
-        format!("proxy:\n  allow: {allow}\n  hosts: {{web.test: [{address}]}}\n")
+        format!("proxy:\n  unlisted: reject\n  allow: {allow}\n  hosts: {{web.test: [{address}]}}\n")
     }
 
     fn config(&self) -> PathBuf {
