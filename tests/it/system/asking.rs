@@ -177,7 +177,7 @@ fn a5_a_request_is_answered_in_the_live_list_once_it_was_seen() {
     terminal.shows("answers nothing");
     // Nothing has been answered so far; half a second later a key does.
     assert_eq!(rows(&host).len(), 1);
-    while !terminal.has("until it is stopped") {
+    while !terminal.has("allowed api.example.org:443") {
         terminal.types("s");
         terminal.reads(Duration::from_millis(100));
     }
