@@ -272,7 +272,8 @@ impl Registry {
     fn prepare(&self, kept: Kept, config: Arc<Config>, grants: Vec<Rule>) -> Result<Served, RegistryError> {
         let Registration { cloister, project, branch, .. } = &kept.registration;
         let (settings, terms) = settings(&config);
-        let policy = Arc::new(CurrentPolicy::new(policies::policy(&config, self.approvals.page_socket(), &grants)));
+        let policy =
+            Arc::new(CurrentPolicy::new(policies::policy(&config, self.approvals.page_socket(), &grants)));
         let counsel = Arc::new(Counsel {
             approvals: Arc::clone(&self.approvals),
             cloister: cloister.clone(),

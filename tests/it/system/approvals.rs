@@ -35,7 +35,8 @@ impl Scene {
         let origin = Plain::serve(|mut stream| drop(std::io::Read::read(&mut stream, &mut [0])));
         let scene = Self { host: Host::new(User::Ordinary), origin };
         let address = scene.origin.address.ip();
-        let names = ["a.x.test", "b.x.test", "c.x.test"].map(|name| format!("{name}: [{address}]")).join(", ");
+        let names =
+            ["a.x.test", "b.x.test", "c.x.test"].map(|name| format!("{name}: [{address}]")).join(", ");
         scene.host.configure(&format!("proxy:\n  unlisted: ask\n  hosts: {{{names}}}\n{more}"));
         scene.host.ok(&["guardian", "start"]);
         scene
@@ -124,9 +125,16 @@ fn row51_once_is_for_what_waits_and_the_next_is_asked_again() {
         decided.iter().map(|one| (one["reason"].as_str(), one["scope"].as_str())).collect::<Vec<_>>(),
         [(Some("allowed"), Some("once")), (Some("denied"), Some("once"))]
     );
-    assert!(decided.iter().all(|one| one["who"] == uid.as_str() && one["pattern"] == scene.authority("a").as_str()));
+    assert!(
+        decided
+            .iter()
+            .all(|one| one["who"] == uid.as_str() && one["pattern"] == scene.authority("a").as_str())
+    );
     let allowed = scene.audit("proxy.allow");
-    assert!(allowed.iter().all(|one| one["origin"].as_str().unwrap().starts_with("session (once, ")), "{allowed:?}");
+    assert!(
+        allowed.iter().all(|one| one["origin"].as_str().unwrap().starts_with("session (once, ")),
+        "{allowed:?}"
+    );
 }
 
 /// The user whose terminal answers.
@@ -172,7 +180,10 @@ fn row53_row54_row56_answers_for_a_project_and_for_all_are_kept_beside_the_setti
     scene.host.ok(&["approvals", "allow", &scene.only(), "--scope", "project", "--reason", "its API"]);
     let mut tunnel = held.join().unwrap().unwrap();
     let kept = scene.decisions();
-    assert!(kept.contains(&scene.authority("a")) && kept.contains("its API") && kept.contains("/src/demo"), "{kept}");
+    assert!(
+        kept.contains(&scene.authority("a")) && kept.contains("its API") && kept.contains("/src/demo"),
+        "{kept}"
+    );
     let held = scene.hold(&client, "b");
     scene.host.ok(&["approvals", "deny", &scene.only(), "--scope", "global"]);
     assert_eq!(refusal(held), "denied_by_user");
@@ -227,7 +238,11 @@ fn row57_an_answer_can_be_taken_back_and_nobody_answers_twice() {
         ("POST /approvals/xyz", answer.as_slice(), "400"),
         ("POST /approvals/00000000000000ff", answer, "404"),
         ("POST /approvals/00000000000000ff", b"{}", "400"),
-        ("POST /approvals/00000000000000ff", br#"{"effect":"allow","scope":"ever","breadth":"exact","reason":null}"#, "400"),
+        (
+            "POST /approvals/00000000000000ff",
+            br#"{"effect":"allow","scope":"ever","breadth":"exact","reason":null}"#,
+            "400",
+        ),
         ("POST /forget", br#"{"rule":"never.test:443","scope":null,"cloister":null}"#, "400"),
         ("GET /approvals?since=x", b"", "400"),
     ] {
@@ -378,14 +393,21 @@ fn i1_t11_nothing_leads_from_a_sandbox_to_the_page() {
     let scene = Scene::new();
     let client = Client::register(&scene.host, "demo");
     let status = json(&raw(&scene.host, "GET /status", b""));
-    let page = status["page"].as_str().unwrap().trim_start_matches("http://").trim_end_matches('/').to_owned();
-    for authority in [page.clone(), page.replace("127.0.0.1", "localhost"), page.replace("127.0.0.1", "[::ffff:127.0.0.1]")] {
+    let page =
+        status["page"].as_str().unwrap().trim_start_matches("http://").trim_end_matches('/').to_owned();
+    for authority in [
+        page.clone(),
+        page.replace("127.0.0.1", "localhost"),
+        page.replace("127.0.0.1", "[::ffff:127.0.0.1]"),
+    ] {
         let refused = client.connect(&authority).unwrap_err();
         assert!(refused.starts_with("HTTP/1.1 403"), "{authority}: {refused}");
     }
     // Nor does a pin with a rule for it, or with somebody's answer.
     let (_, port) = page.split_once(':').unwrap();
-    scene.host.configure(&format!("proxy: {{unlisted: ask, hosts: {{page.test: [127.0.0.1]}}, allow: ['page.test:{port}']}}\n"));
+    scene.host.configure(&format!(
+        "proxy: {{unlisted: ask, hosts: {{page.test: [127.0.0.1]}}, allow: ['page.test:{port}']}}\n"
+    ));
     scene.host.ok(&["guardian", "reload"]);
     let refused = client.connect(&format!("page.test:{port}")).unwrap_err();
     assert!(refused.contains("X-Cloister-Reason: address_forbidden\r\n"), "{refused}");
@@ -436,7 +458,10 @@ fn a_polite_request_from_a_real_sandbox_is_answered_and_lets_one_connection_pass
     scene.wait_for(|pending| pending.len() == 1);
     assert_eq!(scene.pending()[0]["voice"]["polite"]["reason"], "the <b>docs</b>\u{1b}[31m\u{202e}");
     let listed = scene.host.ok(&["approvals"]);
-    assert!(!listed.contains('\u{1b}') && !listed.contains('\u{202e}') && listed.contains("<b>docs</b>"), "{listed}");
+    assert!(
+        !listed.contains('\u{1b}') && !listed.contains('\u{202e}') && listed.contains("<b>docs</b>"),
+        "{listed}"
+    );
     scene.host.ok(&["approvals", "allow", &scene.only()]);
     let done = ended(asked);
     assert!(done.code == 0 && done.stdout.contains("allowed"), "{done:?}");
@@ -446,7 +471,8 @@ fn a_polite_request_from_a_real_sandbox_is_answered_and_lets_one_connection_pass
     scene.host.ok(&["approvals", "deny", &scene.only()]);
     assert_eq!(refusal(other), "denied_by_user", "it was granted to another");
     // The next connection passes, and only that one.
-    let connect = format!("cloister sandbox-init connect a.x.test {} </dev/null", scene.origin.address.port());
+    let connect =
+        format!("cloister sandbox-init connect a.x.test {} </dev/null", scene.origin.address.port());
     assert_eq!(scene.host.ok(&["exec", "demo", "--", "sh", "-c", &connect]), "");
     let again = inside(&scene.host, &connect);
     scene.wait_for(|pending| pending.len() == 1);
@@ -487,7 +513,9 @@ fn i2_i5_a_sandbox_asks_politely_with_its_own_token_or_not_at_all() {
         let answer = curl(&arguments);
         assert!(answer.ends_with(status) && answer.contains(what), "{arguments}: {answer}");
     }
-    let long = format!("/ask {token} -d \"{{\\\"host\\\":\\\"a.test\\\",\\\"port\\\":443,\\\"reason\\\":\\\"$(printf 'x%.0s' $(seq 1100))\\\"}}\"");
+    let long = format!(
+        "/ask {token} -d \"{{\\\"host\\\":\\\"a.test\\\",\\\"port\\\":443,\\\"reason\\\":\\\"$(printf 'x%.0s' $(seq 1100))\\\"}}\""
+    );
     assert!(curl(&long).ends_with("400"));
     // K12: what nobody may open is not asked.
     let metadata = curl(&format!("/ask {token} -d '{{\"host\":\"metadata.google.internal\",\"port\":443}}'"));

@@ -200,7 +200,7 @@ impl Browser {
         })
     }
 
-    /// Does a WebDriver command that has no method here.
+    /// Does a command of the driver that has no method here.
     pub(crate) fn command(&self, name: &str, body: &Value) -> Value {
         driver::post(self.port, &format!("/session/{}/{name}", self.session), body)
     }

@@ -38,7 +38,7 @@ impl Scene {
         let address = origin.address.ip();
         let names: Vec<String> =
             ["api", "cdn", "www"].iter().map(|name| format!("{name}.shop.test: [{address}]")).collect();
-        host.configure(&format!("proxy:\n  hosts: {{{}}}\n{settings}", names.join(", ")));
+        host.configure(&format!("proxy:\n  unlisted: ask\n  hosts: {{{}}}\n{settings}", names.join(", ")));
         host.ok(&["start", "-d"]);
         let scene = Self { origin, host, browser };
         scene.browser.open(&scene.link());
@@ -243,6 +243,7 @@ fn without_script_the_page_answers_with_forms() {
 fn the_time_from_request_to_card_is_measured() {
     let Some(browser) = Browser::start() else { return };
     let host = Host::new(crate::harness::User::Ordinary);
+    host.configure("proxy: {unlisted: ask}");
     host.ok(&["guardian", "start"]);
     let client = Client::register(&host, "demo");
     browser.open(host.ok(&["approvals", "open"]).trim());
