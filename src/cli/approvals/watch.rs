@@ -58,14 +58,14 @@ async fn show(
     events: &UnboundedSender<Event>,
     mut queue: UnboundedReceiver<Event>,
 ) -> io::Result<u8> {
-    let mut screen = Screen::enter()?;
+    let theme = Theme { is_colored: output.colors_results() };
+    let mut screen = Screen::enter(theme)?;
     // It stays in its read: the process that ends takes it along.
     std::thread::spawn({
         let events = events.clone();
         move || screen::read_keys(&events)
     });
     let follower = tokio::spawn(follow(paths.clone(), events.clone()));
-    let theme = Theme { is_colored: output.colors_results() };
     // Whether settings are broken is told elsewhere.
     let rings = Config::load_for(paths, None).map_or(true, |config| config.approvals.bell);
     let mut model = Model::new(rings);

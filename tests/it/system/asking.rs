@@ -12,7 +12,7 @@ use crate::terminal::Terminal;
 /// A host whose sandbox `demo` runs, and where nobody but these tests is told of requests.
 fn host(bell: bool) -> Option<Host> {
     let host = Host::with_bubblewrap()?;
-    host.configure(&format!("approvals: {{notify: false, bell: {bell}}}\n"));
+    host.configure(&format!("proxy: {{unlisted: ask}}\napprovals: {{notify: false, bell: {bell}}}\n"));
     host.ok(&["start", "--detach"]);
     Some(host)
 }
@@ -177,7 +177,7 @@ fn a5_a_request_is_answered_in_the_live_list_once_it_was_seen() {
     terminal.shows("answers nothing");
     // Nothing has been answered so far; half a second later a key does.
     assert_eq!(rows(&host).len(), 1);
-    while !terminal.has("until it is stopped") {
+    while !terminal.has("allowed api.example.org:443") {
         terminal.types("s");
         terminal.reads(Duration::from_millis(100));
     }

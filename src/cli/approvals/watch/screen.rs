@@ -7,6 +7,7 @@ use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::cursor::{Hide, Show};
 use ratatui::crossterm::event::{DisableBracketedPaste, EnableBracketedPaste};
+use ratatui::crossterm::style::force_color_output;
 use ratatui::crossterm::terminal::{
     EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
 };
@@ -17,6 +18,7 @@ use rustix::termios::{QueueSelector, tcflush};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::model::{Event, Key};
+use super::view::Theme;
 
 /// The other screen of a raw terminal.
 pub(super) struct Screen(Terminal<CrosstermBackend<Stdout>>);
@@ -27,8 +29,10 @@ pub(super) fn is_terminal() -> bool {
 }
 
 impl Screen {
-    pub(super) fn enter() -> io::Result<Self> {
+    pub(super) fn enter(theme: Theme) -> io::Result<Self> {
         restore_on_panic();
+        // Otherwise `NO_COLOR` would win over `--color always`.
+        force_color_output(theme.is_colored);
         let terminal = Terminal::new(CrosstermBackend::new(io::stdout()))?;
         let screen = Self(terminal);
         take()?;
@@ -60,7 +64,9 @@ impl Screen {
     /// Takes the terminal again, after others had it.
     pub(super) fn take_back(&mut self) -> io::Result<()> {
         take()?;
-        self.0.clear()
+        // `clear` would ask the terminal where the cursor is, and the thread that reads keys would get the answer.
+        let area = self.area()?;
+        self.0.resize(area)
     }
 }
 
