@@ -121,10 +121,13 @@ impl Caller {
     async fn run(self) {
         loop {
             let now = Instant::now();
-            let (due, next) = {
+            let (over, due, next) = {
                 let mut book = self.book();
-                (book.due(now), book.next())
+                (book.overdue(now), book.due(now), book.next())
             };
+            for cloister in over {
+                self.0.wishes.close(&cloister);
+            }
             for call in due {
                 self.make(call);
             }

@@ -2,7 +2,6 @@
 #![expect(clippy::unwrap_used, reason = "a step of a test that fails should stop it there")]
 
 mod architecture;
-mod desktop;
 mod harness;
 mod help;
 mod manifest;

@@ -10,6 +10,7 @@ mod company;
 mod containment;
 mod control;
 mod crashes;
+mod desktop;
 mod files;
 mod floods;
 mod gc;

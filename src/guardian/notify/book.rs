@@ -17,6 +17,8 @@ use crate::policy::Authority;
 pub(super) const PAUSE: Duration = Duration::from_secs(10);
 /// How long an authority is silent after a call for it.
 pub(super) const MEMORY: Duration = Duration::from_mins(10);
+/// How long a request whose time is up may be reported as ended; then it is taken for that.
+pub(super) const SLACK: Duration = Duration::from_secs(5);
 /// How many requests of a cloister are kept, and how many authorities are remembered: more are let go.
 const MAX_KEPT: usize = 256;
 
@@ -108,14 +110,35 @@ impl Book {
         calls
     }
 
-    /// When the next call is due, if nothing changes.
+    /// Forgets the requests whose time is up, though nobody said so: one that was answered before it was noted here
+    /// would be called for and shown for ever. Gives the cloisters whose notification has to go with them.
+    pub(super) fn overdue(&mut self, now: Instant) -> Vec<CloisterName> {
+        let mut closed = Vec::new();
+        for (name, page) in &mut self.cloisters {
+            page.waiting.retain(|waiting| waiting.end() > now);
+            if page.waiting.is_empty() && page.shown.take().is_some() {
+                closed.push(name.clone());
+            }
+        }
+        closed
+    }
+
+    /// When there is something to do, if nothing changes.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.cloisters.values().filter(|page| page.has_to_call()).filter_map(Page::free_at).min()
+        let calls = self.cloisters.values().filter(|page| page.has_to_call()).filter_map(Page::free_at);
+        let ends = self.cloisters.values().flat_map(|page| &page.waiting).map(Waiting::end);
+        calls.chain(ends).min()
     }
 
     /// How many requests called nobody.
     pub(super) fn held_back(&self) -> u64 {
         self.held_back
+    }
+}
+
+impl Waiting {
+    fn end(&self) -> Instant {
+        self.since + Duration::from_millis(self.pending.left_ms) + SLACK
     }
 }
 

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use fantoccini::actions::{InputSource, MouseActions, PointerAction};
+use fantoccini::actions::{InputSource, KeyAction, KeyActions, MouseActions, PointerAction};
 use fantoccini::elements::Element;
 use fantoccini::error::CmdError;
 use fantoccini::wd::WindowHandle;
@@ -165,6 +165,22 @@ impl Browser {
         });
     }
 
+    /// Presses a key and lets it go; the special ones are those of `WebDriver`.
+    #[track_caller]
+    pub(crate) fn press(&self, key: &str) {
+        let value = key.chars().next().unwrap();
+        let keys = KeyActions::new("keys".to_owned());
+        let keys = keys.then(KeyAction::Down { value }).then(KeyAction::Up { value });
+        self.runtime.block_on(self.client.perform_actions(keys)).unwrap();
+    }
+
+    /// Makes the page this wide and high.
+    pub(crate) fn resize(&self, width: u32, height: u32) {
+        let size = json!({"cmd": "Emulation.setDeviceMetricsOverride",
+            "params": {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false}});
+        self.command("goog/cdp/execute", &size);
+    }
+
     /// Moves the pointer over an element.
     #[track_caller]
     pub(crate) fn hover(&self, selector: &str) {
@@ -200,7 +216,7 @@ impl Browser {
         })
     }
 
-    /// Does a WebDriver command that has no method here.
+    /// Does a command of the driver that has no method here.
     pub(crate) fn command(&self, name: &str, body: &Value) -> Value {
         driver::post(self.port, &format!("/session/{}/{name}", self.session), body)
     }

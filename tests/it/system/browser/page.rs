@@ -186,20 +186,40 @@ fn two_tabs_see_the_same_and_what_nobody_answers_goes() {
 #[test]
 fn i9_the_page_comes_back_after_the_guardian_was_killed_and_so_do_the_grants() {
     let Some(scene) = Scene::start("") else { return };
-    let browser = &scene.browser;
     scene.is_live();
     let curl = scene.curl("www", &[]);
     scene.answer(ALLOW_SESSION);
     assert_passed(curl);
+    let is_back = (0..5).any(|_| {
+        let is_back = comes_back(&scene);
+        if !is_back {
+            scene.browser.open(&scene.link());
+            scene.is_live();
+        }
+        is_back
+    });
+    assert!(is_back, "each time another test's guardian took the port");
+    let complaints = scene.browser.complaints();
+    assert!(complaints.iter().all(|complaint| complaint.contains("net::ERR_")), "{complaints:?}");
+}
+
+/// Kills the guardian below a page and starts another one; false when it could not have the same port.
+fn comes_back(scene: &Scene) -> bool {
+    let (browser, page) = (&scene.browser, scene.page());
     let curl = scene.curl("api", &[]);
     browser.find(CARD);
     scene.kill_guardian();
     let done = collect(curl);
     assert!(!done.stdout.contains("the page") && !done.stdout.ends_with("200"), "{done:?}");
     browser.holds("return document.body.dataset.online === 'false'");
-    browser.shows("#connection", "Connection lost");
+    let told = browser.text("#connection");
     assert_eq!(browser.count(".card button:enabled"), 0, "nothing can be answered");
     scene.host.ok(&["guardian", "start"]);
+    if scene.page() != page {
+        browser.complaints();
+        return false;
+    }
+    assert!(told.contains("Connection lost"), "{told}");
     // Without a hand: the same session, and the state as it is.
     scene.is_live();
     browser.gone(CARD);
@@ -207,9 +227,35 @@ fn i9_the_page_comes_back_after_the_guardian_was_killed_and_so_do_the_grants() {
     let curl = scene.curl("api", &[]);
     scene.answer(ALLOW_ONCE);
     assert_passed(curl);
-    let lost = |complaint: &String| complaint.contains("net::ERR_");
-    let complaints = browser.complaints();
-    assert!(complaints.iter().all(lost), "{complaints:?}");
+    true
+}
+
+#[test]
+fn keys_answer_in_a_narrow_window_that_scrolls_one_way() {
+    let Some(scene) = Scene::start("") else { return };
+    let browser = &scene.browser;
+    scene.is_live();
+    browser.resize(360, 640);
+    let curl = scene.curl("api", &[]);
+    browser.find(CARD);
+    browser.holds("return document.documentElement.scrollWidth <= innerWidth");
+    // The first key finds the card, and none answers before its time.
+    browser.press("j");
+    browser.holds("return document.activeElement.matches('.card')");
+    browser.holds("return document.activeElement.dataset.armed === 'true'");
+    browser.press("d");
+    assert_refused(curl, "denied_by_user");
+    browser.press("\u{e00c}");
+    browser.gone(CARD);
+    let curl = scene.curl("api", &[]);
+    browser.find(CARD);
+    browser.press("j");
+    browser.holds("return document.activeElement.dataset.armed === 'true'");
+    // Enter answers nothing that nobody chose.
+    browser.press("\u{e007}");
+    browser.press("a");
+    assert_passed(curl);
+    browser.quiet();
 }
 
 #[test]
@@ -243,6 +289,7 @@ fn without_script_the_page_answers_with_forms() {
 fn the_time_from_request_to_card_is_measured() {
     let Some(browser) = Browser::start() else { return };
     let host = Host::new(crate::harness::User::Ordinary);
+    host.configure("proxy: {unlisted: ask}");
     host.ok(&["guardian", "start"]);
     let client = Client::register(&host, "demo");
     browser.open(host.ok(&["approvals", "open"]).trim());

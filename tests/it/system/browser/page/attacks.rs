@@ -224,3 +224,43 @@ fn a5_buttons_rest_cards_stay_and_no_page_frames_this_one() {
     assert_refused(first, "denied_by_user");
     assert_refused(second, "denied_by_user");
 }
+
+#[test]
+fn a6_n2_n6_a_flood_is_one_group_with_one_answer_and_names_that_deceive_are_marked() {
+    let Some(browser) = Browser::start() else { return };
+    let host = Host::new(crate::harness::User::Ordinary);
+    host.configure("proxy: {unlisted: ask}");
+    host.ok(&["guardian", "start"]);
+    let client = Client::register(&host, "demo");
+    browser.open(host.ok(&["approvals", "open"]).trim());
+    browser.holds("return document.body.dataset.online === 'true'");
+    let ask = |authority: &str| {
+        let (client, authority) = (client.clone(), authority.to_owned());
+        std::thread::spawn(move || client.connect(&authority).unwrap_err())
+    };
+    let mut asking = vec![ask("somebody.github.io:443"), ask("xn--80ak6aa92e.com:8443")];
+    browser.until("both", || (browser.count(CARD) == 2).then_some(()));
+    for shown in [
+        "user content",
+        "github.io",
+        "xn--80ak6aa92e.com",
+        "reads as \u{430}\u{440}\u{440}\u{4cf}\u{435}.com",
+        ":8443",
+    ] {
+        browser.shows("#pending", shown);
+    }
+    // What anybody may share a name with is not allowed together.
+    browser.holds(
+        "return [...document.querySelectorAll('.card')].every((card) => !card.querySelector('[value=wildcard]'))",
+    );
+    asking.extend((0..10).map(|number| ask(&format!("h{number}.shop.test:443"))));
+    browser.until("all", || (browser.count(CARD) == 12).then_some(()));
+    browser.find(".group[data-group=demo]");
+    browser.holds("return document.title === '(12) Cloister'");
+    browser.click(".group [data-action=deny-all]");
+    for answer in asking {
+        assert!(answer.join().unwrap().contains("denied_by_user"));
+    }
+    browser.holds("return document.title === 'Cloister'");
+    browser.quiet();
+}

@@ -19,7 +19,8 @@ use tokio::time::{advance, pause, resume};
 use zbus::connection::Builder;
 use zbus::{Connection, MessageStream, OwnedVariant};
 
-use crate::harness::plain;
+use super::control::Client;
+use crate::harness::{Host, User, finish, plain};
 use crate::requirement;
 
 /// What the desktop was told.
@@ -300,4 +301,33 @@ async fn a_bus_that_stops_in_the_middle_and_one_without_a_desktop_are_failures()
     let desktop = Desktop::start(&session, 20).await;
     caller.waiting(&pending("fourth-main", 4, "four"), &ways());
     desktop.hears(&[show(20, 0, "fourth-main wants h4.example:443", "\"four\"")]).await;
+}
+
+#[tokio::test]
+async fn a_request_that_nobody_sees_reaches_the_desktop_and_the_users_program_through_the_guardian() {
+    let Some(session) = Session::start() else { return };
+    let desktop = Desktop::start(&session, 3).await;
+    let host = Host::new(User::Same);
+    let (seen, moved) = (host.path("seen"), host.path("moved"));
+    let program = format!("cat > {0} && mv {0} {1}", seen.display(), moved.display());
+    host.configure(&format!(
+        "proxy: {{unlisted: ask}}\napprovals: {{notify: true, notify_command: [/bin/sh, -c, '{program}']}}\n"
+    ));
+    let mut start = host.cloister(&["guardian", "start"]);
+    start.env("DBUS_SESSION_BUS_ADDRESS", format!("unix:path={}", session.socket().display()));
+    assert_eq!(finish(start).code, 0);
+    let client = Client::register(&host, "demo");
+    let asking = tokio::task::spawn_blocking(move || client.connect("api.shop.test:443"));
+    until("it is shown", || desktop.told().len() == 1).await;
+    let Told::Show { id, replaces, summary, body } = desktop.told().remove(0) else { panic!("it is closed") };
+    assert_eq!((id, replaces, summary.as_str()), (3, 0, "demo wants api.shop.test:443"));
+    assert!(body.starts_with("Answer on http://127.0.0.1:") && !body.contains("login"), "{body}");
+    until("the program ran", || moved.exists()).await;
+    let told: serde_json::Value = serde_json::from_slice(&fs::read(moved).unwrap()).unwrap();
+    assert_eq!((&told["cloister"], &told["authority"]), (&"demo".into(), &"api.shop.test:443".into()));
+    assert_eq!(told["more"], 0);
+    // It is answered elsewhere, and the notification goes.
+    host.ok(&["approvals", "deny", told["id"].as_str().unwrap()]);
+    assert!(asking.await.unwrap().unwrap_err().contains("403"));
+    until("it is closed", || desktop.told().last() == Some(&Told::Close(3))).await;
 }
