@@ -29,7 +29,8 @@
 //!   → proxy listener     who: which socket, then which token (constant time, hashed at rest)
 //!   → admission          how much: connections, a share of the descriptors, a bucket of requests; a thread of its own
 //!   → request head       what: one parser, one canonical form; anything ambiguous is refused
-//!   → policy (pure)      deny? allow? else not listed        ← rules: built-in + global + project, live
+//!   → policy (pure)      deny? allow? else ask               ← rules: built-in + global + project + answers, live
+//!   → approval           the client is held, a human answers, and policy judges again (below)
 //!   → resolve            only now; the cache holds answers and no verdicts: all of them are judged every time
 //!   → Permit             proof: authority + addresses + rule; only `policy` can make one
 //!   → audit              the record is written before the first byte flows, those of several requests at once;
@@ -40,6 +41,22 @@
 //!   → tunnel             bytes both ways (large flows inside of the kernel), half-close kept, limits of silence and
 //!                        duration, closed when its rule is withdrawn; a WebSocket becomes one, too
 //!   → audit              closed, with byte counts
+//! ```
+//!
+//! # The way of one answer
+//!
+//! ```text
+//! policy says ask        nothing that an answer may not open is asked: no address, no metadata, no forbidden pin
+//!   → Counsel            the proxy's `Decider` of one sandbox
+//!   → Queue              one request for a cloister and an authority, however many wait; bounded for each cloister;
+//!                        withdrawn with the last who waits (a killed client shows as the end of its direction)
+//!   → audit              `proxy.ask`, before anybody sees it
+//!   → page, watch        live through the queue's version; when nobody looks: desktop, bell, a program of the user's
+//!   → claim              one answers, nobody else can, and the request does not end meanwhile
+//!   → decisions          kept in a file under a lock (session, project, global); where that fails, in memory, and said so
+//!   → audit              `approval.decided`; without it what was kept is taken out again
+//!   → rules              made anew of all files; tunnels and requests that they decide by now end or go on
+//!   → settle             whoever waits is judged again; `once` is a grant in their own requests ([`policy::Request`])
 //! ```
 //!
 //! # The life of a guardian
@@ -60,11 +77,12 @@
 //! |---|---|---|
 //! | 0 pure values | [`name`], [`token`], [`text`], [`policy`] | no I/O, no async, no clock |
 //! | 1 base | [`kernel`], [`paths`], [`process`], [`audit`], [`config`] | 0; `config` and `audit` also `paths` |
-//! | 2 parts | [`git`], [`project`] (→ `git`), [`files`], [`sandbox`], [`init`], [`proxy`] | 0–1, not each other unless named |
-//! | 3 wholes | [`guardian`], [`session`] (→ `guardian::client`, `init`) | 0–2 |
+//! | 2 parts | [`git`], [`project`] (→ `git`), [`files`], [`sandbox`], [`init`], [`approval`], [`proxy`] | 0–1, not each other unless named |
+//! | 3 wholes | [`web`], [`guardian`] (→ `web`), [`session`] (→ `guardian::client`, `init`) | 0–2 |
 //! | 4 edge | [`cli`], `main` | all |
 //!
-//! Sole owners: [`git`] of git2; [`proxy`] of dialling, DNS and TLS; [`guardian`] of axum and of watching settings; [`sandbox`] of
+//! Sole owners: [`git`] of git2; [`proxy`] of dialling, DNS and TLS; [`approval`] of the life of a request; [`config`] of the
+//! form of settings and kept answers; [`web`] of the pages; [`guardian`] of watching settings and of the desktop; [`sandbox`] of
 //! bwrap and seccomp; [`process`] of starting programs; [`paths`] of the file layout; [`policy`] of allow and deny;
 //! [`kernel`] of `unsafe`.
 //! `tests/it/architecture.rs` checks the table, the owners and the sizes.
@@ -74,8 +92,9 @@
 //! 1. No byte leaves a sandbox without a [`policy::Permit`]: its fields are private, it can't be cloned, and dialling
 //!    consumes it.
 //! 2. Deny beats allow; an empty list allows nothing (laws in `policy`); an unknown key is an error (`config`).
-//! 3. A sandbox can't reach the control socket: it has its own network name space and mounts, and the control key
-//!    is another type than a sandbox's token ([`token::ControlKey`], [`token::PlainToken`]).
+//! 3. A sandbox can't reach the control socket or the page: it has its own network name space and mounts, the page's
+//!    port is one of those that no pin leads to, and the control key and the page's sessions are other types than a
+//!    sandbox's token ([`token::ControlKey`], [`token::PlainToken`]).
 //! 4. What lies in the project narrows only: in this version nothing in the project is read as configuration.
 //! 5. No read-write mount contains what Cloister reads, its own binary included ([`project::Project::find`]); what was
 //!    checked is what is mounted ([`init::Anchor`]), and no repository chooses another's place ([`git::Repository`]).
@@ -88,7 +107,8 @@
 //!    disk as a hash.
 //! 9. Text from a sandbox is shown escaped ([`text::Untrusted`], [`text::Quoted`]); bytes from a first process are
 //!    frames with a largest size ([`init::wire`]).
-//! 10. Tokens, instances and running sandboxes belong to a project's path ([`name::ProjectId`]), never to a name alone.
+//! 10. Tokens, instances, running sandboxes and kept answers belong to a project's path ([`name::ProjectId`],
+//!     [`config::Owner`]), never to a name alone.
 
 pub mod approval;
 pub mod audit;

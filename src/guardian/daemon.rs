@@ -250,12 +250,7 @@ async fn serve(paths: &Paths, begun: Begun, ready: impl FnOnce(&Path)) -> Result
 }
 
 /// Opens the page on which a human answers; without one, the command line still does.
-async fn open_page(
-    paths: &Paths,
-    registry: &Arc<Registry>,
-    approvals: Arc<Approvals>,
-    patience: Duration,
-) {
+async fn open_page(paths: &Paths, registry: &Arc<Registry>, approvals: Arc<Approvals>, patience: Duration) {
     let desk = Arc::clone(registry) as Arc<dyn Desk>;
     match Page::bind_after(&paths.page_file(), desk, patience).await {
         Ok(page) => {

@@ -5,9 +5,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use cloister::name::CloisterName;
-use cloister::policy::{
-    Authority, ConnectionId, Origin, OriginKind, Pattern, Policy, PolicyInput, Request, Rule, Via,
-};
+use cloister::policy::{Authority, Origin, OriginKind, Pattern, Policy, PolicyInput, Request, Rule, Via};
 
 const SIZES: [usize; 3] = [10, 1_000, 100_000];
 const EVALUATIONS: usize = 200_000;
@@ -60,8 +58,7 @@ fn measure(policy: &Policy, asked: &[Authority]) -> Duration {
     let run = || {
         let start = Instant::now();
         for authority in asked.iter().cycle().take(EVALUATIONS) {
-            let connection = ConnectionId::new(1);
-            let request = Request { cloister: &cloister, authority, via: Via::Connect, connection };
+            let request = Request { cloister: &cloister, authority, via: Via::Connect, grant: None };
             let _decision = black_box(policy.evaluate(black_box(&request)));
         }
         start.elapsed()

@@ -6,7 +6,7 @@ use super::*;
 use crate::approval::{Answer, Breadth, Scope, Who};
 use crate::policy::{Origin, OriginKind, Pattern};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A queue whose requests are numbered one after the other.
 struct Desk {

@@ -101,9 +101,9 @@ async fn answer(
     Path(id): Path<String>,
     body: Bytes,
 ) -> Response {
-    let (id, answer) = match (number(&id), serde_json::from_slice::<Answer>(&body)) {
+    let (id, answer) = match (RequestId::parse(&id), serde_json::from_slice::<Answer>(&body)) {
         (Ok(id), Ok(answer)) => (id, answer),
-        (Err(refusal), _) => return refusal,
+        (Err(error), _) => return refuse(StatusCode::BAD_REQUEST, &error.to_string()),
         (_, Err(error)) => return refuse(StatusCode::BAD_REQUEST, &format!("this is no answer: {error}")),
     };
     with_registry(control, move |registry| registry.answer(&id, answer, &who(peer))).await
@@ -114,9 +114,9 @@ async fn undo(
     Extension(peer): Extension<Peer>,
     Path(id): Path<String>,
 ) -> Response {
-    match number(&id) {
+    match RequestId::parse(&id) {
         Ok(id) => with_registry(control, move |registry| registry.undo(&id, &who(peer))).await,
-        Err(refusal) => refusal,
+        Err(error) => refuse(StatusCode::BAD_REQUEST, &error.to_string()),
     }
 }
 
@@ -141,10 +141,6 @@ async fn link(State(control): State<Arc<Control>>) -> Response {
             refuse(StatusCode::SERVICE_UNAVAILABLE, why)
         }
     }
-}
-
-fn number(text: &str) -> Result<RequestId, Response> {
-    RequestId::parse(text).map_err(|error| refuse(StatusCode::BAD_REQUEST, &error.to_string()))
 }
 
 /// Does what may wait for the disk, off the event loop.

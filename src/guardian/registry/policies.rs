@@ -139,10 +139,9 @@ impl Registry {
         let mut served = self.served();
         let Some(served) = served.get_mut(&pending.cloister) else { return problem };
         let holds = match (served.decision(&pending.authority), effect) {
-            (Some(Decision::Allow(_)), Effect::Allow) | (Some(Decision::Deny(_)), Effect::Deny) => true,
-            // Something else denies it by now, and deny beats allow.
-            (Some(Decision::Deny(_)), Effect::Allow) => true,
-            (Some(Decision::Allow(_) | Decision::Ask(_)) | None, _) => false,
+            // What is denied by now stays so, whatever was answered.
+            (Some(Decision::Allow(_)), Effect::Allow) | (Some(Decision::Deny(_)), _) => true,
+            (Some(Decision::Allow(_)), Effect::Deny) | (Some(Decision::Ask(_)) | None, _) => false,
         };
         if holds {
             return problem;

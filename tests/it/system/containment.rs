@@ -40,6 +40,7 @@ fn the_environment_starts_empty() {
             "CLOISTER_GUARDIAN_HOST",
             "CLOISTER_NAME",
             "CLOISTER_PROJECT",
+            "CLOISTER_REQUEST_PORT",
             "CLOISTER_TOKEN",
             "HOME",
             "HTTPS_PROXY",

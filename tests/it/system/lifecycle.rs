@@ -221,6 +221,7 @@ fn starts_and_stops_at_once_leave_no_sandbox_that_nobody_knows() {
 #[test]
 fn a_dry_run_shows_the_plan_and_changes_nothing() {
     let Some(host) = Host::with_bubblewrap() else { return };
+    fs::remove_dir_all(host.path("home/.config")).unwrap();
     let shown = host.ok(&["start", "--dry-run", "--json"]);
     let shown: Value = serde_json::from_str(&shown).unwrap();
     assert_eq!(shown[0]["spec"]["name"], "demo");

@@ -108,7 +108,7 @@ fn refused(host: &Host, done: &Done, code: i32, reason: &str) {
         ".local/share",
         ".local/state/cloister/receipts",
         ".local/state/cloister/run/s",
-        ".config",
+        ".config/cloister/tokens",
         "demo/.git/commondir",
         "demo/.git/config.worktree",
     ]

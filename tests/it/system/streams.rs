@@ -174,7 +174,7 @@ fn k6_the_first_process_and_its_socket_are_out_of_reach() {
     );
     let done = host.inside(&script);
     let lines: Vec<&str> = done.stdout.lines().collect();
-    assert_eq!(lines, ["3", "0", "/run/cloister/proxy.sock"], "{done:?}");
+    assert_eq!(lines, ["3", "0", "/run/cloister/proxy.sock", "/run/cloister/request.sock"], "{done:?}");
 }
 
 /// A first process that somebody has taken over: what it sends to whoever connects.

@@ -94,7 +94,7 @@ async fn every_way_of_not_being_allowed_has_its_own_answer() {
     for (verdict, status, event) in [
         (denied, "HTTP/1.1 403 Forbidden\r\n", "deny a.test:443 denied_by_user by a.test:443"),
         (
-            Verdict::TimedOut(Duration::from_secs(60)),
+            Verdict::TimedOut(Duration::from_mins(1)),
             "HTTP/1.1 403 Forbidden\r\n",
             "deny a.test:443 approval_timeout",
         ),

@@ -77,7 +77,7 @@ fn t9_socks_is_not_spoken_at_the_relay() {
 }
 
 #[test]
-fn n9_t11_one_port_of_the_sandboxs_own_network_answers() {
+fn n9_t11_two_ports_of_the_sandboxs_own_network_answer() {
     let Some(host) = Host::with_bubblewrap() else { return };
     // A socket meets itself where its own port is the one that it asks for.
     let script = "perl -MSocket -e '\
@@ -88,7 +88,7 @@ fn n9_t11_one_port_of_the_sandboxs_own_network_answers() {
         grep -c . /proc/net/route; cut -d' ' -f1 /proc/net/if_inet6 2>/dev/null | grep -vc ^00000000000000000000000000000001";
     let done = host.inside(script);
     // One line is the head of the table of routes.
-    assert_eq!(done.stdout, "127.0.0.1 3128\n1\n0\n", "{done:?}");
+    assert_eq!(done.stdout, "127.0.0.1 3128\n127.0.0.1 9998\n1\n0\n", "{done:?}");
 }
 
 /// More than all sockets on the way hold.
