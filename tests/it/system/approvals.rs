@@ -116,7 +116,8 @@ fn row51_once_is_for_what_waits_and_the_next_is_asked_again() {
     let again = scene.hold(&client, "a");
     scene.host.ok(&["approvals", "deny", &scene.only(), "--reason", "enough\u{202e}"]);
     assert_eq!(refusal(again), "denied_by_user");
-    (one.assert_open(), two.assert_open());
+    one.assert_open();
+    two.assert_open();
     let asked = scene.audit("proxy.ask");
     assert_eq!(asked.len(), 2, "{asked:?}");
     let decided = scene.audit("approval.decided");
@@ -440,7 +441,7 @@ fn a6_a_killed_client_in_a_real_sandbox_withdraws_its_request() {
     let asked = Instant::now();
     scene.host.ok(&["exec", "demo", "--", "pkill", "-KILL", "curl"]);
     scene.wait_for(<[Value]>::is_empty);
-    println!("withdrawn {:?} after the client's death began", asked.elapsed());
+    eprintln!("withdrawn {:?} after the client's death began", asked.elapsed());
     ended(held);
     assert_eq!(scene.snapshot()["settled"][0]["outcome"], "withdrawn");
 }
