@@ -8,8 +8,10 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, sleep};
 
 use crate::approval::{Answer, RequestId, Settled, Snapshot, Who};
 
@@ -31,6 +33,8 @@ mod views;
 const FIRST_PORT: u16 = 9999;
 /// How many ports are tried from there.
 const PORTS: u16 = 100;
+/// How often it is looked whether a port has become free.
+const LOOK: Duration = Duration::from_millis(10);
 /// How many event streams there are at once.
 const MAX_STREAMS: usize = 16;
 
@@ -117,6 +121,19 @@ impl Page {
         let streams = Arc::new(Semaphore::new(MAX_STREAMS));
         let shared = Arc::new(Shared { desk, sessions, streams, ending: watch::Sender::new(false) });
         Ok(Self { listener, shared })
+    }
+
+    /// Like [`bind`](Self::bind), but waits as long as `patience` for the port that it had before: another guardian is
+    /// about to let it go, and writes the state file once more.
+    pub async fn bind_after(state_file: &Path, desk: Arc<dyn Desk>, patience: Duration) -> io::Result<Self> {
+        let end = Instant::now() + patience;
+        while let Some(port) = sessions::load(state_file).port
+            && Instant::now() < end
+            && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err()
+        {
+            sleep(LOOK).await;
+        }
+        Self::bind(state_file, desk)
     }
 
     /// Where it listens.

@@ -38,6 +38,9 @@ const LOOK: Duration = Duration::from_millis(5);
 /// How often it looks whether it can still be reached.
 const REACH: Duration = Duration::from_secs(1);
 
+/// How long a guardian that takes over waits for the page's port.
+const PAGE_PATIENCE: Duration = Duration::from_secs(3);
+
 /// How long a guardian that was replaced may carry its tunnels.
 const MAX_DRAIN: Duration = Duration::from_hours(24);
 
@@ -219,6 +222,8 @@ async fn serve(paths: &Paths, begun: Begun, ready: impl FnOnce(&Path)) -> Result
         None => (None, None, None),
     };
     registry.restore(sockets)?;
+    // The page of the one before is about to end.
+    let page_patience = if link.is_some() { PAGE_PATIENCE } else { Duration::ZERO };
     let (listener, control) = open_control(paths, Arc::clone(&registry), lock, given)?;
     let door = Arc::new(Door::of(paths));
     tokio::spawn(obey_signals(Arc::clone(&door), Arc::clone(&control))?);
@@ -230,7 +235,7 @@ async fn serve(paths: &Paths, begun: Begun, ready: impl FnOnce(&Path)) -> Result
         registry.refresh();
     }
     tokio::spawn(Arc::clone(&approvals).follow());
-    open_page(paths, &registry, approvals);
+    open_page(paths, &registry, approvals, page_patience).await;
     registry.guard_the_rest();
     registry.follow_settings().map_err(io_error("follow the settings"))?;
     ready(&paths.control_socket());
@@ -245,9 +250,14 @@ async fn serve(paths: &Paths, begun: Begun, ready: impl FnOnce(&Path)) -> Result
 }
 
 /// Opens the page on which a human answers; without one, the command line still does.
-fn open_page(paths: &Paths, registry: &Arc<Registry>, approvals: Arc<Approvals>) {
+async fn open_page(
+    paths: &Paths,
+    registry: &Arc<Registry>,
+    approvals: Arc<Approvals>,
+    patience: Duration,
+) {
     let desk = Arc::clone(registry) as Arc<dyn Desk>;
-    match Page::bind(&paths.page_file(), desk) {
+    match Page::bind_after(&paths.page_file(), desk, patience).await {
         Ok(page) => {
             let page = Arc::new(page);
             approvals.open(&page);

@@ -147,7 +147,7 @@ impl Viewer {
             tokio::select! {
                 changed = self.changes.changed() => {
                     changed.ok()?;
-                    let board = at_desk(&self.watch.shared, |desk| Board::of(desk)).await.ok()?;
+                    let board = at_desk(&self.watch.shared, Board::of).await.ok()?;
                     self.take(&board);
                 }
                 beat = self.watch.beat() => return beat,
@@ -177,7 +177,7 @@ impl Viewer {
             let crowded = board.crowded();
             let list = part(&ListPart { list: &board.list(&crowded), csrf: &csrf });
             let data = json!({
-                "version": board.snapshot.version, "count": count, "list": list, "decisions": decisions,
+                "version": board.snapshot.version, "csrf": csrf, "count": count, "list": list, "decisions": decisions,
                 "cloisters": cloisters, "problems": problems,
             });
             self.queue.push_back(event("sync", &data).retry(RETRY));

@@ -61,7 +61,7 @@ pub(super) fn with_forms(page: Response) -> Response {
 
 async fn home(State(shared): State<Arc<Shared>>, Extension(visit): Extension<Visit>) -> Response {
     let flash = shared.sessions.take_flash(&visit.visitor.hash);
-    match at_desk(&shared, |desk| Board::of(desk)).await {
+    match at_desk(&shared, Board::of).await {
         Ok(board) => with_forms(views::html(&Home {
             count: board.snapshot.pending.len(),
             list: board.list(&board.crowded()),

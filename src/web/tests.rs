@@ -24,7 +24,7 @@ struct Served {
     desk: Arc<FakeDesk>,
     directory: TempDir,
     stop: Option<oneshot::Sender<()>>,
-    served: JoinHandle<std::io::Result<()>>,
+    task: JoinHandle<std::io::Result<()>>,
 }
 
 impl Served {
@@ -43,14 +43,14 @@ impl Served {
         let page = Arc::new(page);
         let (stop, stopped) = oneshot::channel::<()>();
         let own = Arc::clone(&page);
-        let served = tokio::spawn(async move { own.serve(async { drop(stopped.await) }).await });
-        Self { page, desk, directory, stop: Some(stop), served }
+        let task = tokio::spawn(async move { own.serve(async { drop(stopped.await) }).await });
+        Self { page, desk, directory, stop: Some(stop), task }
     }
 
     /// Ends the page and frees its port; what it kept stays.
     async fn stop(mut self) -> TempDir {
         drop(self.stop.take());
-        self.served.await.unwrap().unwrap();
+        self.task.await.unwrap().unwrap();
         self.directory
     }
 

@@ -154,7 +154,9 @@ function requestsPage() {
   const cards = (root = list) => all(".card", root);
   const waitingCards = () => cards().filter((card) => !card.classList.contains("ended"));
   const cardOf = (id) => document.getElementById(`request-${id}`);
-  const isInUse = () => cards().length > 0 && (pointerInside || list.contains(document.activeElement));
+  // A pointer that rests where the page was loaded has not entered; a finger that is gone hovers for ever.
+  const hovers = () => matchMedia("(hover: hover)").matches && area.matches(":hover");
+  const isInUse = () => cards().length > 0 && (pointerInside || hovers() || list.contains(document.activeElement));
 
   function setCount(now) {
     count = now;
@@ -188,6 +190,11 @@ function requestsPage() {
 
   function place({ fragment, isWhole }) {
     if (isWhole) {
+      // A card that is here already keeps what was chosen and typed in it.
+      for (const card of cards(fragment)) {
+        const here = cardOf(card.dataset.requestId);
+        if (here && !here.classList.contains("ended")) { card.replaceWith(here); }
+      }
       list.replaceChildren(fragment);
     } else {
       const card = find(".card", fragment);
@@ -277,6 +284,11 @@ function requestsPage() {
 
   listen("/events", {
     sync(data) {
+      // Somebody has logged in anew: the forms here are of a session that is over.
+      if (data.csrf !== document.body.dataset.csrf) {
+        location.reload();
+        return;
+      }
       const fragment = elements(data.list);
       const now = new Set(cards(fragment).map((card) => card.dataset.requestId));
       for (const card of waitingCards()) {

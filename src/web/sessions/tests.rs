@@ -11,7 +11,7 @@ fn a18_a_code_dies_after_five_minutes() {
     let mut state = State::default();
     let now = Instant::now();
     state.add_code("old", now);
-    state.add_code("new", now + Duration::from_secs(60));
+    state.add_code("new", now + Duration::from_mins(1));
     let late = now + CODE_LIFE;
     assert_eq!(state.take_code("old", late), Err(LoginError::Unknown));
     assert_eq!(state.take_code("new", late), Ok(()));

@@ -118,13 +118,14 @@ impl Browser {
     /// Opens a stream of events.
     pub(super) async fn events(&self, path: &str) -> Events {
         let head = format!("GET {path} HTTP/1.0\r\nHost: {}\r\n{}\r\n", self.host(), self.cookies());
-        Events { stream: self.open(&head).await, text: String::new(), is_open: false }
+        Events { stream: self.open(&head).await, bytes: Vec::new(), text: String::new(), is_open: false }
     }
 }
 
 /// A stream of events.
 pub(super) struct Events {
     stream: TcpStream,
+    bytes: Vec<u8>,
     text: String,
     is_open: bool,
 }
@@ -134,12 +135,16 @@ impl Events {
     pub(super) async fn next(&mut self) -> Option<(String, serde_json::Value)> {
         loop {
             while !self.text.contains("\n\n") && (self.is_open || !self.text.contains("\r\n\r\n")) {
-                let mut bytes = [0; 65536];
-                let count = self.stream.read(&mut bytes).await.unwrap();
-                if count == 0 {
+                if self.stream.read_buf(&mut self.bytes).await.unwrap() == 0 {
                     return None;
                 }
-                self.text.push_str(str::from_utf8(&bytes[..count]).unwrap());
+                // A character may have arrived in part.
+                let whole = match str::from_utf8(&self.bytes) {
+                    Ok(text) => text.len(),
+                    Err(error) => error.valid_up_to(),
+                };
+                self.text.push_str(str::from_utf8(&self.bytes[..whole]).unwrap());
+                self.bytes.drain(..whole);
             }
             if !self.is_open {
                 let (head, rest) = self.text.split_once("\r\n\r\n").unwrap();

@@ -137,13 +137,7 @@ async fn i5_streams_have_a_number() {
     let refused = browser.get("/events").await;
     assert_eq!((refused.status, &refused.json()["error"]), (503, &"too_many_streams".into()));
     drop(open.pop());
-    while browser
-        .open(&format!("GET /pending HTTP/1.0\r\nHost: {}\r\n\r\n", browser.host()))
-        .await
-        .peer_addr()
-        .is_ok()
-        && served.page.shared.streams.available_permits() == 0
-    {
+    while served.page.shared.streams.available_permits() == 0 {
         tokio::task::yield_now().await;
     }
     browser.events("/events").await.until("sync").await;
@@ -200,12 +194,12 @@ async fn only_the_last_records_are_shown() {
 async fn a_browser_that_takes_nothing_is_let_go() {
     let pulse = tokio::sync::watch::Sender::new(None);
     let stalled = tokio::spawn(crate::web::serve::stalled(pulse.subscribe()));
-    tokio::time::sleep(Duration::from_secs(3600)).await;
+    tokio::time::sleep(Duration::from_hours(1)).await;
     assert!(!stalled.is_finished(), "the page is at work");
     for _ in 0..20 {
         pulse.send_replace(Some(tokio::time::Instant::now()));
         tokio::time::sleep(Duration::from_secs(15)).await;
     }
     assert!(!stalled.is_finished(), "it takes heartbeats");
-    tokio::time::timeout(Duration::from_secs(60), stalled).await.expect("it stalls").unwrap();
+    tokio::time::timeout(Duration::from_mins(1), stalled).await.expect("it stalls").unwrap();
 }

@@ -12,7 +12,7 @@ use crate::terminal::Terminal;
 /// A host whose sandbox `demo` runs, and where nobody but these tests is told of requests.
 fn host(bell: bool) -> Option<Host> {
     let host = Host::with_bubblewrap()?;
-    host.configure(&format!("proxy: {{unlisted: ask}}\napprovals: {{notify: false, bell: {bell}}}\n"));
+    host.configure(&format!("approvals: {{notify: false, bell: {bell}}}\nproxy: {{unlisted: ask}}\n"));
     host.ok(&["start", "--detach"]);
     Some(host)
 }
@@ -168,7 +168,7 @@ fn a5_a_request_is_answered_in_the_live_list_once_it_was_seen() {
     let (mut terminal, mut watch) = Terminal::cloister(&host, &["approvals", "watch"]);
     terminal.sees("\x1b[?1049h");
     terminal.shows("nothing waits");
-    let child = asks(&host, "api.example.org", "to build");
+    let mut child = asks(&host, "api.example.org", "to build");
     terminal.shows("api.example.org:443");
     // Typed in one go: the second key comes before anybody has seen what it would answer.
     terminal.types("js");
@@ -177,10 +177,11 @@ fn a5_a_request_is_answered_in_the_live_list_once_it_was_seen() {
     terminal.shows("answers nothing");
     // Nothing has been answered so far; half a second later a key does.
     assert_eq!(rows(&host).len(), 1);
-    while !terminal.has("allowed api.example.org:443") {
+    while child.try_wait().unwrap().is_none() {
         terminal.types("s");
         terminal.reads(Duration::from_millis(100));
     }
+    terminal.shows("allowed api.example.org:443");
     let done = collect(child);
     assert_eq!(done.code, 0, "{done:?}");
     terminal.types("q");

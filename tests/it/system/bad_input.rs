@@ -35,7 +35,8 @@ fn start_in(host: &Host, directory: &Path) -> Done {
 #[test]
 fn an_invalid_configuration_names_every_problem_with_file_and_line() {
     let Some(host) = Host::with_bubblewrap() else { return };
-    host.configure("proxy:\n  alow: []\n  allow: ['*.com', 'https://x.example/']\nshell: 5\n");
+    let settings = "proxy:\n  alow: []\n  allow: ['*.com', 'https://x.example/']\nshell: 5\n";
+    host.write(&host.path("home/.config/cloister/config.yaml"), settings);
     let done = host.run(&["start", "-d"]);
     let said = ["config.yaml:2", "`allow`", "config.yaml:3", "*.example.com", "`x.example`", "config.yaml:4"];
     refused(&host, &done, 1, &said);
@@ -86,6 +87,7 @@ fn a_project_that_holds_what_cloister_reads() {
     let Some(host) = Host::with_bubblewrap() else { return };
     let own = host.repository().join("config/cloister");
     host.write(&own.join("config.yaml"), "{}");
+    fs::remove_dir_all(host.path("home/.config")).unwrap();
     symlink(host.repository().join("config"), host.path("home/.config")).unwrap();
     let done = host.run(&["start", "-d"]);
     assert_eq!(done.code, 1);

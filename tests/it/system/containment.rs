@@ -245,7 +245,7 @@ fn i1_the_control_plane_is_out_of_reach() {
                  find / -type s 2>/dev/null",
                 runtime.display()
             ),
-            "/run/cloister/proxy.sock\n",
+            "/run/cloister/proxy.sock\n/run/cloister/request.sock\n",
         );
     }
 }
