@@ -5,7 +5,6 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -16,7 +15,6 @@ use fantoccini::error::CmdError;
 use fantoccini::wd::WindowHandle;
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
-use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
@@ -269,7 +267,7 @@ impl Drop for Browser {
     fn drop(&mut self) {
         // The browser ends with its session; a test that failed may have lost it.
         let _ = self.runtime.block_on(self.client.clone().close());
-        let _ = kill_process_group(Pid::from_child(&self.driver), Signal::KILL);
+        let _ = self.driver.kill();
         let _ = self.driver.wait();
     }
 }
@@ -277,7 +275,7 @@ impl Drop for Browser {
 /// Starts the driver on a port that is free.
 fn start_driver(home: &Path) -> (Child, u16) {
     let mut command = plain("chromedriver");
-    command.arg("--port=0").env("HOME", home).env("TMPDIR", home).process_group(0);
+    command.arg("--port=0").env("HOME", home).env("TMPDIR", home);
     let mut driver =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let lines = BufReader::new(driver.stdout.take().unwrap()).lines();
