@@ -252,7 +252,12 @@ fn file_name(path: &Path) -> String {
 
 /// Reads a file's text; a missing file gives nothing, and so does one whose problem was reported.
 fn read(path: &Path, report: &mut Report<'_>) -> Option<String> {
-    match read_bytes(path) {
+    let is_new = |error: &io::Error| {
+        let is_missing = error.kind() == io::ErrorKind::NotFound;
+        is_missing && fs::symlink_metadata(path).is_ok_and(|found| !found.is_symlink())
+    };
+    // A file that comes to be in between is read after all.
+    match read_bytes(path).or_else(|error| if is_new(&error) { read_bytes(path) } else { Err(error) }) {
         Ok(bytes) => match String::from_utf8(bytes) {
             Ok(text) => Some(text),
             Err(error) => {

@@ -245,6 +245,11 @@ impl Queue {
         self.lock().settled.iter().find(|settled| settled.id == *id).cloned()
     }
 
+    /// The requests that have ended after this one, the newest first.
+    pub fn settled_after(&self, last: Option<&RequestId>) -> Vec<Settled> {
+        self.lock().settled.iter().take_while(|settled| Some(&settled.id) != last).cloned().collect()
+    }
+
     /// Notes that the answer to a request can't be taken back any more.
     pub fn close(&self, id: &RequestId) {
         if let Some(settled) = self.lock().settled.iter_mut().find(|settled| settled.id == *id) {

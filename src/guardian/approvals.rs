@@ -147,12 +147,11 @@ impl Approvals {
         let mut changes = self.queue.changes();
         let mut last = None;
         while changes.changed().await.is_ok() {
-            let settled = self.queue.snapshot().settled;
-            let newest = settled.first().map(|settled| settled.id.clone());
-            for ended in settled.iter().take_while(|ended| Some(&ended.id) != last.as_ref()) {
+            let settled = self.queue.settled_after(last.as_ref());
+            for ended in &settled {
                 self.caller.settled(ended, self.queue.count(&ended.cloister));
             }
-            last = newest;
+            last = settled.into_iter().next().map(|newest| newest.id).or(last);
         }
     }
 }
