@@ -7,14 +7,13 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::ledger::Ledger;
-use super::notify::{Caller, Counts, Ways};
+use super::notify::{Caller, Counts, Look, Ways};
 use super::registry::tokens;
 use crate::approval::queue::{Asked, End, Entered, Queue};
 use crate::approval::{Pending, RequestId, Voice};
@@ -33,10 +32,6 @@ pub(super) mod desk;
 pub(super) struct Approvals {
     pub(super) queue: Arc<Queue>,
     log: Arc<Ledger>,
-    /// How many look at what waits.
-    looking: Arc<AtomicUsize>,
-    /// How many requests of each cloister came while nobody looked.
-    calls: watch::Sender<BTreeMap<CloisterName, u64>>,
     caller: Caller,
     /// Whether nothing is asked here any more.
     is_over: watch::Sender<bool>,
@@ -44,39 +39,31 @@ pub(super) struct Approvals {
     page: Mutex<Option<Arc<Page>>>,
 }
 
-/// Somebody looks as long as it lives.
-pub(super) struct Look(Arc<AtomicUsize>);
-
-impl Drop for Look {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
 impl Approvals {
     pub(super) fn new(log: Arc<Ledger>, caller: Caller) -> Self {
         Self {
             queue: Arc::default(),
             log,
-            looking: Arc::default(),
-            calls: watch::Sender::default(),
             caller,
             is_over: watch::Sender::new(false),
             page: Mutex::default(),
         }
     }
 
-    /// Counts one who looks.
+    /// Counts one who looks at what waits.
     pub(super) fn look(&self) -> Look {
-        if self.looking.fetch_add(1, Ordering::SeqCst) == 0 {
-            self.caller.seen();
-        }
-        Look(Arc::clone(&self.looking))
+        self.caller.look()
     }
 
-    /// How often somebody was called for a cloister, and when that changes.
+    /// How often somebody was called for each cloister, and when that changes.
     pub(super) fn calls(&self) -> watch::Receiver<BTreeMap<CloisterName, u64>> {
-        self.calls.subscribe()
+        self.caller.calls()
+    }
+
+    /// Forgets what is known of a cloister that is over.
+    pub(super) fn forget(&self, cloister: &CloisterName) {
+        self.queue.forget(cloister);
+        self.caller.forget(cloister);
     }
 
     /// How often somebody was called, and by what.
@@ -84,12 +71,8 @@ impl Approvals {
         self.caller.counts()
     }
 
-    /// Calls somebody when nobody looks.
+    /// Has somebody called when nobody looks.
     fn call(&self, pending: &Pending, wishes: &Wishes) {
-        if self.looking.load(Ordering::SeqCst) > 0 {
-            return;
-        }
-        self.calls.send_modify(|calls| *calls.entry(pending.cloister.clone()).or_default() += 1);
         let page = self.page_address();
         let command = wishes.notify_command.iter().map(|part| part.to_string_lossy().into_owned()).collect();
         self.caller.waiting(pending, &Ways { desktop: wishes.notify, command, page });
@@ -131,6 +114,11 @@ impl Approvals {
     /// Asks nothing any more: what waits here is told to ask again elsewhere.
     pub(super) fn close(&self) {
         self.is_over.send_replace(true);
+    }
+
+    /// Whether nothing is asked here any more.
+    pub(super) fn is_over(&self) -> bool {
+        *self.is_over.borrow()
     }
 
     /// Waits until nothing is asked here any more.
@@ -237,8 +225,8 @@ impl Decider for Counsel {
 fn asking(pending: &Pending) -> Record {
     let record = about(Event::ProxyAsk, pending);
     match &pending.voice {
-        Voice::Connection { user_agent: Some(said) } => record.detail(format!("client: {said}")),
-        Voice::Polite { reason: Some(said) } => record.detail(format!("asked politely: {said}")),
+        Voice::Connection { user_agent: Some(said) } => record.said("client", said),
+        Voice::Polite { reason: Some(said) } => record.said("asked politely", said),
         Voice::Connection { user_agent: None } => record,
         Voice::Polite { reason: None } => record.detail("asked politely"),
     }

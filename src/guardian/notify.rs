@@ -4,14 +4,16 @@
 //! [`Caller`] is never held up: what it says is noted under a lock, and tasks of their own do the rest, each with a
 //! bound on what it keeps and on the time it takes. How often somebody is called is the business of [`book`].
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::approval::{Pending, Settled};
+use crate::name::CloisterName;
 use book::{Book, Call};
 use command::Commands;
 use desktop::Wishes;
@@ -66,6 +68,19 @@ struct Shared {
     written: Notify,
     wishes: Arc<Wishes>,
     commands: Commands,
+    /// How often each cloister has called, for those who ring a bell.
+    calls: watch::Sender<BTreeMap<CloisterName, u64>>,
+}
+
+/// Somebody looks as long as it lives.
+#[derive(Debug)]
+pub struct Look(Caller);
+
+impl Drop for Look {
+    fn drop(&mut self) {
+        self.0.book().look_away(Instant::now());
+        self.0.0.written.notify_one();
+    }
 }
 
 impl Caller {
@@ -78,13 +93,14 @@ impl Caller {
             written: Notify::new(),
             wishes,
             commands: Commands::on(runtime.clone()),
+            calls: watch::Sender::default(),
         };
         let caller = Self(Arc::new(shared));
         runtime.spawn(caller.clone().run());
         caller
     }
 
-    /// Tells that a request waits which nobody sees.
+    /// Tells that a request waits.
     pub fn waiting(&self, pending: &Pending, ways: &Ways) {
         self.book().waiting(pending.clone(), ways, Instant::now());
         self.0.written.notify_one();
@@ -99,9 +115,20 @@ impl Caller {
         self.0.written.notify_one();
     }
 
-    /// Tells that somebody began to look: what waits by now calls nobody any more.
-    pub fn seen(&self) {
-        self.book().seen();
+    /// Counts one who looks: what waits calls nobody meanwhile, and shortly after.
+    pub fn look(&self) -> Look {
+        self.book().look();
+        Look(self.clone())
+    }
+
+    /// How often each cloister has called, and when that changes.
+    pub fn calls(&self) -> watch::Receiver<BTreeMap<CloisterName, u64>> {
+        self.0.calls.subscribe()
+    }
+
+    /// Forgets how often a cloister that is over has called.
+    pub fn forget(&self, cloister: &CloisterName) {
+        self.0.calls.send_if_modified(|calls| calls.remove(cloister).is_some());
     }
 
     /// Tells what the calls came to.
@@ -143,6 +170,10 @@ impl Caller {
     }
 
     fn make(&self, call: Call) {
+        if call.is_new {
+            let cloister = call.pending.cloister.clone();
+            self.0.calls.send_modify(|calls| *calls.entry(cloister).or_default() += 1);
+        }
         if call.ways.desktop {
             self.0.wishes.show(&call.pending.cloister, text::note(&call));
         }

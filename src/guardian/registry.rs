@@ -338,7 +338,7 @@ impl Registry {
             served.client.end(Ending::Revoked);
         }
         self.order(Order::Revoke { cloister: cloister.clone() });
-        self.approvals.queue.forget(cloister);
+        self.approvals.forget(cloister);
         let forgotten = tokens::forget(&self.paths, cloister);
         let grants = decisions::remove_grants(&self.paths, cloister);
         if let Some(Served { kept, .. }) = &removed {

@@ -1,7 +1,8 @@
 //! When somebody is called (A6): a cloister calls once in ten seconds, and for one authority once in ten minutes
 //! unless the user answered it in between.
 //!
-//! What comes sooner waits for the next call, which speaks of all of it.
+//! What comes sooner waits for the next call, which speaks of all of it. Nobody is called while somebody looks; when the
+//! last one has gone, what waits still is called for.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,6 +20,9 @@ pub(super) const PAUSE: Duration = Duration::from_secs(10);
 pub(super) const MEMORY: Duration = Duration::from_mins(10);
 /// How long a request whose time is up may be reported as ended; then it is taken for that.
 pub(super) const SLACK: Duration = Duration::from_secs(5);
+/// How long it counts as looking when the last one went: a page that is loaded anew is back by then, and so is a list
+/// that asks for the next change.
+pub(super) const GLANCE: Duration = Duration::from_secs(3);
 /// How many requests of a cloister are kept, and how many authorities are remembered: more are let go.
 const MAX_KEPT: usize = 256;
 
@@ -40,6 +44,10 @@ pub(super) struct Call {
 pub(super) struct Book {
     cloisters: BTreeMap<CloisterName, Page>,
     held_back: u64,
+    /// How many look.
+    lookers: usize,
+    /// Until when it counts as looking that somebody did.
+    seen_until: Option<Instant>,
 }
 
 /// What is known of one cloister.
@@ -64,15 +72,16 @@ struct Waiting {
 }
 
 impl Book {
-    /// Notes a request that nobody sees.
+    /// Notes a request.
     pub(super) fn waiting(&mut self, pending: Pending, ways: &Ways, now: Instant) {
+        let is_seen = self.is_seen();
         let page = self.cloisters.entry(pending.cloister.clone()).or_default();
         page.ways = ways.clone();
         if page.waiting.iter().any(|known| known.pending.id == pending.id) {
             return;
         }
-        let calls = !page.remembers(&pending.authority, now);
-        if !calls || page.waiting.len() >= MAX_KEPT {
+        let calls = !is_seen && !remembers(&page.remembered, &pending.authority, now);
+        if (!calls && !is_seen) || page.waiting.len() >= MAX_KEPT {
             self.held_back += 1;
         }
         if page.waiting.len() < MAX_KEPT {
@@ -97,14 +106,43 @@ impl Book {
     }
 
     /// Notes that somebody looks: what waits needs no call.
-    pub(super) fn seen(&mut self) {
+    pub(super) fn look(&mut self) {
+        self.lookers += 1;
+        self.seen_until = None;
         for waiting in self.cloisters.values_mut().flat_map(|page| &mut page.waiting) {
             waiting.calls = false;
         }
     }
 
+    /// Notes that one who looked has gone.
+    pub(super) fn look_away(&mut self, now: Instant) {
+        self.lookers -= 1;
+        if self.lookers == 0 {
+            self.seen_until = Some(now + GLANCE);
+        }
+    }
+
+    fn is_seen(&self) -> bool {
+        self.lookers > 0 || self.seen_until.is_some()
+    }
+
+    /// Has all call that waits still, once nobody has looked for a while.
+    fn miss(&mut self, now: Instant) {
+        if self.seen_until.is_none_or(|until| until > now) {
+            return;
+        }
+        self.seen_until = None;
+        for page in self.cloisters.values_mut() {
+            let Page { waiting, remembered, .. } = page;
+            for waiting in waiting {
+                waiting.calls = !remembers(remembered, &waiting.pending.authority, now);
+            }
+        }
+    }
+
     /// Takes what is to be called now.
     pub(super) fn due(&mut self, now: Instant) -> Vec<Call> {
+        self.miss(now);
         let calls = self.cloisters.values_mut().filter_map(|page| page.call(now)).collect();
         self.cloisters.retain(|_, page| page.is_needed(now));
         calls
@@ -127,7 +165,7 @@ impl Book {
     pub(super) fn next(&self) -> Option<Instant> {
         let calls = self.cloisters.values().filter(|page| page.has_to_call()).filter_map(Page::free_at);
         let ends = self.cloisters.values().flat_map(|page| &page.waiting).map(Waiting::end);
-        calls.chain(ends).min()
+        calls.chain(ends).chain(self.seen_until).min()
     }
 
     /// How many requests called nobody.
@@ -143,10 +181,6 @@ impl Waiting {
 }
 
 impl Page {
-    fn remembers(&self, authority: &Authority, now: Instant) -> bool {
-        self.remembered.get(authority).is_some_and(|called| now.duration_since(*called) < MEMORY)
-    }
-
     fn free_at(&self) -> Option<Instant> {
         self.last_call.map(|last| last + PAUSE)
     }
@@ -196,6 +230,11 @@ impl Page {
             || self.free_at().is_some_and(|free| free > now)
             || self.remembered.values().any(|called| now.duration_since(*called) < MEMORY)
     }
+}
+
+/// Tells whether a call for an authority counts still.
+fn remembers(remembered: &BTreeMap<Authority, Instant>, authority: &Authority, now: Instant) -> bool {
+    remembered.get(authority).is_some_and(|called| now.duration_since(*called) < MEMORY)
 }
 
 #[cfg(test)]

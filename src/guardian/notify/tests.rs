@@ -102,3 +102,31 @@ async fn the_program_is_run_for_a_new_request_and_told_the_page() {
     assert_eq!(caller.counts().desktop, Count::default());
     caller.settled(&withdrawn(&request), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a6_the_bell_obeys_the_rules_of_all_calls_and_a_cloister_that_is_over_is_forgotten() {
+    let caller = Caller::spawn(&Handle::current(), Bus::default());
+    let (calls, silent) = (caller.calls(), Ways::default());
+    let cloister: CloisterName = "demo-main".parse().unwrap();
+    let number = || calls.borrow().get(&cloister).copied().unwrap_or_default();
+    for name in 0..100 {
+        caller.waiting(&pending("demo-main", &format!("h{name}.example:443")), &silent);
+        settle().await;
+    }
+    assert_eq!(number(), 1);
+    tokio::time::advance(book::PAUSE).await;
+    settle().await;
+    assert_eq!(number(), 2, "one call for all that came");
+    let look = caller.look();
+    caller.waiting(&pending("demo-main", "seen.example:443"), &silent);
+    tokio::time::advance(book::PAUSE).await;
+    settle().await;
+    assert_eq!(number(), 2, "somebody looks");
+    drop(look);
+    settle().await;
+    tokio::time::advance(book::GLANCE).await;
+    settle().await;
+    assert_eq!(number(), 3, "nobody looks any more");
+    caller.forget(&cloister);
+    assert_eq!(calls.borrow().len(), 0);
+}

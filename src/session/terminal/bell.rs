@@ -15,7 +15,7 @@ use crate::guardian::client::{ClientError, Guardian};
 use crate::name::CloisterName;
 use crate::paths::Paths;
 
-/// How long it is waited before a guardian that is away is asked again: at first, and at most.
+/// How long it is waited before a guardian that is away or stops is asked again: at first, and at most.
 const PAUSE: Duration = Duration::from_secs(5);
 const MAX_PAUSE: Duration = Duration::from_mins(2);
 /// Other than every number, so that the present one is answered at once.
@@ -77,20 +77,19 @@ impl Heard {
     /// Takes the present number; tells whether somebody has called since the last.
     fn take(&mut self, number: u64) -> bool {
         let before = std::mem::replace(&mut self.0, number);
-        // A new guardian counts anew.
-        before != UNKNOWN && number > before
+        // A new guardian counts anew: what it counts are calls, too.
+        before != UNKNOWN && number != before && number > 0
     }
 }
 
 async fn listen(paths: Paths, cloister: CloisterName, called: Arc<Notify>) {
-    let mut pause = PAUSE;
+    let (mut pause, mut heard) = (PAUSE, Heard(UNKNOWN));
     loop {
-        let mut heard = Heard(UNKNOWN);
-        let Err(error) = hear(&paths, &cloister, &mut heard, &called).await;
+        let answered = || pause = PAUSE;
+        let Err(error) = hear(&paths, &cloister, &mut heard, answered, &called).await;
         tracing::debug!(%error, "nobody can call");
-        // It has been there: it may only have been replaced.
-        pause = if heard.0 == UNKNOWN { (pause * 2).min(MAX_PAUSE) } else { PAUSE };
         sleep(pause).await;
+        pause = (pause * 2).min(MAX_PAUSE);
     }
 }
 
@@ -98,11 +97,14 @@ async fn hear(
     paths: &Paths,
     cloister: &CloisterName,
     heard: &mut Heard,
+    mut answered: impl FnMut(),
     called: &Notify,
 ) -> Result<std::convert::Infallible, ClientError> {
     let guardian = Guardian::connect(paths).await?;
     loop {
         let number = guardian.calls(cloister, heard.0).await?;
+        // It is there: when it is away next, it may only be replaced.
+        answered();
         if heard.take(number) {
             called.notify_one();
         }
@@ -119,7 +121,15 @@ mod tests {
         assert!(!heard.take(7));
         assert!(!heard.take(7));
         assert!(heard.take(8));
-        assert!(!heard.take(0), "a guardian that was started anew");
+    }
+
+    #[test]
+    fn i9_a_guardian_that_took_over_counts_anew_and_is_heard() {
+        let mut heard = Heard(8);
+        assert!(!heard.take(0), "nobody has called it");
         assert!(heard.take(2));
+        let mut heard = Heard(8);
+        assert!(heard.take(1), "it was called before it was asked");
+        assert!(!heard.take(1));
     }
 }

@@ -117,11 +117,34 @@ fn what_somebody_sees_calls_nobody() {
     book.waiting(pending("demo-main", "a.example:443"), &ways(), now);
     assert_eq!(told(&mut book, now).len(), 1);
     book.waiting(pending("demo-main", "b.example:443"), &ways(), now);
-    book.seen();
+    book.look();
     assert_eq!((next_call(&book), told(&mut book, now + PAUSE)), (None, vec![]));
-    // It was not called for, so it may be.
-    book.waiting(pending("demo-main", "b.example:443"), &ways(), now + PAUSE);
-    assert_eq!(told(&mut book, now + PAUSE), ["demo-main b.example:443 +2"]);
+    book.waiting(pending("demo-main", "c.example:443"), &ways(), now + PAUSE);
+    assert_eq!((next_call(&book), told(&mut book, now + PAUSE * 2), book.held_back()), (None, vec![], 0));
+}
+
+#[test]
+fn a6_what_waits_still_is_called_for_when_the_last_one_has_looked_away() {
+    let (mut book, now) = start();
+    let seen = pending("demo-main", "a.example:443");
+    book.look();
+    book.look();
+    book.waiting(seen.clone(), &ways(), now);
+    book.waiting(pending("demo-main", "b.example:443"), &ways(), now);
+    book.look_away(now);
+    assert_eq!((next_call(&book), told(&mut book, now + GLANCE)), (None, vec![]), "one looks still");
+    book.look_away(now + PAUSE);
+    // Whoever asks for the next change is back soon.
+    assert_eq!(told(&mut book, now + PAUSE), [] as [&str; 0]);
+    book.look();
+    assert_eq!(told(&mut book, now + PAUSE + GLANCE), [] as [&str; 0]);
+    book.settled(&withdrawn(&seen), 1);
+    let gone = now + PAUSE * 2;
+    book.look_away(gone);
+    book.waiting(pending("demo-main", "c.example:443"), &ways(), gone);
+    assert_eq!((book.next(), told(&mut book, gone)), (Some(gone + GLANCE), vec![]));
+    assert_eq!(told(&mut book, gone + GLANCE), ["demo-main c.example:443 +1"]);
+    assert_eq!((next_call(&book), told(&mut book, gone + GLANCE * 2)), (None, vec![]), "once");
 }
 
 #[test]
