@@ -12,6 +12,9 @@ use crate::name::{BranchName, CloisterName, ProjectName};
 
 /// Bounds every text of a record, in bytes, so that nothing from a sandbox can blow up a line (A15).
 const MAX_TEXT_BYTES: usize = 4096;
+/// Bounds what a record repeats of the words of somebody in a sandbox, in bytes as they are written: they cost what they
+/// ask for, and are asked for at no cost (A15).
+const MAX_SAID_BYTES: usize = 300;
 /// Bounds the arguments of a record.
 const MAX_ARGUMENTS: usize = 64;
 /// Bounds the addresses of a record.
@@ -185,6 +188,12 @@ impl Record {
         self
     }
 
+    /// Repeats the words of somebody in a sandbox, of which the beginning is kept.
+    #[must_use]
+    pub fn said(self, how: &str, words: &str) -> Self {
+        self.detail(format_args!("{how}: {}", capped_words(words)))
+    }
+
     /// Says what happened.
     pub fn event(&self) -> Event {
         self.entry.event
@@ -239,6 +248,29 @@ fn capped(text: String) -> String {
     format!("{kept}…[{} bytes cut]", text.len() - kept.len())
 }
 
+/// Cuts a text where what is written of it would be longer than the bound, and says how much is missing.
+fn capped_words(words: &str) -> String {
+    let mut room = MAX_SAID_BYTES;
+    let end =
+        words.char_indices().find_map(|(at, character)| match room.checked_sub(written_bytes(character)) {
+            Some(left) => {
+                room = left;
+                None
+            }
+            None => Some(at),
+        });
+    end.map_or_else(|| words.to_owned(), |end| format!("{}…[{} bytes cut]", &words[..end], words.len() - end))
+}
+
+/// How long a character is in a line of the log.
+fn written_bytes(character: char) -> usize {
+    match character {
+        '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
+        '\0'..='\u{1f}' => 6,
+        _ => character.len_utf8(),
+    }
+}
+
 fn capped_arguments(argv: impl IntoIterator<Item = impl AsRef<str>>) -> Vec<String> {
     let mut room = MAX_ARGV_BYTES;
     let mut left_out = 0_usize;
@@ -271,6 +303,21 @@ mod tests {
         assert_eq!(capped(format!("{fitting}yz")), format!("{fitting}…[2 bytes cut]"));
         let on_the_border = format!("{}é!", "x".repeat(MAX_TEXT_BYTES - 1));
         assert_eq!(capped(on_the_border), format!("{}…[3 bytes cut]", "x".repeat(MAX_TEXT_BYTES - 1)));
+    }
+
+    #[test]
+    fn a15_the_words_of_a_sandbox_cost_little_however_they_are_written() {
+        let said = |words: &str| {
+            let record = Record::new(Event::ProxyAsk).said("client", words);
+            (record.entry.detail.clone().unwrap(), record.shared().len())
+        };
+        assert_eq!(said("curl/8").0, "client: curl/8");
+        let bare = said("").1;
+        for character in ["\u{1}", "\"", "\\", "\n", "\u{8}", "\u{7f}", "x", "é", "\u{202e}"] {
+            let (detail, bytes) = said(&character.repeat(1024));
+            assert!(detail.ends_with(" bytes cut]") && bytes - bare <= 330, "{character:?}: {bytes}");
+            assert!(bytes - bare >= 290, "{character:?}: {bytes}");
+        }
     }
 
     #[test]

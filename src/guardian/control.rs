@@ -19,7 +19,7 @@ use axum::routing::{delete, get, post};
 use axum::{Extension, Json, Router};
 use tokio::net::UnixListener;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedRwLockReadGuard, RwLock, watch};
+use tokio::sync::{OwnedRwLockReadGuard, RwLock, Semaphore, watch};
 use tokio::time::timeout;
 
 use super::handover::{self, PROTOCOL};
@@ -56,6 +56,8 @@ pub(super) struct Control {
     /// Whether another guardian has taken over.
     pub(super) is_replaced: AtomicBool,
     held: Mutex<Option<Held>>,
+    /// The places of those who wait for something new.
+    polls: Semaphore,
 }
 
 /// What makes a process the guardian; given up when another has taken over.
@@ -73,6 +75,7 @@ impl Control {
             changes: Arc::default(),
             is_replaced: AtomicBool::new(false),
             held: Mutex::new(Some(held)),
+            polls: Semaphore::new(approvals::MAX_POLLS),
         }
     }
 

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use tokio::time::timeout;
 
 use super::api::{Calls, Forget, PageLink};
+use super::serve::MAX_CONVERSATIONS;
 use super::{Control, Peer, chain, refuse};
 use crate::approval::{Answer, RequestId, Who};
 use crate::guardian::approvals::answer::AnswerError;
@@ -21,6 +22,8 @@ use crate::name::CloisterName;
 
 /// How long an answer waits for something new.
 const LONG_POLL: Duration = Duration::from_secs(20);
+/// How many may wait for something new; the others of the conversations belong to those who ask for something else.
+pub(super) const MAX_POLLS: usize = MAX_CONVERSATIONS / 4 * 3;
 
 pub(super) fn routes() -> Router<Arc<Control>> {
     Router::new()
@@ -53,6 +56,7 @@ struct Whose {
 async fn list(State(control): State<Arc<Control>>, Query(Since { since }): Query<Since>) -> Response {
     let approvals = &control.registry.approvals;
     if let Some(since) = since {
+        let Ok(_slot) = control.polls.try_acquire() else { return crowded() };
         let _look = approvals.look();
         let mut changes = approvals.queue.changes();
         tokio::select! {
@@ -64,18 +68,28 @@ async fn list(State(control): State<Arc<Control>>, Query(Since { since }): Query
     as_guardian(&control, || Json(approvals.queue.snapshot()).into_response())
 }
 
-/// Answers, unless another guardian has taken over meanwhile: then it is that one's to answer.
+/// Answers, unless nothing is asked here any more: whoever waits for news must not ask again at once then. When another
+/// guardian has taken over, it is that one's to answer.
 fn as_guardian(control: &Control, answer: impl FnOnce() -> Response) -> Response {
     if control.is_replaced() {
         return refuse(StatusCode::MISDIRECTED_REQUEST, "another guardian has taken over");
     }
+    if control.registry.approvals.is_over() {
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, "the guardian is stopping");
+    }
     answer()
+}
+
+/// The answer when too many wait for news already.
+fn crowded() -> Response {
+    refuse(StatusCode::SERVICE_UNAVAILABLE, "too many wait for news of the guardian already")
 }
 
 async fn calls(
     State(control): State<Arc<Control>>,
     Query(Whose { cloister, since }): Query<Whose>,
 ) -> Response {
+    let Ok(_slot) = control.polls.try_acquire() else { return crowded() };
     let approvals = &control.registry.approvals;
     let mut calls = approvals.calls();
     let number = |calls: &std::collections::BTreeMap<CloisterName, u64>| {

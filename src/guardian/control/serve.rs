@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Request, Response};
+use axum::http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
@@ -16,12 +16,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use super::{Peer, broken_off};
 
-/// How many conversations there are at once; the next waits until one of them ends.
-const MAX_CONNECTIONS: usize = 64;
+/// How many conversations there are at once; the next waits until one of them ends. Every session and every list that
+/// follows what waits holds one all the time.
+pub(super) const MAX_CONVERSATIONS: usize = 256;
 /// How long a request head may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a caller may take to ask, and to take the answer; a conversation is one of each.
@@ -41,7 +43,7 @@ pub(super) async fn serve(
     routes: Router,
     mut told: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let slots = Arc::new(Semaphore::new(MAX_CONVERSATIONS));
     let until = told.clone();
     tokio::select! {
         // The sender outlives this: it lives with what the routes share.
@@ -49,7 +51,7 @@ pub(super) async fn serve(
         () = accept_all(&listener, &routes, &slots, &until) => {}
     }
     drop(listener);
-    let all = u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX);
+    let all = u32::try_from(MAX_CONVERSATIONS).unwrap_or(u32::MAX);
     // What is overdue ends with the process.
     let _ = timeout(END_PATIENCE, slots.acquire_many(all)).await;
     Ok(())
@@ -133,7 +135,17 @@ async fn overdue(mut work: watch::Receiver<bool>) {
     }
 }
 
-/// Answers on a task of its own: a panic in it is an answer too, and a caller that goes away breaks nothing off.
+/// Ends a task when it is dropped; one that has ended does not mind.
+struct Wait(AbortHandle);
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Answers on a task of its own: a panic in it is an answer too, and a caller that goes away breaks nothing off that
+/// changes something. One that only wants to know something waits no longer than it is there.
 async fn answer(
     routes: Router,
     peer: Peer,
@@ -142,7 +154,10 @@ async fn answer(
 ) -> Result<Response<Body>, Infallible> {
     request.extensions_mut().insert(peer);
     work.send_replace(true);
-    let answered = tokio::spawn(TowerToHyperService::new(routes).call(request)).await;
+    let changes_nothing = request.method() == Method::GET;
+    let task = tokio::spawn(TowerToHyperService::new(routes).call(request));
+    let _wait = changes_nothing.then(|| Wait(task.abort_handle()));
+    let answered = task.await;
     work.send_replace(false);
     Ok(match answered {
         Ok(Ok(response)) => response,
@@ -162,6 +177,7 @@ pub(super) async fn taken(request: Request<Body>) -> Option<Blocking> {
 mod tests {
     use axum::routing::get;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::mpsc;
 
     use super::*;
 
@@ -190,6 +206,48 @@ mod tests {
         assert!(ask("/fine").await.ends_with("fine"));
         tell.send_replace(true);
         served.await.unwrap().unwrap();
+    }
+
+    /// Says how what it belongs to ended.
+    struct Told(mpsc::UnboundedSender<&'static str>, &'static str);
+
+    impl Drop for Told {
+        fn drop(&mut self) {
+            let _ = self.0.send(self.1);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_goes_away_ends_its_wait_and_breaks_off_nothing_that_changes_something() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let (told, mut hears) = mpsc::unbounded_channel();
+        let (go_on, gate) = watch::channel(false);
+        let act = |name: &'static str| {
+            let (told, mut gate) = (told.clone(), gate.clone());
+            async move || {
+                let mut end = Told(told.clone(), "broken off");
+                told.send(name).unwrap();
+                let _ = gate.wait_for(|is_open| *is_open).await;
+                end.1 = "done";
+            }
+        };
+        let routes = Router::new().route("/", get(act("asked")).post(act("changes")));
+        let (_tell, stop) = watch::channel(false);
+        tokio::spawn(serve(listener, routes, stop));
+        let mut call = async |method: &str| {
+            let mut stream = UnixStream::connect(&path).await.unwrap();
+            stream.write_all(format!("{method} / HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
+            let begun = hears.recv().await.unwrap();
+            drop(stream);
+            begun
+        };
+        assert_eq!(call("POST").await, "changes");
+        assert_eq!(call("GET").await, "asked");
+        assert_eq!(hears.recv().await, Some("broken off"), "nobody waits for it");
+        go_on.send_replace(true);
+        assert_eq!(hears.recv().await, Some("done"));
     }
 
     #[tokio::test(start_paused = true)]
