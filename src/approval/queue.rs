@@ -195,9 +195,7 @@ impl Queue {
     /// [`Gone`] when it does not wait any more, or is being answered by somebody else.
     pub fn claim(self: &Arc<Self>, id: &RequestId) -> Result<Claim, Gone> {
         let mut state = self.lock();
-        let gone = |state: &State| {
-            Gone(state.ended(id).map(|ended| Box::new(ended.shown.clone())))
-        };
+        let gone = |state: &State| Gone(state.ended(id).map(|ended| Box::new(ended.shown.clone())));
         let Some(number) = state.by_id.get(id).copied() else { return Err(gone(&state)) };
         match state.pending.get_mut(&number).filter(|entry| !entry.is_claimed) {
             None => Err(gone(&state)),
@@ -370,7 +368,8 @@ impl State {
     /// Keeps what is remembered within its bounds, answers and others apart.
     fn forget_the_oldest(&mut self) {
         for (is_answer, most) in [(true, MAX_ANSWERED), (false, MAX_OTHERS)] {
-            let is_meant = |ended: &Ended| matches!(ended.shown.outcome, Outcome::Answered { .. }) == is_answer;
+            let is_meant =
+                |ended: &Ended| matches!(ended.shown.outcome, Outcome::Answered { .. }) == is_answer;
             if self.settled.iter().filter(|ended| is_meant(ended)).count() > most
                 && let Some(oldest) = self.settled.iter().rposition(is_meant)
             {

@@ -115,7 +115,7 @@ pub(super) async fn run(
 /// Who gave an answer, when and why, as far as its file says it.
 fn said(rule: &str, origin: &str, paths: &Paths) -> Option<String> {
     let pattern = Pattern::parse_for(Effect::Deny, rule).ok()?;
-    let (found, _) = decisions::find(paths, &pattern).ok()?;
+    let found = decisions::find(paths, &pattern).kept;
     let (_, kept) = found.into_iter().find(|(_, kept)| origin.contains(&format!("({})", kept.location)))?;
     let decisions::Decision { at, who, cloister, reason, .. } = kept.decision;
     let parts = [

@@ -67,7 +67,8 @@ fn answered(effect: Effect) -> Outcome {
 
 fn kept() -> Kept {
     let pattern = Pattern::parse("a.test:443").unwrap();
-    let decision = Decision { effect: Effect::Allow, pattern, at: None, who: None, cloister: None, reason: None };
+    let decision =
+        Decision { effect: Effect::Allow, pattern, at: None, who: None, cloister: None, reason: None };
     Kept { place: Some(Place::Global), decision }
 }
 

@@ -179,7 +179,8 @@ impl Registry {
         }
         self.forget_in_memory(None, pattern, *effect);
         self.refresh();
-        let record = Record::new(Event::ApprovalForgotten).cloister(&settled.cloister).project(&settled.project);
+        let record =
+            Record::new(Event::ApprovalForgotten).cloister(&settled.cloister).project(&settled.project);
         let record = record.host(settled.authority.host()).port(settled.authority.port());
         let scope = kept.place.as_ref().map_or(Scope::Session, scope_of);
         Ok(self.append(record.pattern(pattern).scope(scope).reason(said(*effect)).who(who))?)
@@ -209,8 +210,11 @@ impl Registry {
     /// that were, are recorded.
     pub(in crate::guardian) fn forget(&self, forget: &Forget, who: &Who) -> Result<Forgotten, AnswerError> {
         let pattern = Pattern::parse_for(Effect::Deny, &forget.rule)?;
-        let (found, _) = decisions::find(&self.paths, &pattern)?;
-        let found: Vec<_> = found.into_iter().filter(|(place, _)| self.is_meant(forget, place)).collect();
+        let found = decisions::find(&self.paths, &pattern);
+        // What can't be read is no concern of a rule that was found elsewhere.
+        let problems = found.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        let found: Vec<_> =
+            found.kept.into_iter().filter(|(place, _)| self.is_meant(forget, place)).collect();
         let mut forgotten = Vec::new();
         if let Some((first, _)) = found.first()
             && found.iter().any(|(place, _)| place != first)
@@ -232,7 +236,9 @@ impl Registry {
                 Place::Project(owner) => record.project(&owner.name),
                 Place::Session(cloister, _) => record.cloister(cloister),
             });
-            self.approvals.queue.close(|own| own.decision.pattern == pattern && own.place.as_ref() == Some(&place));
+            self.approvals
+                .queue
+                .close(|own| own.decision.pattern == pattern && own.place.as_ref() == Some(&place));
             let (pattern, place) = (pattern.to_string(), kept.location);
             forgotten.push(ForgottenRule { scope, pattern, effect: effect.name().to_owned(), place });
             self.refresh();
@@ -248,9 +254,10 @@ impl Registry {
             }
         }
         if forgotten.is_empty() {
+            let rule = forget.rule.escape_debug();
+            let unread = if problems.is_empty() { String::new() } else { format!(" (not read: {problems})") };
             return Err(AnswerError::Unfit(format!(
-                "no remembered answer is about `{}`; see `cloister config show --origins`",
-                forget.rule.escape_debug()
+                "no remembered answer is about `{rule}`; see `cloister config show --origins`{unread}"
             )));
         }
         Ok(Forgotten { forgotten })
@@ -304,12 +311,7 @@ fn rule(effect: Effect, pattern: &Pattern, origin: Origin) -> Rule {
 }
 
 /// The record of an answer.
-fn decided(
-    pending: &Pending,
-    answer: &Answer,
-    pattern: &Pattern,
-    who: impl std::fmt::Display,
-) -> Record {
+fn decided(pending: &Pending, answer: &Answer, pattern: &Pattern, who: impl std::fmt::Display) -> Record {
     let record = about(Event::ApprovalDecided, pending).scope(answer.scope).pattern(pattern).who(who);
     let record = record.reason(said(answer.effect));
     answer.reason.iter().fold(record, |record, reason| record.detail(format!("because: {reason}")))

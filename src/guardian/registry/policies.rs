@@ -59,7 +59,11 @@ impl Served {
     /// Has the proxy obey what the settings and the answers say now.
     pub(super) fn obey(&self) {
         let listening = self.asks.counsel.approvals.page_socket();
-        self.policy.replace(policy(&self.config, listening, self.grants.iter().chain(self.in_memory.iter().map(|own| &own.rule))));
+        self.policy.replace(policy(
+            &self.config,
+            listening,
+            self.grants.iter().chain(self.in_memory.iter().map(|own| &own.rule)),
+        ));
     }
 
     /// Takes other settings.
@@ -166,8 +170,7 @@ impl Registry {
     ) -> Vec<CloisterName> {
         let mut forgotten = Vec::new();
         for (name, served) in self.served().iter_mut() {
-            let is_meant =
-                |own: &InMemory| own.rule.pattern() == pattern && own.rule.effect() == effect;
+            let is_meant = |own: &InMemory| own.rule.pattern() == pattern && own.rule.effect() == effect;
             if cloister.is_some_and(|wanted| wanted != name) || !served.in_memory.iter().any(is_meant) {
                 continue;
             }

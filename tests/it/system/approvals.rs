@@ -271,8 +271,8 @@ fn row61_what_can_not_be_kept_holds_for_the_session_and_says_so() {
     let _open = held.join().unwrap().unwrap();
     drop(client.connect(&scene.authority("a")).unwrap());
     let decided = scene.audit("approval.decided");
-    assert_eq!(decided[0]["scope"], "session");
-    assert!(decided[0]["detail"].as_str().unwrap().contains("could not be kept"), "{decided:?}");
+    assert_eq!((&decided[0]["scope"], &decided[1]["scope"]), (&"global".into(), &"session".into()));
+    assert!(decided[1]["detail"].as_str().unwrap().contains("could not be kept"), "{decided:?}");
     // Not even that: then in memory alone.
     let grants = scene.file(".local/state/cloister/grants");
     fs::remove_dir_all(&grants).unwrap();
@@ -282,6 +282,22 @@ fn row61_what_can_not_be_kept_holds_for_the_session_and_says_so() {
     assert!(done.code == 0 && done.stderr.contains("could not be kept"), "{done:?}");
     let _open = held.join().unwrap().unwrap();
     drop(client.connect(&scene.authority("b")).unwrap());
+}
+
+#[test]
+fn a17_an_answer_that_can_not_be_recorded_is_not_kept_and_the_request_waits_on() {
+    let scene = Scene::new();
+    let client = Client::register(&scene.host, "demo");
+    let held = scene.hold(&client, "a");
+    let log = scene.file(".local/share/cloister/audit/audit.jsonl");
+    let whole = fs::read(&log).unwrap();
+    fs::write(&log, [whole.as_slice(), b"not a record\n"].concat()).unwrap();
+    let refused = scene.host.run(&["approvals", "allow", &scene.only(), "--scope", "global"]);
+    assert!(refused.code != 0 && refused.stderr.contains("audit log"), "{refused:?}");
+    assert!(!scene.file(".config/cloister/decisions/global.yaml").exists());
+    assert_eq!(scene.pending().len(), 1, "it waits on");
+    scene.kill_guardian();
+    assert!(refusal(held).starts_with("closed after"));
 }
 
 #[test]
@@ -557,7 +573,10 @@ fn a_rule_that_stands_in_two_projects_is_not_forgotten_in_both_unasked() {
         assert_eq!(refusal(held), "denied_by_user");
     }
     let refused = scene.host.run(&["approvals", "forget", &scene.authority("a"), "--scope", "project"]);
-    assert!(refused.code == 1 && refused.stderr.contains("other.yaml") && refused.stderr.contains("demo.yaml"), "{refused:?}");
+    assert!(
+        refused.code == 1 && refused.stderr.contains("other.yaml") && refused.stderr.contains("demo.yaml"),
+        "{refused:?}"
+    );
     scene.host.ok(&["approvals", "forget", &scene.authority("a"), "--cloister", "other"]);
     assert!(scene.decisions().contains("a.x.test"));
 }
