@@ -154,7 +154,12 @@ impl Paths {
 
     /// The answers that hold for one project.
     pub fn project_decisions_file(&self, project: &ProjectName) -> PathBuf {
-        self.config.join("decisions/projects").join(format!("{project}.yaml"))
+        self.project_decisions_dir().join(format!("{project}.yaml"))
+    }
+
+    /// The directory of the answers that hold for single projects.
+    pub fn project_decisions_dir(&self) -> PathBuf {
+        self.config.join("decisions/projects")
     }
 
     /// The lock under which answers that are kept for good are changed.
@@ -164,7 +169,12 @@ impl Paths {
 
     /// The answers that hold for one cloister until it is stopped.
     pub fn grants_file(&self, cloister: &CloisterName) -> PathBuf {
-        self.state.join("grants").join(format!("{cloister}.yaml"))
+        self.grants_dir().join(format!("{cloister}.yaml"))
+    }
+
+    /// The directory of the answers that hold for single cloisters.
+    pub fn grants_dir(&self) -> PathBuf {
+        self.state.join("grants")
     }
 
     /// The lock under which answers for one cloister are changed; no name begins with a dot.

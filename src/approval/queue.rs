@@ -13,13 +13,16 @@ use tokio::time::{Instant, sleep_until};
 
 use super::bucket::Bucket;
 use super::{Breadth, Outcome, Pending, RequestId, Settled, Snapshot, Voice, pattern};
+use crate::config::decisions::{Decision, Place};
 use crate::name::{BranchName, CloisterName, ProjectName};
 use crate::policy::{Authority, Effect, Rule};
 
 /// How many requests of one cloister may wait at the same time (A6).
 pub const MAX_PENDING: usize = 100;
-/// How many that have ended are remembered.
-const MAX_SETTLED: usize = 200;
+/// How many that were answered are remembered, and how many others that have ended: coming and going pushes no answer
+/// out.
+const MAX_ANSWERED: usize = 200;
+const MAX_OTHERS: usize = 20;
 /// How long an answer to a polite request waits for the connection that it was asked for.
 const AHEAD: Duration = Duration::from_mins(1);
 /// How soon it makes sense to ask again when too many wait.
@@ -44,10 +47,26 @@ struct State {
     counts: HashMap<CloisterName, usize>,
     next: u64,
     /// The newest first.
-    settled: VecDeque<Settled>,
+    settled: VecDeque<Ended>,
     buckets: HashMap<CloisterName, Bucket>,
     /// What was granted before the connection came.
     ahead: HashMap<Subject, (Arc<Rule>, Instant)>,
+}
+
+/// A request that has ended, and where its answer is kept.
+#[derive(Debug)]
+struct Ended {
+    shown: Settled,
+    kept: Option<Kept>,
+}
+
+/// Where an answer is kept, and as what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// The file; in memory alone where there is none.
+    pub place: Option<Place>,
+    /// What stands there.
+    pub decision: Decision,
 }
 
 #[derive(Debug)]
@@ -176,9 +195,7 @@ impl Queue {
     /// [`Gone`] when it does not wait any more, or is being answered by somebody else.
     pub fn claim(self: &Arc<Self>, id: &RequestId) -> Result<Claim, Gone> {
         let mut state = self.lock();
-        let gone = |state: &State| {
-            Gone(state.settled.iter().find(|settled| settled.id == *id).cloned().map(Box::new))
-        };
+        let gone = |state: &State| Gone(state.ended(id).map(|ended| Box::new(ended.shown.clone())));
         let Some(number) = state.by_id.get(id).copied() else { return Err(gone(&state)) };
         match state.pending.get_mut(&number).filter(|entry| !entry.is_claimed) {
             None => Err(gone(&state)),
@@ -224,7 +241,7 @@ impl Queue {
         Snapshot {
             version,
             pending: state.pending.values().rev().map(|entry| entry.show(now)).collect(),
-            settled: state.settled.iter().cloned().collect(),
+            settled: state.settled.iter().map(|ended| ended.shown.clone()).collect(),
         }
     }
 
@@ -240,20 +257,37 @@ impl Queue {
         self.lock().counts.get(cloister).copied().unwrap_or_default()
     }
 
-    /// A request that has ended, as long as it is remembered.
-    pub fn settled(&self, id: &RequestId) -> Option<Settled> {
-        self.lock().settled.iter().find(|settled| settled.id == *id).cloned()
+    /// Takes the answer to a request back, once: nobody else can. Gives where it is kept.
+    pub fn take_back(&self, id: &RequestId) -> Option<(Settled, Kept)> {
+        let mut state = self.lock();
+        let ended = state.settled.iter_mut().find(|ended| ended.shown.id == *id && ended.shown.can_undo)?;
+        let kept = ended.kept.clone()?;
+        ended.shown.can_undo = false;
+        let taken = (ended.shown.clone(), kept);
+        drop(state);
+        self.touch();
+        Some(taken)
+    }
+
+    /// Gives an answer back that could not be taken back after all.
+    pub fn give_answer_back(&self, id: &RequestId) {
+        if let Some(ended) = self.lock().settled.iter_mut().find(|ended| ended.shown.id == *id) {
+            ended.shown.can_undo = true;
+        }
+        self.touch();
     }
 
     /// The requests that have ended after this one, the newest first.
     pub fn settled_after(&self, last: Option<&RequestId>) -> Vec<Settled> {
-        self.lock().settled.iter().take_while(|settled| Some(&settled.id) != last).cloned().collect()
+        let state = self.lock();
+        let new = state.settled.iter().map(|ended| &ended.shown).take_while(|ended| Some(&ended.id) != last);
+        new.cloned().collect()
     }
 
-    /// Notes that the answer to a request can't be taken back any more.
-    pub fn close(&self, id: &RequestId) {
-        if let Some(settled) = self.lock().settled.iter_mut().find(|settled| settled.id == *id) {
-            settled.can_undo = false;
+    /// Notes that answers can't be taken back any more, for they are forgotten.
+    pub fn close(&self, is_forgotten: impl Fn(&Kept) -> bool) {
+        for ended in &mut self.lock().settled {
+            ended.shown.can_undo &= !ended.kept.as_ref().is_some_and(&is_forgotten);
         }
         self.touch();
     }
@@ -312,7 +346,7 @@ impl Queue {
 
 impl State {
     /// Takes a request out, tells those who wait, and remembers how it ended.
-    fn settle(&mut self, number: u64, outcome: Outcome, end: End) -> Option<&mut Settled> {
+    fn settle(&mut self, number: u64, outcome: Outcome, end: End) -> Option<&mut Ended> {
         let entry = self.pending.remove(&number)?;
         let Pending { id, cloister, project, authority, .. } = entry.shown;
         self.by_id.remove(&id);
@@ -324,10 +358,28 @@ impl State {
             }
         }
         let (at, problem, can_undo) = (Timestamp::now(), None, false);
-        self.settled.push_front(Settled { id, cloister, project, authority, outcome, at, problem, can_undo });
-        self.settled.truncate(MAX_SETTLED);
+        let shown = Settled { id, cloister, project, authority, outcome, at, problem, can_undo };
+        self.settled.push_front(Ended { shown, kept: None });
+        self.forget_the_oldest();
         entry.end.send_replace(Some(end));
         self.settled.front_mut()
+    }
+
+    /// Keeps what is remembered within its bounds, answers and others apart.
+    fn forget_the_oldest(&mut self) {
+        for (is_answer, most) in [(true, MAX_ANSWERED), (false, MAX_OTHERS)] {
+            let is_meant =
+                |ended: &Ended| matches!(ended.shown.outcome, Outcome::Answered { .. }) == is_answer;
+            if self.settled.iter().filter(|ended| is_meant(ended)).count() > most
+                && let Some(oldest) = self.settled.iter().rposition(is_meant)
+            {
+                self.settled.remove(oldest);
+            }
+        }
+    }
+
+    fn ended(&self, id: &RequestId) -> Option<&Ended> {
+        self.settled.iter().find(|ended| ended.shown.id == *id)
     }
 }
 
@@ -443,27 +495,27 @@ impl Claim {
         &self.pending
     }
 
-    /// Ends the request with an answer that is kept. Whoever waits in this moment gets `grant`; where nobody but polite
-    /// ones does, it waits a minute for the connection.
+    /// Ends the request with an answer. Whoever waits in this moment gets `grant`, and for one who asked politely it waits
+    /// a minute for the connection. What is kept can be taken back.
     pub fn settle(
         self,
         outcome: Outcome,
         grant: Option<&Arc<Rule>>,
         problem: Option<String>,
-        can_undo: bool,
+        kept: Option<Kept>,
     ) -> Option<Settled> {
         let mut state = self.queue.lock();
         if let Some(rule) = grant.filter(|rule| rule.effect() == Effect::Allow)
-            && state.pending.get(&self.number).is_some_and(|entry| entry.connections == 0 && entry.polite > 0)
+            && state.pending.get(&self.number).is_some_and(|entry| entry.polite > 0)
         {
             let subject = (self.pending.cloister.clone(), self.pending.authority.clone());
             let now = Instant::now();
             state.ahead.retain(|_, (_, until)| now < *until);
             state.ahead.insert(subject, (Arc::clone(rule), now + AHEAD));
         }
-        let settled = state.settle(self.number, outcome, End::Judge(grant.map(Arc::clone)))?;
-        (settled.problem, settled.can_undo) = (problem, can_undo);
-        let settled = settled.clone();
+        let ended = state.settle(self.number, outcome, End::Judge(grant.map(Arc::clone)))?;
+        (ended.shown.problem, ended.shown.can_undo, ended.kept) = (problem, kept.is_some(), kept);
+        let settled = ended.shown.clone();
         drop(state);
         self.queue.touch();
         Some(settled)

@@ -14,9 +14,10 @@ use crate::config::{Config, Owner, decisions};
 use crate::guardian::client::{Guardian, Judgement, SettingsProblem, usual_way};
 use crate::name::{CloisterId, CloisterName, ProjectName};
 use crate::paths::Paths;
-use crate::policy::{Authority, Host, Policy, Via};
+use crate::policy::{Authority, Effect, Host, Pattern, Policy, Via};
 use crate::project;
 use crate::sandbox::Receipt;
+use crate::text::Quoted;
 
 /// What is told about one destination.
 #[derive(Debug, Serialize)]
@@ -29,6 +30,8 @@ struct Verdict {
     rule: Option<String>,
     origin: Option<String>,
     detail: Option<String>,
+    /// Who gave the answer that the rule is, when and why.
+    answer: Option<String>,
     /// The request that waits for an answer.
     pending: Option<Pending>,
     /// The files that can't be used, when the verdict is by the rules before them.
@@ -45,7 +48,7 @@ pub(super) async fn run(
 ) -> Result<ExitCode, CommandError> {
     let authority = Authority::parse_with_default(target, 443).map_err(CommandError::user)?;
     let (cloister, owner) = asker(cloister, paths)?;
-    let (judgement, stale, has_own_file) = match Config::load_for(paths, Some(&owner)) {
+    let (mut judgement, stale, has_own_file) = match Config::load_for(paths, Some(&owner)) {
         Ok(config) => {
             let mut input = config.policy_input(Vec::new());
             let id = CloisterId::of(&cloister, &owner.directory.to_string_lossy());
@@ -66,7 +69,15 @@ pub(super) async fn run(
         let waits = guardian.approvals(None).await.map(|snapshot| snapshot.pending).unwrap_or_default();
         let is_meant = |pending: &Pending| pending.cloister == cloister && pending.authority == authority;
         pending = waits.into_iter().find(is_meant);
+        // What no file says may be an answer that could not be kept.
+        if judgement.is_asked
+            && let Ok(live) = guardian.judge(&cloister, &authority).await
+        {
+            judgement = live;
+        }
     }
+    let answer = judgement.rule.as_ref().zip(judgement.origin.as_ref());
+    let answer = answer.and_then(|(rule, origin)| said(rule, origin, paths));
     let verdict = Verdict {
         host: authority.host().to_string(),
         port: authority.port(),
@@ -90,6 +101,7 @@ pub(super) async fn run(
         rule: judgement.rule,
         origin: judgement.origin,
         detail: judgement.detail,
+        answer,
         stale,
     };
     if output.is_json() {
@@ -98,6 +110,22 @@ pub(super) async fn run(
         show(&verdict)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Who gave an answer, when and why, as far as its file says it.
+fn said(rule: &str, origin: &str, paths: &Paths) -> Option<String> {
+    let pattern = Pattern::parse_for(Effect::Deny, rule).ok()?;
+    let found = decisions::find(paths, &pattern).kept;
+    let (_, kept) = found.into_iter().find(|(_, kept)| origin.contains(&format!("({})", kept.location)))?;
+    let decisions::Decision { at, who, cloister, reason, .. } = kept.decision;
+    let parts = [
+        who.map(|who| format!("by {}", Quoted(&who))),
+        at.map(|at| format!("at {at}")),
+        cloister.map(|cloister| format!("when {cloister} asked")),
+        reason.map(|reason| format!("because: {}", Quoted(&reason))),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| format!("answered {}", parts.join(", ")))
 }
 
 /// What a running guardian says by the rules that it still has from before the files broke.
@@ -217,8 +245,8 @@ fn show(verdict: &Verdict) -> Result<(), CommandError> {
     if let (Some(rule), Some(origin)) = (&verdict.rule, &verdict.origin) {
         line(&format!("  rule: {rule}, from {origin}"))?;
     }
-    if let Some(detail) = &verdict.detail {
-        line(&format!("  {detail}"))?;
+    for more in verdict.answer.iter().chain(&verdict.detail) {
+        line(&format!("  {more}"))?;
     }
     if let Some(entry) = &verdict.last_refusal {
         line(&format!("  last refusal: {entry}"))?;

@@ -4,6 +4,7 @@
 //! lines and repairs, and a file that can't be read is never written over. A project's file says whose it is, by path
 //! and id (invariant 10): under another project's name it is of no effect.
 
+mod finding;
 mod reading;
 mod rendering;
 mod store;
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 
+pub use finding::{Found, find};
 pub(super) use reading::decode;
 pub(super) use rendering::quoted;
 pub use store::{DecisionsError, Remembered, forget, load, load_grants, remember, remove_grants};

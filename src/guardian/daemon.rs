@@ -234,6 +234,7 @@ async fn serve(paths: &Paths, begun: Begun, ready: impl FnOnce(&Path)) -> Result
         // What changed while the two were busy holds here and there.
         registry.refresh();
     }
+    registry.publish();
     tokio::spawn(Arc::clone(&approvals).follow());
     open_page(paths, &registry, approvals, page_patience).await;
     registry.guard_the_rest();

@@ -31,7 +31,7 @@ use crate::token::{HashedToken, PlainToken};
 use counters::{Counters, Latencies};
 use journal::{SandboxJournal, Trouble};
 use live::Live;
-use policies::CurrentPolicy;
+use policies::{CurrentPolicy, InMemory};
 use tokens::{Kept, TokenError};
 
 mod counters;
@@ -52,6 +52,8 @@ pub(super) struct Registry {
     pub(super) paths: Paths,
     pub(super) approvals: Arc<Approvals>,
     log: Arc<Ledger>,
+    /// Sockets for polite requests that lie where nobody looks for them yet.
+    unpublished: Mutex<Vec<PathBuf>>,
     resolver: Arc<dyn Resolve>,
     descriptors: Arc<Descriptors>,
     started: Instant,
@@ -85,7 +87,7 @@ struct Served {
     /// What was answered for it alone, as its file says.
     grants: Vec<Rule>,
     /// What was answered and could not be kept.
-    in_memory: Vec<Rule>,
+    in_memory: Vec<InMemory>,
     asks: Arc<Asks>,
 }
 
@@ -139,6 +141,7 @@ impl Registry {
             latencies: Arc::default(),
             paths,
             approvals,
+            unpublished: Mutex::default(),
             log,
             resolver,
             descriptors: Arc::new(Descriptors::of_this_process()),
@@ -172,6 +175,7 @@ impl Registry {
     /// Makes sure that everything that an earlier guardian serves could be served by this one.
     pub(super) fn check(paths: &Paths) -> Result<(), RegistryError> {
         for kept in Kept::read_all(paths)? {
+            decisions::load_grants(paths, &kept.registration.cloister, &kept.id())?;
             Config::load_for(paths, Some(&kept.registration.owner()))?;
         }
         Ok(())
@@ -249,13 +253,16 @@ impl Registry {
         self.append(about(Event::TokenIssue, &kept))?;
         if let Some(earlier) = served.remove(&name) {
             earlier.client.end(Ending::Revoked);
+            self.approvals.queue.forget(&name);
             self.order(Order::Revoke { cloister: name.clone() });
         }
         // What was answered holds until the cloister is stopped, also when it ended in another way.
         let begun = decisions::remove_grants(&self.paths, &name).map_err(RegistryError::from);
         let begun = begun.and_then(|()| kept.write(&self.paths).map_err(RegistryError::from));
         let begun = begun.and_then(|()| self.prepare(kept, config, Vec::new()));
-        match begun.and_then(|mut new| self.open(&mut new, None).map(|()| new)) {
+        let opened = begun.and_then(|mut new| self.open(&mut new, None).map(|()| new));
+        self.publish();
+        match opened {
             Ok(new) => drop(served.insert(name, new)),
             Err(error) => {
                 // The token was told to nobody; a file that can't be removed now is replaced by the next start.
@@ -318,15 +325,27 @@ impl Registry {
             Network::Guarded | Network::Inet | Network::Full => {
                 let path = self.paths.sockets_dir(&served.kept.id()).join("proxy.sock");
                 let bound = given.filter(|_| path.exists()).map_or_else(|| listen(&path), Ok)?;
-                let path = path.with_file_name("request.sock");
-                // Nothing of it is handed over: who asks politely can ask again.
+                // It is not handed over, for who asks politely can ask again; the path is taken when all is certain.
+                let path = path.with_file_name("request.new");
                 let polite = listen(&path)?;
                 self.spawn(&bound, polite, served)
-                    .map_err(|source| RegistryError::Listen { path, source })?;
+                    .map_err(|source| RegistryError::Listen { path: path.clone(), source })?;
+                self.unpublished.lock().unwrap_or_else(PoisonError::into_inner).push(path);
                 Some(bound)
             }
         };
         Ok(())
+    }
+
+    /// Takes polite requests from now on: what was opened comes to lie where sandboxes look for it.
+    pub(super) fn publish(&self) {
+        let opened = std::mem::take(&mut *self.unpublished.lock().unwrap_or_else(PoisonError::into_inner));
+        for new in opened {
+            // Who can't ask politely is asked about when it connects.
+            if let Err(error) = fs::rename(&new, new.with_file_name("request.sock")) {
+                tracing::error!(%error, path = %new.display(), "polite requests can't be taken");
+            }
+        }
     }
 
     /// Ends a sandbox's way out: its tunnels close, its token is forgotten. The way is closed first; what fails

@@ -65,6 +65,13 @@ fn answered(effect: Effect) -> Outcome {
     Outcome::Answered { answer, pattern: "a.test:443".into(), who: Who::Terminal(1000) }
 }
 
+fn kept() -> Kept {
+    let pattern = Pattern::parse("a.test:443").unwrap();
+    let decision =
+        Decision { effect: Effect::Allow, pattern, at: None, who: None, cloister: None, reason: None };
+    Kept { place: Some(Place::Global), decision }
+}
+
 fn grant() -> Arc<Rule> {
     Arc::new(Rule::allow(Pattern::parse("a.test:443").unwrap(), Origin::new(OriginKind::Session)))
 }
@@ -80,15 +87,17 @@ async fn row58_one_request_however_many_wait_and_one_answer_for_all() {
     let first = desk.queue.snapshot().pending[2].id.clone();
     let claim = desk.queue.claim(&first).unwrap();
     assert_eq!((claim.pending().exact.as_str(), &claim.pending().wildcard), ("a.test:443", &None));
-    claim.settle(answered(Effect::Allow), Some(&grant()), None, true).unwrap();
+    claim.settle(answered(Effect::Allow), Some(&grant()), None, Some(kept())).unwrap();
     for waiter in [one, two] {
         assert!(matches!(waiter.wait().await, End::Judge(Some(rule)) if rule == grant()));
     }
     drop((other, port));
     assert_eq!(desk.pending(), []);
-    assert!(desk.queue.settled(&first).unwrap().can_undo);
-    desk.queue.close(&first);
-    assert!(!desk.queue.settled(&first).unwrap().can_undo);
+    assert_eq!(desk.queue.take_back(&first).unwrap().1, kept());
+    assert_eq!(desk.queue.take_back(&first), None, "once");
+    desk.queue.give_answer_back(&first);
+    desk.queue.close(|own| *own == kept());
+    assert_eq!(desk.queue.take_back(&first), None, "it is forgotten");
     // The next one asks anew.
     let _again = desk.enter("a", "a.test:443");
     assert_ne!(desk.only(), first);
@@ -126,7 +135,7 @@ async fn row62_nobody_answers_twice_and_a_claim_that_fails_leaves_all_as_it_was(
     assert_eq!(desk.queue.claim(&id).unwrap_err(), Gone(None));
     drop(claim);
     let claim = desk.queue.claim(&id).unwrap();
-    claim.settle(answered(Effect::Deny), None, Some("full".into()), false).unwrap();
+    claim.settle(answered(Effect::Deny), None, Some("full".into()), None).unwrap();
     let gone = desk.queue.claim(&id).unwrap_err();
     assert_eq!(gone.to_string(), "no such request waits: it was answered already");
     assert_eq!(gone.0.unwrap().problem.as_deref(), Some("full"));
@@ -143,7 +152,7 @@ async fn a_request_does_not_end_while_somebody_answers_it() {
     advance(2 * PATIENCE).await;
     tokio::task::yield_now().await;
     assert!(!late.is_finished());
-    claim.settle(answered(Effect::Allow), Some(&grant()), None, false);
+    claim.settle(answered(Effect::Allow), Some(&grant()), None, None);
     assert!(matches!(late.await.unwrap(), End::Judge(Some(_))));
     // An answer that fails after all ends what is over by then.
     let late = tokio::spawn(desk.enter("a", "a.test:443").wait());
@@ -177,7 +186,7 @@ async fn a_polite_request_that_is_granted_once_lets_one_connection_pass_for_a_mi
     let desk = Desk::new();
     let settle = |waiter: Waiter| async {
         let claim = desk.queue.claim(&desk.only()).unwrap();
-        claim.settle(answered(Effect::Allow), Some(&grant()), None, false);
+        claim.settle(answered(Effect::Allow), Some(&grant()), None, None);
         assert!(matches!(waiter.wait().await, End::Judge(Some(_))));
     };
     settle(desk.ask_politely("a.test:443")).await;
@@ -189,11 +198,15 @@ async fn a_polite_request_that_is_granted_once_lets_one_connection_pass_for_a_mi
     settle(desk.ask_politely("a.test:443")).await;
     advance(AHEAD).await;
     assert!(matches!(desk.enter_as("a", "a.test:443", connection()).unwrap(), Entered::First(..)), "late");
-    // With a connection that waits, the grant is that one's.
+    // A connection that waits has its own, and who asked politely has the next one.
     let (polite, held) = (desk.ask_politely("a.test:443"), desk.enter("a", "a.test:443"));
     settle(polite).await;
     assert!(matches!(held.wait().await, End::Judge(Some(_))));
-    assert!(matches!(desk.enter_as("a", "a.test:443", connection()).unwrap(), Entered::First(..)));
+    assert!(matches!(desk.enter_as("a", "a.test:443", connection()).unwrap(), Entered::Granted(_)));
+    settle(desk.ask_politely("a.test:443")).await;
+    desk.queue.forget(&CloisterName::parse("a").unwrap());
+    let entered = desk.enter_as("a", "a.test:443", connection()).unwrap();
+    assert!(matches!(entered, Entered::First(..)), "invariant 10: another cloister may have the name");
 }
 
 #[tokio::test(start_paused = true)]
@@ -217,9 +230,22 @@ async fn a6_a_flood_is_bounded_by_cloister() {
         }
     }
     assert_eq!(refused, Some(Duration::from_secs(1)));
-    assert_eq!(desk.queue.snapshot().settled.len(), MAX_PENDING + 1 + 20);
+    assert_eq!(desk.queue.snapshot().settled.len(), MAX_OTHERS);
     advance(Duration::from_secs(1)).await;
     assert!(one_more("a").is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a6_coming_and_going_pushes_no_answer_out() {
+    let desk = Desk::new();
+    let _waiter = desk.enter("a", "a.test:443");
+    let id = desk.only();
+    desk.queue.claim(&id).unwrap().settle(answered(Effect::Deny), None, None, Some(kept()));
+    for host in 0..MAX_PENDING {
+        drop(desk.enter("b", &format!("h{host}.test:443")));
+    }
+    assert!(desk.queue.take_back(&id).is_some());
+    assert_eq!(desk.queue.snapshot().settled.len(), 1 + MAX_OTHERS);
 }
 
 #[tokio::test(start_paused = true)]
@@ -235,7 +261,7 @@ async fn ten_thousand_requests_wait_and_end() {
         assert!(matches!(end.await.unwrap(), End::TimedOut));
     }
     let snapshot = desk.queue.snapshot();
-    assert_eq!((snapshot.pending.len(), snapshot.settled.len()), (0, MAX_SETTLED));
+    assert_eq!((snapshot.pending.len(), snapshot.settled.len()), (0, MAX_OTHERS));
 }
 
 #[tokio::test(start_paused = true)]

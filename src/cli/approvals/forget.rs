@@ -4,16 +4,14 @@ use std::process::ExitCode;
 
 use super::super::arguments::ForgetArguments;
 use super::super::error::CommandError;
-use super::super::output::{Output, json, line};
+use super::super::output::{Output, complain, json, line};
 use super::refused;
 use crate::approval::Scope;
-use crate::config::Owner;
-use crate::config::decisions::{self, DecisionsError, Kept, Place};
+use crate::config::decisions::{self, DecisionsError, Found, Kept, Place};
 use crate::guardian::client::{ClientError, Forget, Forgotten, ForgottenRule, Guardian};
 use crate::name::CloisterName;
 use crate::paths::Paths;
 use crate::policy::{Effect, Pattern};
-use crate::project;
 use crate::sandbox::Receipt;
 use crate::text::Untrusted;
 
@@ -62,16 +60,22 @@ fn in_files(
     cloister: Option<&CloisterName>,
     paths: &Paths,
 ) -> Result<Vec<ForgottenRule>, CommandError> {
-    let mut found = Vec::new();
-    for place in places(cloister, paths)? {
-        if scope.is_some_and(|scope| scope != scope_of(&place)) {
-            continue;
-        }
-        let kept = decisions::load(paths, &place)?.kept;
-        let meant = kept.into_iter().filter(|kept| kept.decision.pattern == *pattern);
-        found.extend(meant.map(|kept| (place.clone(), kept)));
+    let Found { kept: mut found, problems } = decisions::find(paths, pattern);
+    for problem in problems {
+        complain(&format!("warning: {problem}"));
     }
-    let locations: Vec<&str> = found.iter().map(|(_, kept)| kept.location.as_str()).collect();
+    let owner = match cloister {
+        Some(name) => Receipt::load(&paths.receipt_file(name))?.map(|receipt| receipt.owner().directory),
+        None => None,
+    };
+    found.retain(|(place, _)| {
+        let is_of = |name: &CloisterName| match place {
+            Place::Global => true,
+            Place::Project(own) => owner.as_ref() == Some(&own.directory),
+            Place::Session(own, _) => own == name,
+        };
+        scope.is_none_or(|scope| scope == scope_of(place)) && cloister.is_none_or(is_of)
+    });
     let Some((first, _)) = found.first() else {
         let message = format!("no remembered answer is about `{pattern}`");
         let hint = "see the remembered ones with `cloister config show --origins`; they have ports, as in \
@@ -79,8 +83,11 @@ fn in_files(
         return Err(CommandError::user(message).hint(hint));
     };
     if found.iter().any(|(place, _)| place != first) {
+        let locations: Vec<&str> = found.iter().map(|(_, kept)| kept.location.as_str()).collect();
         let message = format!("`{pattern}` stands in several places: {}", locations.join(", "));
-        return Err(CommandError::user(message).hint("say which with `--scope SCOPE` or `--cloister NAME`"));
+        return Err(CommandError::user(message).hint(
+            "say which with `--scope SCOPE`, `--cloister NAME` or both, or take the line out of the file",
+        ));
     }
     found.iter().map(|(place, kept)| Ok(forget(pattern, place, kept, paths)?)).collect()
 }
@@ -109,27 +116,11 @@ fn scope_of(place: &Place) -> Scope {
     }
 }
 
-/// Where answers are remembered: a cloister's, or everybody's.
-fn places(cloister: Option<&CloisterName>, paths: &Paths) -> Result<Vec<Place>, CommandError> {
-    let receipts = match cloister {
-        Some(name) => Receipt::load(&paths.receipt_file(name))?.into_iter().collect(),
-        None => Receipt::load_all(&paths.receipts_dir())?.receipts,
-    };
-    let mut owners: Vec<Owner> = if cloister.is_some() {
-        receipts.iter().map(Receipt::owner).collect()
-    } else {
-        let registered = project::all_registered(paths)?.into_iter();
-        registered.map(|one| Owner { name: one.name, directory: one.path }).collect()
-    };
-    owners.sort();
-    owners.dedup();
-    let sessions = receipts.into_iter().map(|receipt| Place::Session(receipt.cloister, receipt.id));
-    Ok(sessions.chain(owners.into_iter().map(Place::Project)).chain([Place::Global]).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Owner;
+    use crate::name::{CloisterId, ProjectName};
 
     fn paths(home: &std::path::Path) -> Paths {
         let variable = std::ffi::OsString::from(home);
@@ -146,6 +137,11 @@ mod tests {
             reason: None,
         };
         decisions::remember(paths, place, decision).unwrap();
+    }
+
+    /// A project that no registry knows.
+    fn owner(name: &str, directory: &std::path::Path) -> Owner {
+        Owner { name: ProjectName::parse(name).unwrap(), directory: directory.into() }
     }
 
     fn forgets(pattern: &str, scope: Option<Scope>, paths: &Paths) -> Result<Vec<String>, String> {
@@ -182,22 +178,45 @@ mod tests {
     fn an_answer_that_stands_in_several_places_is_forgotten_in_none() {
         let home = tempfile::tempdir().unwrap();
         let paths = paths(home.path());
-        let owner =
-            Owner { name: crate::name::ProjectName::parse("demo").unwrap(), directory: home.path().into() };
-        std::fs::create_dir_all(paths.projects_file().parent().unwrap()).unwrap();
-        let registry = serde_json::json!({
-            "demo": {"path": home.path(), "id": owner.id()},
-        });
-        let registry = serde_json::json!({ "projects": registry });
-        std::fs::write(paths.projects_file(), registry.to_string()).unwrap();
+        let owner = owner("demo", home.path());
         remember(&paths, &Place::Global, "api.x.org:443");
         remember(&paths, &Place::Project(owner.clone()), "api.x.org:443");
         let refused = forgets("api.x.org:443", None, &paths).unwrap_err();
-        assert!(
-            refused.starts_with("`api.x.org:443` stands in several places: decisions/projects/demo.yaml:")
-        );
+        assert!(refused.starts_with("`api.x.org:443` stands in several places: decisions/global.yaml:"));
         assert_eq!(forgets("api.x.org:443", Some(Scope::Project), &paths).unwrap().len(), 1);
         assert_eq!(decisions::load(&paths, &Place::Global).unwrap().kept.len(), 1);
         assert_eq!(decisions::load(&paths, &Place::Project(owner)).unwrap().kept.len(), 0);
+    }
+
+    #[test]
+    fn a_scope_with_several_places_needs_a_cloister() {
+        let home = tempfile::tempdir().unwrap();
+        let paths = paths(home.path());
+        for name in ["demo-main", "other-main"] {
+            let name = CloisterName::parse(name).unwrap();
+            let id = CloisterId::of(&name, "/home/u/demo");
+            remember(&paths, &Place::Session(name, id), "api.x.org:443");
+        }
+        for name in ["demo", "other"] {
+            remember(&paths, &Place::Project(owner(name, &home.path().join(name))), "b.test:443");
+        }
+        let refused = forgets("api.x.org:443", Some(Scope::Session), &paths).unwrap_err();
+        assert!(refused.starts_with("`api.x.org:443` stands in several places: grants/demo-main.yaml:"));
+        assert!(forgets("b.test:443", Some(Scope::Project), &paths).is_err());
+        let pattern = Pattern::parse("api.x.org:443").unwrap();
+        let demo = CloisterName::parse("demo-main").unwrap();
+        let forgotten = in_files(&pattern, None, Some(&demo), &paths).unwrap();
+        assert_eq!(forgotten.len(), 1);
+        assert!(forgotten[0].place.starts_with("grants/demo-main.yaml:"));
+        assert_eq!(forgets("api.x.org:443", None, &paths).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_broken_file_is_in_nobodys_way() {
+        let home = tempfile::tempdir().unwrap();
+        let paths = paths(home.path());
+        remember(&paths, &Place::Project(owner("demo", home.path())), "api.x.org:443");
+        std::fs::write(paths.global_decisions_file(), "allow: [").unwrap();
+        assert_eq!(forgets("api.x.org:443", None, &paths).unwrap().len(), 1);
     }
 }

@@ -421,6 +421,53 @@ fn a_broken_file_of_answers_breaks_the_configuration() {
 }
 
 #[test]
+fn an_answer_is_found_wherever_it_stands_and_whoevers_it_is() {
+    let home = Home::new();
+    let stopped = Place::Project(Owner {
+        name: ProjectName::parse("gone").unwrap(),
+        directory: "/home/u/elsewhere".into(),
+    });
+    let all = [Place::Global, project(), stopped, session("/home/u/demo")];
+    for place in &all {
+        home.remember(place, Effect::Allow, "other.test:443").unwrap();
+        home.remember(place, Effect::Deny, "a.test:443").unwrap();
+    }
+    let found = |pattern: &str| {
+        let Found { kept, problems } = find(&home.paths, &Pattern::parse(pattern).unwrap());
+        let locations: Vec<String> = kept.iter().map(|(_, kept)| kept.location.clone()).collect();
+        let places: Vec<Place> = kept.into_iter().map(|(place, _)| place).collect();
+        (places, locations, home.shown(&problems))
+    };
+    let lines = [
+        "decisions/global.yaml:6",
+        "decisions/projects/demo.yaml:7",
+        "decisions/projects/gone.yaml:7",
+        "grants/demo-main.yaml:7",
+    ];
+    assert_eq!(found("a.test:443"), (all.to_vec(), lines.map(str::to_owned).to_vec(), vec![]));
+    assert_eq!(found("b.test:443"), (vec![], vec![], vec![]));
+    assert_eq!(found("a.test"), (vec![], vec![], vec![]));
+
+    // What can't be read is told and hides nothing else.
+    let directory = home.paths.project_decisions_dir();
+    fs::write(directory.join("demo.yaml"), "allow: [").unwrap();
+    fs::write(directory.join("empty.yaml"), "# nothing\n").unwrap();
+    fs::write(directory.join("Not A Name.yaml"), "project: {name: a, path: /a, id: b}\n").unwrap();
+    fs::write(directory.join("whose.yaml"), "allow: [{pattern: \"a.test:443\"}]\n").unwrap();
+    fs::write(
+        directory.join("forged.yaml"),
+        "project: {name: a, path: /a, id: b}\nallow: [{pattern: \"a.test:443\"}]\n",
+    )
+    .unwrap();
+    fs::write(directory.join("notes.txt"), "allow: [").unwrap();
+    let (places, _, problems) = found("a.test:443");
+    assert_eq!(places, [all[0].clone(), all[2].clone(), all[3].clone()]);
+    let of = |file: &str| problems.iter().filter(|problem| problem.contains(file)).count();
+    assert_eq!(["demo.yaml", "Not A Name.yaml", "whose.yaml", "forged.yaml"].map(of), [1; 4], "{problems:?}");
+    assert_eq!(problems.len(), 4, "{problems:?}");
+}
+
+#[test]
 fn comments_at_the_top_stay() {
     let home = Home::new();
     home.write(

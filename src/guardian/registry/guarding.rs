@@ -113,6 +113,7 @@ impl Registry {
         match self.guard(&cloister) {
             Ok(()) => {
                 self.open(served, None)?;
+                self.publish();
                 served.unguarded = None;
                 self.tell_of_guards(&cloister, "the guards are watched again, and the way out is open");
             }

@@ -8,7 +8,8 @@ use jiff::Timestamp;
 
 use super::{Registry, RegistryError, Served};
 use crate::audit::{Event, Record};
-use crate::config::{Config, ConfigError, Owner, Problem, decisions};
+use crate::config::decisions::{self, Place};
+use crate::config::{Config, ConfigError, Owner, Problem};
 use crate::guardian::control::api::Reloaded;
 use crate::guardian::handover::Order;
 use crate::name::{CloisterId, CloisterName, ProjectName};
@@ -90,8 +91,13 @@ impl Registry {
         let mut reloaded = Reloaded { cloisters: 0, closed_tunnels: 0 };
         for served in self.served().values_mut() {
             let (owner, name, _) = served.names();
-            let has_answers = loaded.grants.get(&name).is_some_and(|grants| served.adopt_grants(grants));
             let config = loaded.good.get(&owner);
+            let grants = loaded.grants.get(&name);
+            let is_mended = served.forget_what_is_read(|place| match place {
+                Place::Global | Place::Project(_) => config.is_some(),
+                Place::Session(..) => grants.is_some(),
+            });
+            let has_answers = grants.is_some_and(|grants| served.adopt_grants(grants)) || is_mended;
             reloaded.cloisters += usize::from(config.is_some());
             let what = config.and_then(|config| served.adopt(config));
             if what.is_none() && !has_answers {

@@ -1,14 +1,12 @@
 //! The rules of one sandbox as they hold now: those of the settings, and what was answered for it alone.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::{Registry, Served, settings};
-use crate::approval::{Pending, Scope};
+use crate::approval::Pending;
 use crate::config::decisions::Place;
 use crate::config::{Config, Owner};
-use crate::guardian::control::api::Forget;
 use crate::guardian::control::judgement::usual_way;
 use crate::name::CloisterName;
 use crate::policy::{Authority, Decision, Effect, Pattern, Policy, Request, Rule};
@@ -33,6 +31,13 @@ impl Policies for CurrentPolicy {
     }
 }
 
+/// An answer that holds although its file does not say it.
+pub(super) struct InMemory {
+    pub(super) rule: Rule,
+    /// The file that would say it, could it be read.
+    pub(super) place: Option<Place>,
+}
+
 /// Makes the policy of a sandbox of its settings and what was answered for it alone; no pin leads to where the guardian
 /// itself listens.
 pub(super) fn policy<'a>(
@@ -54,7 +59,11 @@ impl Served {
     /// Has the proxy obey what the settings and the answers say now.
     pub(super) fn obey(&self) {
         let listening = self.asks.counsel.approvals.page_socket();
-        self.policy.replace(policy(&self.config, listening, self.grants.iter().chain(&self.in_memory)));
+        self.policy.replace(policy(
+            &self.config,
+            listening,
+            self.grants.iter().chain(self.in_memory.iter().map(|own| &own.rule)),
+        ));
     }
 
     /// Takes other settings.
@@ -63,6 +72,13 @@ impl Served {
         let (settings, terms) = settings(config);
         self.client.apply(settings);
         self.asks.counsel.adopt(terms);
+    }
+
+    /// Forgets what held in memory while a file could not be read that says by now what holds.
+    pub(super) fn forget_what_is_read(&mut self, is_read: impl Fn(&Place) -> bool) -> bool {
+        let before = self.in_memory.len();
+        self.in_memory.retain(|own| !own.place.as_ref().is_some_and(&is_read));
+        self.in_memory.len() < before
     }
 
     /// What the rules say of a destination at present.
@@ -103,42 +119,18 @@ impl Registry {
         served.get(cloister).map(|served| Place::Session(cloister.clone(), served.kept.id()))
     }
 
-    /// Where a rule may stand that is to be forgotten.
-    pub(in crate::guardian) fn places(&self, forget: &Forget) -> Vec<Place> {
-        let served = self.served();
-        let meant: Vec<&Served> = served
-            .iter()
-            .filter(|(name, _)| forget.cloister.as_ref().is_none_or(|wanted| wanted == *name))
-            .map(|(_, served)| served)
-            .collect();
-        let owners: BTreeSet<Owner> = meant.iter().map(|served| served.owner()).collect();
-        let sessions = meant
-            .iter()
-            .map(|served| Place::Session(served.kept.registration.cloister.clone(), served.kept.id()));
-        let all = [Place::Global].into_iter().chain(owners.into_iter().map(Place::Project)).chain(sessions);
-        let is_meant = |place: &Place| {
-            let scope = match place {
-                Place::Global => Scope::Global,
-                Place::Project(_) => Scope::Project,
-                Place::Session(..) => Scope::Session,
-            };
-            forget.scope.is_none_or(|wanted| wanted == scope)
-        };
-        all.filter(is_meant).collect()
-    }
-
-    /// Makes sure that an answer holds that was kept in a file; where the files do not say it (they are broken, or could
+    /// Makes sure that an answer holds that was kept at `place`; where the files do not say it (they are broken, or could
     /// not be written), it holds in memory, and the problem says so.
     pub(in crate::guardian) fn make_sure(
         &self,
         pending: &Pending,
-        effect: Effect,
-        rule: impl FnOnce() -> Rule,
+        rule: Rule,
+        place: Option<&Place>,
         problem: Option<String>,
     ) -> Option<String> {
         let mut served = self.served();
         let Some(served) = served.get_mut(&pending.cloister) else { return problem };
-        let holds = match (served.decision(&pending.authority), effect) {
+        let holds = match (served.decision(&pending.authority), rule.effect()) {
             // What is denied by now stays so, whatever was answered.
             (Some(Decision::Allow(_)), Effect::Allow) | (Some(Decision::Deny(_)), _) => true,
             (Some(Decision::Allow(_)), Effect::Deny) | (Some(Decision::Ask(_)) | None, _) => false,
@@ -146,7 +138,7 @@ impl Registry {
         if holds {
             return problem;
         }
-        served.in_memory.push(rule());
+        served.in_memory.push(InMemory { rule, place: place.cloned() });
         served.obey();
         served.client.revalidate();
         self.revisit(served);
@@ -162,15 +154,31 @@ impl Registry {
         self.approvals.queue.revisit(cloister, |authority| served.is_asked(authority));
     }
 
-    /// Forgets an answer that is not kept in a file.
-    pub(in crate::guardian) fn forget_in_memory(&self, cloister: &CloisterName, pattern: &Pattern) {
-        if let Some(served) = self.served().get_mut(cloister) {
-            let before = served.in_memory.len();
-            served.in_memory.retain(|rule| rule.pattern() != pattern);
-            if served.in_memory.len() < before {
-                served.obey();
-                served.client.revalidate();
-            }
+    /// Ends the requests of a cloister that its rules decide by now.
+    pub(in crate::guardian) fn revisit_cloister(&self, cloister: &CloisterName) {
+        if let Some(served) = self.served().get(cloister) {
+            self.revisit(served);
         }
+    }
+
+    /// Forgets answers that hold in memory, of one cloister or of all; says whose they were.
+    pub(in crate::guardian) fn forget_in_memory(
+        &self,
+        cloister: Option<&CloisterName>,
+        pattern: &Pattern,
+        effect: Effect,
+    ) -> Vec<CloisterName> {
+        let mut forgotten = Vec::new();
+        for (name, served) in self.served().iter_mut() {
+            let is_meant = |own: &InMemory| own.rule.pattern() == pattern && own.rule.effect() == effect;
+            if cloister.is_some_and(|wanted| wanted != name) || !served.in_memory.iter().any(is_meant) {
+                continue;
+            }
+            served.in_memory.retain(|own| !is_meant(own));
+            served.obey();
+            served.client.revalidate();
+            forgotten.push(name.clone());
+        }
+        forgotten
     }
 }

@@ -271,8 +271,8 @@ fn row61_what_can_not_be_kept_holds_for_the_session_and_says_so() {
     let _open = held.join().unwrap().unwrap();
     drop(client.connect(&scene.authority("a")).unwrap());
     let decided = scene.audit("approval.decided");
-    assert_eq!(decided[0]["scope"], "session");
-    assert!(decided[0]["detail"].as_str().unwrap().contains("could not be kept"), "{decided:?}");
+    assert_eq!((&decided[0]["scope"], &decided[1]["scope"]), (&"global".into(), &"session".into()));
+    assert!(decided[1]["detail"].as_str().unwrap().contains("could not be kept"), "{decided:?}");
     // Not even that: then in memory alone.
     let grants = scene.file(".local/state/cloister/grants");
     fs::remove_dir_all(&grants).unwrap();
@@ -282,6 +282,22 @@ fn row61_what_can_not_be_kept_holds_for_the_session_and_says_so() {
     assert!(done.code == 0 && done.stderr.contains("could not be kept"), "{done:?}");
     let _open = held.join().unwrap().unwrap();
     drop(client.connect(&scene.authority("b")).unwrap());
+}
+
+#[test]
+fn a17_an_answer_that_can_not_be_recorded_is_not_kept_and_the_request_waits_on() {
+    let scene = Scene::new();
+    let client = Client::register(&scene.host, "demo");
+    let held = scene.hold(&client, "a");
+    let log = scene.file(".local/share/cloister/audit/audit.jsonl");
+    let whole = fs::read(&log).unwrap();
+    fs::write(&log, [whole.as_slice(), b"not a record\n"].concat()).unwrap();
+    let refused = scene.host.run(&["approvals", "allow", &scene.only(), "--scope", "global"]);
+    assert!(refused.code != 0 && refused.stderr.contains("audit log"), "{refused:?}");
+    assert!(!scene.file(".config/cloister/decisions/global.yaml").exists());
+    assert_eq!(scene.pending().len(), 1, "it waits on");
+    scene.kill_guardian();
+    assert!(refusal(held).starts_with("closed after"));
 }
 
 #[test]
@@ -522,4 +538,124 @@ fn i2_i5_a_sandbox_asks_politely_with_its_own_token_or_not_at_all() {
     let metadata = curl(&format!("/ask {token} -d '{{\"host\":\"metadata.google.internal\",\"port\":443}}'"));
     assert!(metadata.contains("\"denied\"") && metadata.contains("address_forbidden"), "{metadata}");
     assert_eq!(scene.pending(), [] as [Value; 0]);
+}
+
+#[test]
+fn invariant10_an_answer_is_taken_back_also_when_its_cloister_is_over() {
+    let scene = Scene::new();
+    let client = Client::register(&scene.host, "demo");
+    let held = scene.hold(&client, "a");
+    let id = scene.only();
+    scene.host.ok(&["approvals", "allow", &id, "--scope", "project"]);
+    let _open = held.join().unwrap().unwrap();
+    assert!(raw(&scene.host, "DELETE /tokens/demo", b"").starts_with("HTTP/1.1 200"));
+    let undone = raw(&scene.host, &format!("POST /approvals/{id}/undo"), b"");
+    assert!(undone.starts_with("HTTP/1.1 200"), "{undone}");
+    assert!(!scene.decisions().contains("a.x.test"), "{}", scene.decisions());
+    // And by its rule, when nothing of the project runs.
+    let client = Client::register(&scene.host, "demo");
+    let held = scene.hold(&client, "b");
+    scene.host.ok(&["approvals", "allow", &scene.only(), "--scope", "project"]);
+    let _open = held.join().unwrap().unwrap();
+    assert!(raw(&scene.host, "DELETE /tokens/demo", b"").starts_with("HTTP/1.1 200"));
+    scene.host.ok(&["approvals", "forget", &scene.authority("b"), "--scope", "project"]);
+    assert!(!scene.decisions().contains("b.x.test"), "{}", scene.decisions());
+    assert_eq!(scene.audit("approval.forgotten").len(), 2);
+}
+
+#[test]
+fn a_rule_that_stands_in_two_projects_is_not_forgotten_in_both_unasked() {
+    let scene = Scene::new();
+    for name in ["demo", "other"] {
+        let client = Client::register(&scene.host, name);
+        let held = scene.hold(&client, "a");
+        scene.host.ok(&["approvals", "deny", &scene.only(), "--scope", "project"]);
+        assert_eq!(refusal(held), "denied_by_user");
+    }
+    let refused = scene.host.run(&["approvals", "forget", &scene.authority("a"), "--scope", "project"]);
+    assert!(
+        refused.code == 1 && refused.stderr.contains("other.yaml") && refused.stderr.contains("demo.yaml"),
+        "{refused:?}"
+    );
+    scene.host.ok(&["approvals", "forget", &scene.authority("a"), "--cloister", "other"]);
+    assert!(scene.decisions().contains("a.x.test"));
+}
+
+#[test]
+fn what_held_in_memory_ends_with_its_file_with_forget_and_with_undo() {
+    let scene = Scene::new();
+    let client = Client::register(&scene.host, "demo");
+    let settings = fs::read_to_string(scene.file(".config/cloister/config.yaml")).unwrap();
+    fs::write(scene.file(".config/cloister/config.yaml"), format!("{settings}nonsense: 1\n")).unwrap();
+    scene.host.run(&["guardian", "reload"]);
+    let held = scene.hold(&client, "a");
+    let done = scene.host.run(&["approvals", "allow", &scene.only(), "--scope", "global"]);
+    assert!(done.code == 0 && done.stderr.contains("until that is mended"), "{done:?}");
+    let mut open = held.join().unwrap().unwrap();
+    fs::write(scene.file(".config/cloister/config.yaml"), settings).unwrap();
+    scene.host.ok(&["guardian", "reload"]);
+    open.assert_open();
+    scene.host.ok(&["approvals", "forget", &scene.authority("a")]);
+    open.wait_for_its_end();
+    // Where it could be written nowhere.
+    for below in [".local/state/cloister/grants", ".config/cloister/decisions"] {
+        drop(fs::remove_dir_all(scene.file(below)));
+        scene.host.write(&scene.file(below), "");
+    }
+    let held = scene.hold(&client, "a");
+    let id = scene.only();
+    scene.host.run(&["approvals", "allow", &id, "--scope", "session"]);
+    let mut open = held.join().unwrap().unwrap();
+    let undone = raw(&scene.host, &format!("POST /approvals/{id}/undo"), b"");
+    assert!(undone.starts_with("HTTP/1.1 200"), "{undone}");
+    open.wait_for_its_end();
+    let held = scene.hold(&client, "b");
+    scene.host.run(&["approvals", "deny", &scene.only(), "--scope", "session"]);
+    assert_eq!(refusal(held), "denied_by_user");
+    let forgotten = scene.host.run(&["approvals", "forget", &scene.authority("b")]);
+    assert!(forgotten.code == 0 && forgotten.stdout.contains("memory"), "{forgotten:?}");
+    let held = scene.hold(&client, "b");
+    scene.host.ok(&["approvals", "deny", &scene.only()]);
+    assert_eq!(refusal(held), "denied_by_user");
+}
+
+#[test]
+fn an_answer_that_was_replaced_is_not_taken_back_by_the_one_before() {
+    let scene = Scene::new();
+    let client = Client::register(&scene.host, "demo");
+    let held = scene.hold(&client, "a");
+    let first = scene.only();
+    scene.host.ok(&["approvals", "allow", &first, "--scope", "global", "--reason", "first"]);
+    let _open = held.join().unwrap().unwrap();
+    scene.host.ok(&["approvals", "forget", &scene.authority("a")]);
+    let held = scene.hold(&client, "a");
+    scene.host.ok(&["approvals", "allow", &scene.only(), "--scope", "global", "--reason", "second"]);
+    let mut open = held.join().unwrap().unwrap();
+    let refused = raw(&scene.host, &format!("POST /approvals/{first}/undo"), b"");
+    assert!(refused.starts_with("HTTP/1.1 400"), "{refused}");
+    open.assert_open();
+}
+
+#[test]
+fn i9_a_failed_takeover_leaves_polite_requests_to_the_guardian_that_goes_on() {
+    if Host::with_bubblewrap().is_none() {
+        return;
+    }
+    let scene = Scene::new();
+    scene.host.ok(&["start", "-d"]);
+    let grants = scene.file(".local/state/cloister/grants/demo.yaml");
+    scene.host.write(&grants, "nonsense: [\n");
+    fs::set_permissions(&grants, fs::Permissions::from_mode(0o600)).unwrap();
+    let failed = scene.host.run(&["guardian", "start", "--upgrade"]);
+    assert!(failed.code != 0 && failed.stderr.contains("grants/demo.yaml:"), "{failed:?}");
+    let asked = inside(&scene.host, &format!("cloister request {}", scene.authority("a")));
+    scene.wait_for(|pending| pending.len() == 1);
+    scene.host.ok(&["approvals", "deny", &scene.only()]);
+    assert_eq!(ended(asked).code, 1);
+    fs::remove_file(&grants).unwrap();
+    scene.host.ok(&["guardian", "start", "--upgrade"]);
+    let asked = inside(&scene.host, &format!("cloister request {}", scene.authority("a")));
+    scene.wait_for(|pending| pending.len() == 1);
+    scene.host.ok(&["approvals", "allow", &scene.only()]);
+    assert_eq!(ended(asked).code, 0);
 }
