@@ -6,7 +6,7 @@
 
 pub mod queue;
 
-mod bucket;
+pub(crate) mod bucket;
 
 use std::fmt::{self, Display, Formatter};
 use std::str::FromStr;

@@ -1,4 +1,5 @@
-//! How many requests a cloister may begin (A6): some at once, and then so many a minute.
+//! How often a cloister may do something (A6): begin a request, or ask for one politely. Some at once, and then one after
+//! the other.
 
 use std::time::Duration;
 
@@ -11,20 +12,25 @@ const REFILL: Duration = Duration::from_secs(1);
 
 /// What a cloister has left.
 #[derive(Debug, Default)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     /// Until when what was taken is not yet made good.
     owed_until: Option<Instant>,
 }
 
 impl Bucket {
-    /// Takes one, or tells how long to wait for it.
+    /// Takes one of the requests that may begin, or tells how long to wait for it.
     pub(super) fn take(&mut self, now: Instant) -> Result<(), Duration> {
+        self.take_one_of(BURST, REFILL, now)
+    }
+
+    /// Takes one where so many may be taken at once and one more after every `refill`, or tells how long to wait for it.
+    pub(crate) fn take_one_of(&mut self, burst: u32, refill: Duration, now: Instant) -> Result<(), Duration> {
         let owed_until = self.owed_until.filter(|until| *until > now).unwrap_or(now);
-        let wait = (owed_until + REFILL).saturating_duration_since(now + REFILL * BURST);
+        let wait = (owed_until + refill).saturating_duration_since(now + refill * burst);
         if wait > Duration::ZERO {
             return Err(wait);
         }
-        self.owed_until = Some(owed_until + REFILL);
+        self.owed_until = Some(owed_until + refill);
         Ok(())
     }
 }

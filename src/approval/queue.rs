@@ -8,14 +8,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use super::bucket::Bucket;
 use super::{Breadth, Outcome, Pending, RequestId, Settled, Snapshot, Voice, pattern};
 use crate::config::decisions::{Decision, Place};
 use crate::name::{BranchName, CloisterName, ProjectName};
 use crate::policy::{Authority, Effect, Rule};
+
+mod waiter;
+
+pub use waiter::Waiter;
 
 /// How many requests of one cloister may wait at the same time (A6).
 pub const MAX_PENDING: usize = 100;
@@ -36,6 +40,8 @@ type Subject = (CloisterName, Authority);
 pub struct Queue {
     state: Mutex<State>,
     version: watch::Sender<u64>,
+    /// Something was counted that the version does not tell of yet.
+    counted: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -76,6 +82,8 @@ struct Entry {
     connections: usize,
     polite: usize,
     is_claimed: bool,
+    /// Whether anybody sees it yet.
+    is_shown: bool,
     end: watch::Sender<Option<End>>,
 }
 
@@ -101,7 +109,7 @@ pub struct Asked {
 /// What becomes of a question.
 #[derive(Debug)]
 pub enum Entered {
-    /// It begins a request.
+    /// It begins a request, which nobody sees until it is [shown](Waiter::show).
     First(Waiter, Box<Pending>),
     /// It waits for the answer to a request that is there already.
     Joined(Waiter),
@@ -143,7 +151,7 @@ fn ended(settled: Option<&Settled>) -> &'static str {
 
 impl Default for Queue {
     fn default() -> Self {
-        Self { state: Mutex::default(), version: watch::Sender::new(1) }
+        Self { state: Mutex::default(), version: watch::Sender::new(1), counted: Notify::new() }
     }
 }
 
@@ -169,7 +177,7 @@ impl Queue {
             *entry.waiting(kind) += 1;
             let waiter = Waiter::new(self, number, kind, entry);
             drop(state);
-            self.touch();
+            self.counted.notify_one();
             return Ok(Entered::Joined(waiter));
         }
         if state.counts.get(&asked.cloister).is_some_and(|count| *count >= MAX_PENDING) {
@@ -184,8 +192,6 @@ impl Queue {
         state.by_id.insert(shown.id.clone(), number);
         *state.counts.entry(shown.cloister.clone()).or_default() += 1;
         state.pending.insert(number, entry);
-        drop(state);
-        self.touch();
         Ok(Entered::First(waiter, Box::new(shown)))
     }
 
@@ -238,9 +244,10 @@ impl Queue {
         // Before the look: what changes after it has another version.
         let version = *self.version.borrow();
         let (state, now) = (self.lock(), Instant::now());
+        let shown = state.pending.values().rev().filter(|entry| entry.is_shown);
         Snapshot {
             version,
-            pending: state.pending.values().rev().map(|entry| entry.show(now)).collect(),
+            pending: shown.map(|entry| entry.show(now)).collect(),
             settled: state.settled.iter().map(|ended| ended.shown.clone()).collect(),
         }
     }
@@ -249,7 +256,7 @@ impl Queue {
     pub fn find(&self, cloister: &CloisterName, authority: &Authority) -> Option<Pending> {
         let state = self.lock();
         let number = state.by_subject.get(&(cloister.clone(), authority.clone()))?;
-        Some(state.pending.get(number)?.show(Instant::now()))
+        state.pending.get(number).filter(|entry| entry.is_shown).map(|entry| entry.show(Instant::now()))
     }
 
     /// How many requests of a cloister wait.
@@ -307,28 +314,6 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends a request whose time is over, unless somebody is answering it.
-    fn expire(&self, number: u64) {
-        let mut state = self.lock();
-        if state.pending.get(&number).is_some_and(|entry| !entry.is_claimed) {
-            state.settle(number, Outcome::TimedOut, End::TimedOut);
-            drop(state);
-            self.touch();
-        }
-    }
-
-    /// Takes one out who waited.
-    fn leave(&self, number: u64, kind: Kind) {
-        let mut state = self.lock();
-        let Some(entry) = state.pending.get_mut(&number) else { return };
-        *entry.waiting(kind) -= 1;
-        if entry.connections + entry.polite == 0 && !entry.is_claimed {
-            state.settle(number, Outcome::Withdrawn, End::TimedOut);
-        }
-        drop(state);
-        self.touch();
-    }
-
     /// Gives a claimed request back that was not answered after all.
     fn give_back(&self, number: u64) {
         let mut state = self.lock();
@@ -357,11 +342,14 @@ impl State {
                 self.counts.remove(&cloister);
             }
         }
+        entry.end.send_replace(Some(end));
+        if !entry.is_shown {
+            return None;
+        }
         let (at, problem, can_undo) = (Timestamp::now(), None, false);
         let shown = Settled { id, cloister, project, authority, outcome, at, problem, can_undo };
         self.settled.push_front(Ended { shown, kept: None });
         self.forget_the_oldest();
-        entry.end.send_replace(Some(end));
         self.settled.front_mut()
     }
 
@@ -405,7 +393,15 @@ impl Entry {
             authority,
         };
         let end = watch::Sender::new(None);
-        Self { shown, deadline: now + patience, connections: 0, polite: 0, is_claimed: false, end }
+        Self {
+            shown,
+            deadline: now + patience,
+            connections: 0,
+            polite: 0,
+            is_claimed: false,
+            is_shown: false,
+            end,
+        }
     }
 
     fn waiting(&mut self, kind: Kind) -> &mut usize {
@@ -438,46 +434,6 @@ impl Kind {
             Voice::Connection { .. } => Self::Connection,
             Voice::Polite { .. } => Self::Polite,
         }
-    }
-}
-
-/// One who waits for an answer; dropped, it waits no more.
-#[derive(Debug)]
-pub struct Waiter {
-    queue: Arc<Queue>,
-    number: u64,
-    kind: Kind,
-    deadline: Instant,
-    end: watch::Receiver<Option<End>>,
-}
-
-impl Waiter {
-    fn new(queue: &Arc<Queue>, number: u64, kind: Kind, entry: &Entry) -> Self {
-        let (queue, end) = (Arc::clone(queue), entry.end.subscribe());
-        Self { queue, number, kind, deadline: entry.deadline, end }
-    }
-
-    /// Waits for the answer, or for the end of the time.
-    pub async fn wait(mut self) -> End {
-        tokio::select! {
-            biased;
-            end = ended_as(&mut self.end) => return end,
-            () = sleep_until(self.deadline) => self.queue.expire(self.number),
-        }
-        // At once, unless somebody is answering.
-        ended_as(&mut self.end).await
-    }
-}
-
-async fn ended_as(end: &mut watch::Receiver<Option<End>>) -> End {
-    // The sender goes only with an entry that was settled.
-    let settled = end.wait_for(Option::is_some).await;
-    settled.ok().and_then(|end| end.clone()).unwrap_or(End::TimedOut)
-}
-
-impl Drop for Waiter {
-    fn drop(&mut self) {
-        self.queue.leave(self.number, self.kind);
     }
 }
 

@@ -28,6 +28,9 @@ pub(super) mod answer;
 pub(super) mod asks;
 pub(super) mod desk;
 
+/// What the log says of what no connection asked for.
+const POLITELY: &str = "asked politely";
+
 /// All that waits for a human, and the ways to reach one.
 pub(super) struct Approvals {
     pub(super) queue: Arc<Queue>,
@@ -130,8 +133,12 @@ impl Approvals {
         }
     }
 
-    /// Tells those who were called what has ended; runs as long as the guardian.
+    /// Tells those who were called what has ended, and those who look how many wait; runs as long as the guardian.
     pub(super) async fn follow(self: Arc<Self>) {
+        tokio::join!(self.tell_ends(), self.queue.tell_counts());
+    }
+
+    async fn tell_ends(&self) {
         let mut changes = self.queue.changes();
         let mut last = None;
         while changes.changed().await.is_ok() {
@@ -193,8 +200,10 @@ impl Counsel {
                         error = &error as &dyn std::error::Error,
                         "nobody is asked without a record"
                     );
+                    waiter.discard();
                     return Verdict::Unrecorded;
                 }
+                waiter.show();
                 self.approvals.call(&pending, &wishes);
                 waiter
             }
@@ -226,9 +235,9 @@ fn asking(pending: &Pending) -> Record {
     let record = about(Event::ProxyAsk, pending);
     match &pending.voice {
         Voice::Connection { user_agent: Some(said) } => record.said("client", said),
-        Voice::Polite { reason: Some(said) } => record.said("asked politely", said),
+        Voice::Polite { reason: Some(said) } => record.said(POLITELY, said),
         Voice::Connection { user_agent: None } => record,
-        Voice::Polite { reason: None } => record.detail("asked politely"),
+        Voice::Polite { reason: None } => record.detail(POLITELY),
     }
 }
 

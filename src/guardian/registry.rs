@@ -289,7 +289,7 @@ impl Registry {
             policy: Arc::clone(&policy) as Arc<dyn proxy::Policies>,
             terms: RwLock::new(terms),
         });
-        let asks = Arc::new(Asks { counsel: Arc::clone(&counsel), token: kept.token.clone() });
+        let asks = Arc::new(Asks::new(Arc::clone(&counsel), kept.token.clone()));
         let counters = Arc::new(Counters::default());
         let journal = SandboxJournal {
             log: Arc::clone(&self.log),

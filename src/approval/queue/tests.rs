@@ -21,7 +21,7 @@ impl Desk {
 
     fn enter_as(&self, cloister: &str, authority: &str, voice: Voice) -> Result<Entered, Flood> {
         let number = self.next.replace(self.next.get() + 1);
-        self.queue.enter(Asked {
+        let entered = self.queue.enter(Asked {
             id: RequestId::from_bytes(number.to_be_bytes()),
             cloister: CloisterName::parse(cloister).unwrap(),
             project: ProjectName::parse("demo").unwrap(),
@@ -29,7 +29,11 @@ impl Desk {
             authority: Authority::parse(authority).unwrap(),
             voice,
             patience: PATIENCE,
-        })
+        })?;
+        if let Entered::First(waiter, _) = &entered {
+            waiter.show();
+        }
+        Ok(entered)
     }
 
     fn enter(&self, cloister: &str, authority: &str) -> Waiter {
@@ -273,9 +277,57 @@ async fn every_change_has_a_version_of_its_own() {
     let waiter = desk.enter("a", "a.test:443");
     assert!(changes.has_changed().unwrap());
     versions.push(desk.queue.snapshot().version);
-    let second = desk.enter("a", "a.test:443");
-    versions.push(desk.queue.snapshot().version);
-    drop((waiter, second));
+    drop(waiter);
     versions.push(desk.queue.snapshot().version);
     assert!(versions.is_sorted_by(|earlier, later| earlier < later), "{versions:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a7_nobody_sees_a_request_before_it_is_shown_and_who_joined_one_that_never_is_asks_anew() {
+    let queue = Arc::<Queue>::default();
+    let asked = || Asked {
+        id: RequestId::from_bytes([7; 8]),
+        cloister: CloisterName::parse("a").unwrap(),
+        project: ProjectName::parse("demo").unwrap(),
+        branch: None,
+        authority: Authority::parse("a.test:443").unwrap(),
+        voice: Voice::Connection { user_agent: None },
+        patience: PATIENCE,
+    };
+    let enter = || match queue.enter(asked()).unwrap() {
+        Entered::First(waiter, _) => (waiter, true),
+        Entered::Joined(waiter) => (waiter, false),
+        Entered::Granted(_) => panic!("nobody granted it"),
+    };
+    let (mut changes, Asked { cloister, authority, .. }) = (queue.changes(), asked());
+    changes.mark_unchanged();
+    let ((first, true), (joined, false)) = (enter(), enter()) else { panic!("the second one joins") };
+    let is_seen = || queue.snapshot().pending.len() == 1 && queue.find(&cloister, &authority).is_some();
+    assert!(!is_seen() && !changes.has_changed().unwrap());
+    first.discard();
+    assert!(matches!(joined.wait().await, End::Judge(None)));
+    assert!(!changes.has_changed().unwrap() && queue.snapshot().settled.is_empty());
+    let (again, is_first) = enter();
+    again.show();
+    assert!(is_first && is_seen() && changes.has_changed().unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a6_a_crowd_that_joins_and_leaves_wakes_nobody_more_than_twenty_times_a_second() {
+    let desk = Desk::new();
+    let queue = Arc::clone(&desk.queue);
+    tokio::spawn(async move { queue.tell_counts().await });
+    let _first = desk.enter("a", "a.test:443");
+    let (before, mut last) = (desk.queue.snapshot().version, None);
+    for _ in 0..1000 {
+        for _ in 0..10 {
+            last = Some(desk.enter("a", "a.test:443"));
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!((1..=21).contains(&(desk.queue.snapshot().version - before)));
+    let version = desk.queue.snapshot().version;
+    drop(last);
+    tokio::time::sleep(Duration::from_millis(51)).await;
+    assert!(desk.queue.snapshot().version > version, "the last one is told, too");
 }
