@@ -1,6 +1,7 @@
 //! What a human decides: held connections, answers that are kept, and what they survive.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
@@ -388,6 +389,43 @@ fn i9_a_guardian_that_stops_lets_nobody_wait_and_one_that_takes_over_asks_anew()
     scene.host.ok(&["guardian", "stop", "--yes"]);
     assert_eq!(refusal(held), "shutting_down");
     open.wait_for_its_end();
+}
+
+/// Says something to the page, and reads what it answers.
+#[expect(clippy::disallowed_methods, reason = "this is the browser")]
+fn page_says(address: &str, request: &str) -> String {
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "this is the browser")]
+fn i9_the_page_keeps_its_port_and_its_logins_when_another_guardian_takes_over() {
+    let scene = Scene::new();
+    let link = scene.host.ok(&["approvals", "open"]);
+    let (page, code) = link.trim().strip_prefix("http://").unwrap().split_once("/login/").unwrap();
+    let login = page_says(page, &format!("GET /login/{code} HTTP/1.1\r\nHost: {page}\r\n\r\n"));
+    let cookie = login.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap();
+    let cookie = cookie.split(';').next().unwrap();
+    // An answer that nobody takes holds up no other guardian.
+    let mut idle = std::net::TcpStream::connect(page).unwrap();
+    idle.write_all(format!("GET /events HTTP/1.1\r\nHost: {page}\r\nCookie: {cookie}\r\n\r\nx").as_bytes())
+        .unwrap();
+    let mut half = std::net::TcpStream::connect(page).unwrap();
+    half.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+    scene.host.ok(&["guardian", "start", "--upgrade"]);
+    let end = Instant::now() + PATIENCE;
+    while !json(&raw(&scene.host, "GET /status", b""))["page"].is_string() {
+        assert!(Instant::now() < end, "there is no page");
+    }
+    assert_eq!(json(&raw(&scene.host, "GET /status", b""))["page"], format!("http://{page}/"));
+    let answer =
+        page_says(page, &format!("GET /session HTTP/1.1\r\nHost: {page}\r\nCookie: {cookie}\r\n\r\n"));
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    drop((idle, half));
 }
 
 #[test]
