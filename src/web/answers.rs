@@ -39,6 +39,7 @@ pub(super) async fn deny(
 
 async fn decide(shared: &Arc<Shared>, visit: &Visit, id: &str, effect: Effect) -> Result<Response, Refusal> {
     let id = request_id(id)?;
+    is_seen(visit)?;
     let answer = answer(visit, effect)?;
     let who = who(visit);
     let settled = at_desk(shared, move |desk| {
@@ -70,6 +71,7 @@ pub(super) async fn deny_all(
 }
 
 async fn deny_named(shared: &Arc<Shared>, visit: &Visit) -> Result<Response, Refusal> {
+    is_seen(visit)?;
     let ids: Vec<RequestId> = visit.fields("id").map(request_id).collect::<Result<_, _>>()?;
     let answer = answer(visit, Effect::Deny)?;
     let who = who(visit);
@@ -114,6 +116,7 @@ pub(super) async fn undo(
 
 async fn take_back(shared: &Arc<Shared>, visit: &Visit, id: &str) -> Result<Response, Refusal> {
     let (id, who) = (request_id(id)?, who(visit));
+    is_seen(visit)?;
     let named = id.clone();
     let undone = at_desk(shared, move |desk| desk.undo(&id, who)).await?;
     undone.map_err(|error| refused(error, StatusCode::CONFLICT))?;
@@ -168,10 +171,25 @@ fn answer(visit: &Visit, effect: Effect) -> Result<Answer, Refusal> {
 pub(super) fn is_too_early(desk: &dyn Desk, id: &RequestId, now: Timestamp) -> bool {
     let snapshot = desk.snapshot();
     let pending = snapshot.pending.iter().find(|pending| pending.id == *id);
-    pending.is_some_and(|pending| {
-        let age = now.duration_since(pending.created);
-        age >= SignedDuration::ZERO && age < ARMING
-    })
+    pending.is_some_and(|pending| is_fresh(pending.created, now))
+}
+
+/// Refuses a form of a page that came in this moment, maybe under a hand that was about to click on the one before.
+/// Forms that the script has armed don't say when they came.
+fn is_seen(visit: &Visit) -> Result<(), Refusal> {
+    let Some(shown) = visit.field("shown") else { return Ok(()) };
+    let shown = shown.parse().ok().and_then(|shown| Timestamp::from_millisecond(shown).ok());
+    if shown.is_none_or(|shown| is_fresh(shown, Timestamp::now())) {
+        let text = "The page came less than half a second ago. Read what stands there, then answer again.";
+        return Err(Refusal::new(StatusCode::CONFLICT, "too_early", "Too early", text));
+    }
+    Ok(())
+}
+
+/// Tells whether something came in this moment; a clock that was set back makes nothing fresh.
+fn is_fresh(came: Timestamp, now: Timestamp) -> bool {
+    let age = now.duration_since(came);
+    age >= SignedDuration::ZERO && age < ARMING
 }
 
 fn too_early() -> Refusal {

@@ -21,6 +21,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many cookies of the right name are looked at: a page on another port of this host may add some.
 const MAX_COOKIES: usize = 4;
 
+const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+
 /// What a page may do: load and call itself, and nothing else (A2, A5).
 const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
      connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
@@ -137,8 +139,8 @@ async fn admit(shared: &Arc<Shared>, request: Request, wants: Wants) -> Result<R
     if request.method() == Method::GET && (path.starts_with("/assets/") || path.starts_with("/login/")) {
         return Ok(request);
     }
-    let is_api = matches!(path, "/events" | "/pending" | "/log/events");
-    if is_api && !is_own_fetch(request.headers()).unwrap_or(true) {
+    let is_link = wants == Wants::Page && only(request.headers(), &FETCH_MODE) == Some("navigate");
+    if request.method() == Method::GET && !is_link && !is_own_fetch(request.headers()).unwrap_or(true) {
         return Err(Refusal::foreign("Only this page itself may ask for that."));
     }
     let visitor = visitor(shared, request.headers()).ok_or_else(Refusal::not_logged_in)?;

@@ -168,14 +168,14 @@ impl Viewer {
     /// Tells the browser what is new of a board.
     fn take(&mut self, board: &Board) {
         let csrf = self.watch.visitor.csrf.clone();
-        let decisions = part(&DecisionsPart { decisions: &board.decisions(), csrf: &csrf });
+        let decisions = part(&DecisionsPart { decisions: &board.decisions(), csrf: &csrf, shown: None });
         let cloisters = part(&CloistersPart { cloisters: &board.cloisters });
         let problems = part(&ProblemsPart { problems: &board.problems });
         let count = board.snapshot.pending.len();
         let cards = board.cards.iter().map(|card| (card.id.clone(), card.waiting.clone())).collect();
         let Some(seen) = self.seen.take() else {
             let crowded = board.crowded();
-            let list = part(&ListPart { list: &board.list(&crowded), csrf: &csrf });
+            let list = part(&ListPart { list: &board.list(&crowded), csrf: &csrf, shown: None });
             let data = json!({
                 "version": board.snapshot.version, "csrf": csrf, "count": count, "list": list, "decisions": decisions,
                 "cloisters": cloisters, "problems": problems,
@@ -188,7 +188,7 @@ impl Viewer {
         let crowded = still_crowded(&seen.crowded, board);
         let is_regrouped = crowded.iter().any(|name| !seen.crowded.contains(name));
         if is_regrouped || (board.more() > 0 || seen.more > 0) && cards != seen.cards {
-            let list = part(&ListPart { list: &board.list(&crowded), csrf: &csrf });
+            let list = part(&ListPart { list: &board.list(&crowded), csrf: &csrf, shown: None });
             self.say("list", &json!({ "count": count, "list": list }));
         } else {
             for card in board.cards.iter().rev().filter(|card| !seen.cards.contains_key(&card.id)) {
@@ -254,7 +254,7 @@ fn still_crowded(before: &BTreeSet<CloisterName>, board: &Board) -> BTreeSet<Clo
 fn added(card: &Card, csrf: &str, count: usize) -> serde_json::Value {
     json!({
         "id": card.id,
-        "html": part(&CardPart { card, csrf }),
+        "html": part(&CardPart { card, csrf, shown: None }),
         "cloister": card.cloister.as_str(),
         "host": format!("{}{}:{}", card.host.front, card.host.registrable, card.port),
         "count": count,

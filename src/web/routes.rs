@@ -10,6 +10,8 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::routing::{get, post};
 
+use jiff::Timestamp;
+
 use super::gate::{Refusal, Visit, Wants};
 use super::sessions::LoginError;
 use super::views::{self, Board, Home};
@@ -69,6 +71,7 @@ async fn home(State(shared): State<Arc<Shared>>, Extension(visit): Extension<Vis
             cloisters: board.cloisters,
             problems: board.problems,
             csrf: &visit.visitor.csrf,
+            shown: Some(Timestamp::now().as_millisecond()),
             flash,
         })),
         Err(refusal) => refusal.answer(visit.wants),

@@ -23,7 +23,7 @@ mod file;
 const CODE_LIFE: Duration = Duration::from_mins(5);
 /// How many login links there are at once; the oldest goes.
 const MAX_CODES: usize = 16;
-/// How many wrong codes are taken in [`GUESS_TIME`] before none is looked at any more.
+/// How many wrong codes are taken in [`GUESS_TIME`] before they are told to be too many.
 const MAX_GUESSES: usize = 20;
 const GUESS_TIME: Duration = Duration::from_mins(1);
 /// How long a session lives without a request, and how long at most.
@@ -232,18 +232,19 @@ impl State {
     }
 
     fn take_code(&mut self, code: &str, now: Instant) -> Result<(), LoginError> {
+        self.codes.retain(|(_, made)| now.duration_since(*made) < CODE_LIFE);
+        let hash = SecretHash::of(code);
+        // Whoever guesses keeps nobody out who knows.
+        if let Some(place) = self.codes.iter().position(|(known, _)| known.is(&hash)) {
+            self.codes.remove(place);
+            return Ok(());
+        }
         self.guesses.retain(|at| now.duration_since(*at) < GUESS_TIME);
         if self.guesses.len() >= MAX_GUESSES {
             return Err(LoginError::TooMany);
         }
-        self.codes.retain(|(_, made)| now.duration_since(*made) < CODE_LIFE);
-        let hash = SecretHash::of(code);
-        let Some(place) = self.codes.iter().position(|(known, _)| known.is(&hash)) else {
-            self.guesses.push_back(now);
-            return Err(LoginError::Unknown);
-        };
-        self.codes.remove(place);
-        Ok(())
+        self.guesses.push_back(now);
+        Err(LoginError::Unknown)
     }
 
     fn begin(&mut self, secret: &str, now: Timestamp) {

@@ -234,6 +234,8 @@ pub(super) struct Home<'a> {
     pub(super) cloisters: Vec<CloisterRow>,
     pub(super) problems: Vec<String>,
     pub(super) csrf: &'a str,
+    /// When it is rendered, in milliseconds since the epoch: a form of this page acts when that is a while ago (A5).
+    pub(super) shown: Option<i64>,
     pub(super) flash: Option<String>,
 }
 
@@ -243,6 +245,8 @@ pub(super) struct Home<'a> {
 pub(super) struct ListPart<'a> {
     pub(super) list: &'a List,
     pub(super) csrf: &'a str,
+    /// The script that shows it lets the buttons rest itself.
+    pub(super) shown: Option<i64>,
 }
 
 /// One card.
@@ -251,6 +255,8 @@ pub(super) struct ListPart<'a> {
 pub(super) struct CardPart<'a> {
     pub(super) card: &'a Card,
     pub(super) csrf: &'a str,
+    /// The script that shows it lets the buttons rest itself.
+    pub(super) shown: Option<i64>,
 }
 
 /// The last decisions.
@@ -259,6 +265,8 @@ pub(super) struct CardPart<'a> {
 pub(super) struct DecisionsPart<'a> {
     pub(super) decisions: &'a [Decision],
     pub(super) csrf: &'a str,
+    /// The script that shows it lets the buttons rest itself.
+    pub(super) shown: Option<i64>,
 }
 
 /// The cloisters that run.

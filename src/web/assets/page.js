@@ -4,6 +4,7 @@
 
 const ARMING_MS = 500; // How long a button rests after it appeared, moved, or the window came back.
 const RESULT_MS = 4000; // How long a result stays when nobody looks at the list.
+const ANSWER_MS = 10000; // How long the guardian may take for an answer.
 const QUIET_MS = 40000; // Without a heartbeat for so long, the connection is lost.
 const find = (selector, root = document) => root.querySelector(selector);
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
@@ -107,7 +108,12 @@ function armAll() {
     setButton(find("[data-action=deny-all]", group), online && now >= at && !group.dataset.busy);
     if (at > now) { next = Math.min(next, at - now); }
   }
-  for (const button of all("[data-action=undo], #logout")) { setButton(button, online && now >= windowArmedAt); }
+  for (const button of all("[data-action=undo]")) {
+    const at = Math.max(armedAt.get(button) ?? 0, windowArmedAt);
+    setButton(button, online && now >= at);
+    if (at > now) { next = Math.min(next, at - now); }
+  }
+  for (const button of all("#logout")) { setButton(button, online && now >= windowArmedAt); }
   if (windowArmedAt > now) { next = Math.min(next, windowArmedAt - now); }
   if (next < Infinity) { setTimeout(armAll, next + 1); }
 }
@@ -123,9 +129,10 @@ function disarm(element) { armedAt.set(element, performance.now() + ARMING_MS); 
 
 // Disarms whatever is not where it was. Scrolling moves nothing: the user does it.
 function watchPlaces() {
-  for (const element of all(".card, .group")) {
+  for (const element of all(".card, .group, [data-action=undo]")) {
     const box = element.getBoundingClientRect();
-    const place = `${Math.round(box.left + scrollX)} ${Math.round(box.top + scrollY)} ${Math.round(box.width)} ${Math.round(box.height)}`;
+    const scrolled = scrollY + (element.closest(".decisions")?.scrollTop ?? 0);
+    const place = `${Math.round(box.left + scrollX)} ${Math.round(box.top + scrolled)} ${Math.round(box.width)} ${Math.round(box.height)}`;
     if (places.get(element) !== place) {
       places.set(element, place);
       disarm(element);
@@ -269,14 +276,31 @@ function requestsPage() {
 
   const decisions = find("#decisions-list");
   const sides = {
-    decisions: (html) => { decisions.replaceChildren(elements(html)); localTimes(decisions); armAll(); },
-    cloisters: (html) => find("#cloisters-list").replaceChildren(elements(html)),
+    decisions: (html) => { decisions.replaceChildren(elements(html)); localTimes(decisions); watchPlaces(); },
+    cloisters: (html) => { find("#cloisters-list").replaceChildren(elements(html)); watchPlaces(); },
     problems: (html) => {
       // It stands above the cards and would move them.
       find("#problems").replaceChildren(elements(html));
       watchPlaces();
     },
   };
+  // The side column stands still while somebody is there.
+  const side = find(".side");
+  let pointerInSide = false;
+  const heldSides = new Map();
+  const isSideInUse = () => pointerInSide || side.contains(document.activeElement)
+    || matchMedia("(hover: hover)").matches && side.matches(":hover");
+  function setSide(name, html) {
+    if (isSideInUse()) { heldSides.set(name, html); } else { heldSides.delete(name); sides[name](html); }
+  }
+  function releaseSides() {
+    if (isSideInUse()) { return; }
+    for (const [name, html] of heldSides) { sides[name](html); }
+    heldSides.clear();
+  }
+  side.addEventListener("pointerenter", () => { pointerInSide = true; });
+  side.addEventListener("pointerleave", () => { pointerInSide = false; setTimeout(releaseSides, 0); });
+  side.addEventListener("focusout", () => setTimeout(releaseSides, 0));
   let heldProblems = null;
   function setProblems(html) {
     if (isInUse()) { heldProblems = html; } else { sides.problems(html); }
@@ -306,8 +330,8 @@ function requestsPage() {
       } else {
         hold(fragment, true);
       }
-      sides.decisions(data.decisions);
-      sides.cloisters(data.cloisters);
+      setSide("decisions", data.decisions);
+      setSide("cloisters", data.cloisters);
       setProblems(data.problems);
       setCount(data.count);
     },
@@ -321,8 +345,8 @@ function requestsPage() {
       }
     },
     ended(data) { ended(data.id, data.kind, data.text); setCount(data.count); },
-    decisions(data) { sides.decisions(data.html); },
-    cloisters(data) { sides.cloisters(data.html); },
+    decisions(data) { setSide("decisions", data.html); },
+    cloisters(data) { setSide("cloisters", data.html); },
     problems(data) { setProblems(data.html); },
   });
 
@@ -340,7 +364,7 @@ function requestsPage() {
   // ---- Answers.
 
   function say(card, text) {
-    let line = find(".error", card);
+    let line = find(":scope > .error", card);
     if (!line) {
       line = document.createElement("p");
       line.className = "error";
@@ -351,7 +375,9 @@ function requestsPage() {
   }
 
   async function post(url, fields) {
-    const answer = await fetch(url, { method: "POST", body: fields, headers: { accept: "application/json" } });
+    const answer = await fetch(url, {
+      method: "POST", body: fields, headers: { accept: "application/json" }, signal: AbortSignal.timeout(ANSWER_MS),
+    });
     const data = await answer.json().catch(() => ({}));
     return { ok: answer.ok, status: answer.status, data };
   }
@@ -365,6 +391,8 @@ function requestsPage() {
     const card = form.closest(".card");
     const group = form.closest(".group");
     const fields = new URLSearchParams(new FormData(form, submitter));
+    // That is for forms without a script; here the buttons have rested.
+    fields.delete("shown");
     if (action === "deny-all") {
       // What stands there now, and not what stood there when the form was made.
       fields.delete("id");
@@ -383,25 +411,24 @@ function requestsPage() {
         ended(data.id, { allowed: "allowed", denied: "denied" }[data.status] ?? "over", data.text);
       } else if (ok) {
         announce.textContent = data.text;
+        if (action === "undo") { takenBack(form); }
       } else if (card && status === 404) {
         ended(card.dataset.requestId, "over", data.hint ?? "It is over");
       } else {
         const text = data.hint ?? "The answer did not arrive.";
-        if (card) { say(card, text); } else { announce.textContent = text; alertLine(form, text); }
+        say(card ?? group ?? form.closest("li") ?? form, text);
       }
     } catch {
-      if (card) { say(card, "The answer did not arrive."); }
+      say(card ?? group ?? form.closest("li") ?? form, "The guardian did not answer; try again.");
     }
     if (busy) { delete busy.dataset.busy; }
     watchPlaces();
   });
 
-  function alertLine(form, text) {
-    const line = document.createElement("p");
-    line.className = "error";
-    line.setAttribute("role", "alert");
-    line.textContent = text;
-    form.replaceWith(line);
+  // The column may be held: what was taken back says so itself, in the same place.
+  function takenBack(form) {
+    form.style.height = `${form.getBoundingClientRect().height}px`;
+    form.textContent = "Taken back.";
   }
 
   // Whether the last action was one of the pointer.
@@ -416,6 +443,8 @@ function requestsPage() {
     const here = document.activeElement?.closest?.(".card");
     const index = there.indexOf(here);
     const next = index < 0 ? (by > 0 ? 0 : there.length - 1) : Math.min(Math.max(index + by, 0), there.length - 1);
+    // Whoever moves on has not read what is there.
+    if (there[next] !== here) { disarm(there[next]); armAll(); }
     there[next].focus({ preventScroll: true });
     there[next].scrollIntoView({ block: "nearest" });
   }

@@ -1,14 +1,19 @@
 //! The file that lets logins outlive a guardian.
 
-use std::fs;
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use jiff::Timestamp;
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::{SecretHash, Session};
 use crate::paths::{self, PathsError};
+
+/// The most bytes that are read: all sessions take a tenth of it.
+const MAX_BYTES: u64 = 64 << 10;
 
 /// What a page before left.
 #[derive(Default)]
@@ -35,7 +40,7 @@ struct RawSession {
 
 /// Reads the file. One that is missing or broken means that nobody is logged in.
 pub(in crate::web) fn load(path: &Path) -> Kept {
-    let text = match fs::read(path) {
+    let text = match read(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Kept::default(),
         Err(error) => return nobody(path, &error),
@@ -47,6 +52,21 @@ pub(in crate::web) fn load(path: &Path) -> Kept {
         }
         Err(error) => nobody(path, &error),
     }
+}
+
+/// Reads a plain file of a sane size. Opening does not wait, whatever stands there.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut options = OpenOptions::new();
+    let file = options.read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no plain file"));
+    }
+    let mut text = Vec::new();
+    file.take(MAX_BYTES + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(text)
 }
 
 fn nobody(path: &Path, error: &(dyn std::error::Error + 'static)) -> Kept {

@@ -100,6 +100,61 @@ async fn a5_a_request_that_came_in_this_moment_is_not_answered() {
 }
 
 #[tokio::test]
+async fn a5_an_answer_is_too_early_in_the_first_half_second() {
+    let served = Served::start();
+    let browser = served.browser().await;
+    let old = Timestamp::now() - jiff::SignedDuration::from_millis(600);
+    let id = served.desk.ask_at("demo", "old.example.com:443", connection("curl"), old);
+    assert_eq!(browser.post_json(&format!("/approve-domain/{id}"), "scope=session").await.status, 200);
+    // However long this takes on a busy machine, one of these is answered within its first half second.
+    let mut tries = 0..100;
+    loop {
+        assert!(tries.next().is_some(), "nothing is too early");
+        let id = served.desk.ask_at("demo", "new.example.com:443", connection("curl"), Timestamp::now());
+        let answer = browser.post_json(&format!("/approve-domain/{id}"), "scope=once").await;
+        if answer.status == 409 {
+            assert_eq!(answer.json()["error"], "too_early");
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a5_a_form_of_a_page_that_came_in_this_moment_does_nothing() {
+    let served = Served::start();
+    let browser = served.browser().await;
+    let id = served.desk.ask("demo", "api.example.com:443", connection("curl"));
+    let answered = served.desk.ask("demo", "b.example.com:443", connection("curl"));
+    browser.post(&format!("/approve-domain/{answered}"), "scope=session").await;
+    let page = browser.get("/").await.body;
+    let (forms, marks) = (page.matches("<form").count(), page.matches("name=\"shown\"").count());
+    assert_eq!(forms, marks + 1, "all but the logout: {page}");
+    let (_, rest) = page.split_once("name=\"shown\" value=\"").unwrap();
+    let shown: i64 = rest.split('"').next().unwrap().parse().unwrap();
+    assert!((Timestamp::now().as_millisecond() - shown).abs() < 60_000, "{shown}");
+    // The page says when it came; this one came a little later than the test can take.
+    let paths = [format!("/approve-domain/{id}"), format!("/undo/{answered}"), "/deny-all".to_owned()];
+    for path in &paths {
+        let refused = async |shown: String| {
+            let fields = format!("id={id}&scope=once&shown={shown}");
+            let answer = browser.post_json(path, &fields).await;
+            (answer.status == 409).then(|| assert_eq!(answer.json()["error"], "too_early")).is_some()
+        };
+        let mut tries = 0..100;
+        while !refused(Timestamp::now().as_millisecond().to_string()).await {
+            assert!(tries.next().is_some(), "{path}");
+        }
+        assert!(refused("soon".to_owned()).await && refused(String::new()).await, "{path}");
+    }
+    assert_eq!(served.desk.state().answers.len(), 1);
+    let before = Timestamp::now().as_millisecond() - 600;
+    for path in &paths {
+        let answer = browser.post_json(path, &format!("scope=once&shown={before}")).await;
+        assert_eq!(answer.status, 200, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a6_a_group_is_denied_at_once_and_nothing_besides() {
     let served = Served::start();
     let browser = served.browser().await;

@@ -160,7 +160,7 @@ async fn a3_a_form_of_another_page_changes_nothing() {
 async fn a3_what_waits_is_told_to_the_page_alone() {
     let served = Served::start();
     let browser = served.browser().await;
-    for path in ["/pending", "/events", "/log/events"] {
+    for path in PAGES {
         for site in ["cross-site", "same-site", "", "same-origin\r\nSec-Fetch-Site: same-origin"] {
             let answer = browser.get_with(path, &format!("Sec-Fetch-Site: {site}\r\n")).await;
             assert_eq!(answer.status, 403, "{path} {site}");
@@ -168,7 +168,16 @@ async fn a3_what_waits_is_told_to_the_page_alone() {
     }
     assert_eq!(browser.get_with("/pending", "Sec-Fetch-Site: same-origin\r\n").await.status, 200);
     // A link from elsewhere to the page itself is fine: the browser sends no cookie with it, and nothing changes.
-    assert_eq!(browser.get_with("/", "Sec-Fetch-Site: cross-site\r\n").await.status, 200);
+    let link = "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\n";
+    for (path, status) in
+        [("/", 200), ("/log", 200), ("/pending", 403), ("/events", 403), ("/log/events", 403)]
+    {
+        assert_eq!(browser.get_with(path, link).await.status, status, "{path}");
+    }
+    for mode in ["cors", "no-cors", "same-origin", "navigate\r\nSec-Fetch-Mode: navigate"] {
+        let fetch = format!("Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: {mode}\r\n");
+        assert_eq!(browser.get_with("/", &fetch).await.status, 403, "{mode}");
+    }
 }
 
 #[tokio::test]

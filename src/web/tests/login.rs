@@ -128,6 +128,17 @@ async fn a_broken_state_file_means_that_nobody_is_logged_in() {
     fs::create_dir(&file).unwrap();
     let served = Served::start_in(directory);
     served.browser().await;
+    let directory = served.stop().await;
+    // What never ends, and what is a session among too much else.
+    fs::remove_dir(&file).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, &file, rustix::fs::Mode::RUSR).unwrap();
+    let served = Served::start_in(directory);
+    served.browser().await;
+    let directory = served.stop().await;
+    fs::write(&file, format!("{good}{}", " ".repeat(1 << 20))).unwrap();
+    let served = Served::start_in(directory);
+    let same = Browser::new(served.page.address()).with_cookie(browser.cookie());
+    assert_eq!(same.get("/").await.status, 401);
 }
 
 #[tokio::test]

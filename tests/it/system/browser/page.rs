@@ -263,11 +263,12 @@ fn without_script_the_page_answers_with_forms() {
     let Some(scene) = Scene::with("", &Setup { is_without_script: true, names: None }) else { return };
     let browser = &scene.browser;
     // Without script nothing tells of the card, and nothing lets its buttons rest: the guardian itself refuses what
-    // comes in the first half second.
+    // comes in the first half second, of the request and of the page.
     let answer = |button: &str| {
         browser.until("the answer", || {
             browser.open(&scene.page());
             if browser.count(CARD) == 1 {
+                browser.holds("return Date.now() - document.querySelector('[name=shown]')?.value > 500");
                 browser.click(button);
             }
             (browser.count("#flash") == 1).then_some(())
