@@ -141,6 +141,9 @@ impl Policy {
             }
             Host::Name(name) => {
                 let pinned = self.addressing.pinned(name)?;
+                if let Some(denial) = decision::denied(&self.table, request.authority, pinned) {
+                    return Some(denial);
+                }
                 let source = self.addressing.source(request.authority.host());
                 let checked = self.addressing.check(source, pinned, request.authority.port(), |_| false);
                 let detail = checked.err()?;

@@ -7,7 +7,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
@@ -97,7 +97,8 @@ pub trait Desk: Send + Sync + 'static {
 
 /// The page, bound to its port.
 pub struct Page {
-    listener: TcpListener,
+    /// Whoever serves has it, and drops it first of all: the next guardian waits for the port.
+    listener: Mutex<Option<TcpListener>>,
     shared: Arc<Shared>,
 }
 
@@ -120,7 +121,7 @@ impl Page {
         let sessions = Sessions::new(state_file.to_owned(), listener.local_addr()?.port(), kept);
         let streams = Arc::new(Semaphore::new(MAX_STREAMS));
         let shared = Arc::new(Shared { desk, sessions, streams, ending: watch::Sender::new(false) });
-        Ok(Self { listener, shared })
+        Ok(Self { listener: Mutex::new(Some(listener)), shared })
     }
 
     /// Like [`bind`](Self::bind), but waits as long as `patience` for the port that it had before: another guardian is
@@ -147,9 +148,12 @@ impl Page {
         Ok(format!("http://{}/login/{code}", self.address()))
     }
 
-    /// Serves until `shutdown` ends and the open answers are written, or are overdue; event streams end at once.
+    /// Serves, once, until `shutdown` ends and the open answers are written, or are overdue. The port is free, and event
+    /// streams end, as soon as `shutdown` does.
     pub async fn serve(&self, shutdown: impl Future<Output = ()>) -> io::Result<()> {
-        let listener = tokio::net::TcpListener::from_std(self.listener.try_clone()?)?;
+        let taken = self.listener.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let listener = taken.ok_or_else(|| io::Error::other("the page was served already"))?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
         let routes = routes::router(&self.shared);
         let served = serve::serve(listener, routes, self.shared.ending.subscribe());
         tokio::pin!(served);

@@ -179,7 +179,10 @@ fn decisions_hint(error: &DecisionsError) -> Option<String> {
         }
         DecisionsError::Paths(error) => paths_hint(error),
         // They say it themselves.
-        DecisionsError::Broken(_) | DecisionsError::Foreign(_) | DecisionsError::Pattern(_) => None,
+        DecisionsError::Broken(_)
+        | DecisionsError::Foreign(_)
+        | DecisionsError::Pattern(_)
+        | DecisionsError::Busy(_) => None,
     }
 }
 

@@ -222,8 +222,7 @@ async fn serve(paths: &Paths, begun: Begun, ready: impl FnOnce(&Path)) -> Result
         None => (None, None, None),
     };
     registry.restore(sockets)?;
-    // The page of the one before is about to end.
-    let page_patience = if link.is_some() { PAGE_PATIENCE } else { Duration::ZERO };
+    let is_successor = link.is_some();
     let (listener, control) = open_control(paths, Arc::clone(&registry), lock, given)?;
     let door = Arc::new(Door::of(paths));
     tokio::spawn(obey_signals(Arc::clone(&door), Arc::clone(&control))?);
@@ -236,7 +235,7 @@ async fn serve(paths: &Paths, begun: Begun, ready: impl FnOnce(&Path)) -> Result
     }
     registry.publish();
     tokio::spawn(Arc::clone(&approvals).follow());
-    open_page(paths, &registry, approvals, page_patience).await;
+    open_page(paths, &registry, approvals, is_successor);
     registry.guard_the_rest();
     registry.follow_settings().map_err(io_error("follow the settings"))?;
     ready(&paths.control_socket());
@@ -250,10 +249,12 @@ async fn serve(paths: &Paths, begun: Begun, ready: impl FnOnce(&Path)) -> Result
     Ok(removed?)
 }
 
-/// Opens the page on which a human answers; without one, the command line still does.
-async fn open_page(paths: &Paths, registry: &Arc<Registry>, approvals: Arc<Approvals>, patience: Duration) {
-    let desk = Arc::clone(registry) as Arc<dyn Desk>;
-    match Page::bind_after(&paths.page_file(), desk, patience).await {
+/// Opens the page on which a human answers; without one, the command line still does. The page of a guardian before is
+/// about to end: nobody but the page waits for its port.
+fn open_page(paths: &Paths, registry: &Arc<Registry>, approvals: Arc<Approvals>, is_successor: bool) {
+    let (file, registry) = (paths.page_file(), Arc::clone(registry));
+    let desk = Arc::clone(&registry) as Arc<dyn Desk>;
+    let show = move |bound: io::Result<Page>| match bound {
         Ok(page) => {
             let page = Arc::new(page);
             approvals.open(&page);
@@ -261,6 +262,11 @@ async fn open_page(paths: &Paths, registry: &Arc<Registry>, approvals: Arc<Appro
             tokio::spawn(async move { approvals.serve_page(page).await });
         }
         Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "there is no page"),
+    };
+    if is_successor {
+        tokio::spawn(async move { show(Page::bind_after(&file, desk, PAGE_PATIENCE).await) });
+    } else {
+        show(Page::bind(&file, desk));
     }
 }
 

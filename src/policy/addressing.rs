@@ -76,7 +76,8 @@ impl Addressing {
     }
 
     fn is_private(&self, name: &DomainName) -> bool {
-        self.private_names.contains(name) || name.parents().any(|parent| self.private_below.contains(parent))
+        let is_below = |parent: &str| self.private_below.contains(parent) && name.belongs_to_owner_of(parent);
+        self.private_names.contains(name) || name.parents().any(is_below)
     }
 
     /// Checks all addresses and gives what to dial; one that is forbidden refuses them all.

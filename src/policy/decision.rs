@@ -39,7 +39,7 @@ pub struct Request<'a> {
 impl Request<'_> {
     /// Gives the grant if it has this effect and is about this request.
     pub(super) fn granted(&self, effect: Effect) -> Option<&Arc<Rule>> {
-        self.grant.filter(|rule| rule.effect() == effect && rule.pattern().covers(self.authority))
+        self.grant.filter(|rule| rule.effect() == effect && rule.pattern().covers(effect, self.authority))
     }
 }
 
@@ -252,7 +252,7 @@ impl NameAllowed {
             Destination::Known(known) => known,
             Destination::Resolve(_) => answers,
         };
-        if let Some(denial) = self.denied(addresses) {
+        if let Some(denial) = denied(&self.table, self.authority(), addresses) {
             return Err(denial);
         }
         let source = self.addressing.source(self.request.authority.host());
@@ -265,17 +265,16 @@ impl NameAllowed {
         }
         Ok(Permit { request: self.request, addresses, rule: self.rule })
     }
+}
 
-    /// Refuses when a rule denies any of the addresses: deny beats allow whoever leads there, the DNS or a pin
-    /// (invariant 2).
-    fn denied(&self, addresses: &[IpAddr]) -> Option<Denial> {
-        let authority = &self.request.authority;
-        addresses.iter().find_map(|address| {
-            let rule = self.table.denying_address(*address, authority.port())?;
-            let detail = format!("`{}` stands for `{}`", authority.host(), address.to_canonical());
-            Some(Denial::by(rule).with_detail(detail))
-        })
-    }
+/// Refuses when a rule denies any of the addresses: deny beats allow whoever leads there, the DNS or a pin
+/// (invariant 2).
+pub(super) fn denied(table: &Table, authority: &Authority, addresses: &[IpAddr]) -> Option<Denial> {
+    addresses.iter().find_map(|address| {
+        let rule = table.denying_address(*address, authority.port())?;
+        let detail = format!("`{}` stands for `{}`", authority.host(), address.to_canonical());
+        Some(Denial::by(rule).with_detail(detail))
+    })
 }
 
 /// The proof that a request may be dialled, and the only addresses to dial.

@@ -6,10 +6,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 use unicode_security::MixedScript as _;
+use unicode_security::skeleton;
 
 use crate::name::text_form;
 
 mod resolvers;
+pub(super) mod suffixes;
 
 /// The longest text that is looked at: 253 characters of up to four bytes fit well.
 const MAX_INPUT_BYTES: usize = 1024;
@@ -97,20 +99,34 @@ impl DomainName {
     /// Gives the part of the name that somebody registered: the public suffix and one label more. None for a public
     /// suffix itself and for a name of one label.
     pub fn registrable(&self) -> Option<&str> {
-        psl::domain_str(&self.0)
+        suffixes::registrable(&self.0)
     }
 
     /// Gives the suffix below which a service lets its users have names, such as `github.io`, if the name is below one:
     /// what is there is user content (N6).
     pub fn shared_suffix(&self) -> Option<&str> {
-        let suffix = psl::suffix(self.0.as_bytes())?;
-        (suffix.typ() == Some(psl::Type::Private)).then(|| &self.0[self.0.len() - suffix.as_bytes().len()..])
+        suffixes::suffix(&self.0)
+            .filter(|(_, kind)| *kind == suffixes::Kind::Shared)
+            .map(|(suffix, _)| suffix)
+    }
+
+    /// Tells whether the name belongs to whom `above`, a name above it, belongs: no suffix lies between them, below
+    /// which strangers have names (N5, N6).
+    pub(super) fn belongs_to_owner_of(&self, above: &str) -> bool {
+        self.registrable().is_some_and(|registered| registered.len() <= above.len())
     }
 
     /// Tells whether a label of the name mixes scripts that do not belong together, as names do that imitate others
     /// (N2, UTS 39).
     pub fn mixes_scripts(&self) -> bool {
         self.unicode().split('.').any(|label| !label.is_single_script())
+    }
+
+    /// Tells whether a label of the name is in letters that look like ASCII letters and are others, all of one script or
+    /// not: `xn--80ak6aa92e.com` reads as another name does (N2, UTS 39).
+    pub fn imitates(&self) -> bool {
+        let is_alike = |label: &str| !label.is_ascii() && skeleton(label).all(|c| c.is_ascii());
+        self.unicode().split('.').any(is_alike)
     }
 
     /// Gives every name above this one, the nearest first.
@@ -348,6 +364,25 @@ mod tests {
         let name = DomainName::parse("xn--bcher-kva.example").unwrap();
         assert_eq!(name.unicode(), "bücher.example");
         assert_eq!(DomainName::parse("example.com").unwrap().unicode(), "example.com");
+    }
+
+    #[test]
+    fn n2_letters_that_look_like_ascii_ones_are_told() {
+        let imitates = |text| DomainName::parse(text).unwrap().imitates();
+        // All Cyrillic, all Greek, and one Cyrillic letter among Latin ones.
+        for name in [
+            "xn--80ak6aa92e.com",
+            "www.\u{441}\u{43e}\u{440}\u{435}.test",
+            "\u{3bf}\u{3bd}.test",
+            "\u{430}pple.com",
+        ] {
+            assert!(imitates(name), "{name}");
+        }
+        assert!(!DomainName::parse("xn--80ak6aa92e.com").unwrap().mixes_scripts());
+        for name in ["apple.com", "m0rn1ng.com", "bücher.example", "пример.test", "例え.test", "faß.de"]
+        {
+            assert!(!imitates(name), "{name}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::*;
 use crate::name::CloisterName;
 
 /// Few names, so that random rules and requests meet often.
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 13] = [
     "example.com",
     "a.example.com",
     "b.a.example.com",
@@ -20,6 +20,9 @@ const NAMES: [&str; 10] = [
     "web.localhost",
     "metadata.google.internal",
     "you.github.io",
+    "amazonaws.com",
+    "sts.amazonaws.com",
+    "evil.s3.amazonaws.com",
 ];
 const ADDRESSES: [&str; 8] = [
     "1.1.1.1",
@@ -130,7 +133,13 @@ fn covers(rule: &Rule, request: &Request<'_>) -> bool {
     let authority = request.authority;
     let host = match (rule.pattern().host(), authority.host()) {
         (PatternHost::Ip(rule), Host::Ip(asked)) => rule == asked,
-        (PatternHost::Domain(rule), Host::Name(asked)) => rule.matches(asked),
+        (PatternHost::Domain(pattern), Host::Name(asked)) => {
+            let is_strangers = pattern.is_wildcard()
+                && asked.registrable().is_none_or(|own| {
+                    pattern.name().as_str() != own && !pattern.name().as_str().ends_with(&format!(".{own}"))
+                });
+            pattern.matches(asked) && !(rule.effect() == Effect::Allow && is_strangers)
+        }
         (PatternHost::Ip(_), Host::Name(_)) | (PatternHost::Domain(_), Host::Ip(_)) => false,
     };
     let port = match (rule.effect(), rule.pattern().port(), request.via) {

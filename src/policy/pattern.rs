@@ -116,8 +116,18 @@ impl DomainPattern {
         self.reach == Reach::Below
     }
 
-    /// Tells whether the pattern covers `name`.
-    pub fn matches(&self, name: &DomainName) -> bool {
+    /// Tells whether the pattern covers `name` in a rule with this effect. A wildcard that allows covers no names of
+    /// strangers: none below a suffix that lies below the wildcard's own name (N5, N6).
+    pub fn covers(&self, effect: Effect, name: &DomainName) -> bool {
+        let is_meant = match (effect, self.reach) {
+            (Effect::Allow, Reach::Below) => name.belongs_to_owner_of(self.name.as_str()),
+            (Effect::Deny, _) | (_, Reach::Exact) => true,
+        };
+        is_meant && self.matches(name)
+    }
+
+    /// Tells whether the pattern stands for `name`, whoever's it is.
+    pub(super) fn matches(&self, name: &DomainName) -> bool {
         match self.reach {
             Reach::Exact => *name == self.name,
             Reach::Below => name.parents().any(|parent| parent == self.name.as_str()),
@@ -190,13 +200,14 @@ impl Pattern {
             return None;
         }
         let host = DomainPattern::parse(&format!("*.{above}")).ok()?;
+        host.covers(Effect::Allow, name).then_some(())?;
         Some(Self { host: PatternHost::Domain(host), port: Some(authority.port()) })
     }
 
-    /// Tells whether the pattern covers an authority; one without a port covers every port.
-    pub fn covers(&self, authority: &Authority) -> bool {
+    /// Tells whether the pattern covers an authority in a rule with this effect; one without a port covers every port.
+    pub fn covers(&self, effect: Effect, authority: &Authority) -> bool {
         let is_host = match (&self.host, authority.host()) {
-            (PatternHost::Domain(domain), Host::Name(name)) => domain.matches(name),
+            (PatternHost::Domain(domain), Host::Name(name)) => domain.covers(effect, name),
             (PatternHost::Ip(own), Host::Ip(address)) => own == address,
             (PatternHost::Domain(_), Host::Ip(_)) | (PatternHost::Ip(_), Host::Name(_)) => false,
         };

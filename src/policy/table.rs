@@ -58,7 +58,9 @@ impl Table {
         let port = request.authority.port();
         match request.authority.host() {
             Host::Ip(address) => self.denying_address(*address, port),
-            host @ Host::Name(_) => self.entries(host).find_map(|entry| entry.deny.covering(port)),
+            host @ Host::Name(_) => {
+                self.entries(host, Effect::Deny).find_map(|entry| entry.deny.covering(port))
+            }
         }
     }
 
@@ -73,25 +75,32 @@ impl Table {
         if port == request.via.forbidden_port() {
             return None;
         }
-        self.entries(request.authority.host()).find_map(|entry| {
+        self.entries(request.authority.host(), Effect::Allow).find_map(|entry| {
             let ports = &entry.allow;
             let is_default = port == request.via.default_port();
             ports.with_port.get(&port).or_else(|| ports.without_port.as_ref().filter(|_| is_default))
         })
     }
 
-    /// Gives the entries that cover a host, the most specific first.
+    /// Gives the entries that cover a host for rules with an effect, the most specific first: a wildcard that allows
+    /// means no names of strangers below it (N5, N6).
     fn entries<'table, 'host>(
         &'table self,
         host: &'host Host,
+        effect: Effect,
     ) -> impl Iterator<Item = &'table Entry> + use<'table, 'host> {
         let (name, address) = match host {
             Host::Name(name) => (Some(name), None),
             Host::Ip(address) => (None, self.addresses.get(address)),
         };
         let exact = name.and_then(|name| self.names.get(name));
-        let above =
-            name.into_iter().flat_map(DomainName::parents).filter_map(|parent| self.wildcards.get(parent));
+        let wildcard = move |name: &DomainName, parent| {
+            let entry = self.wildcards.get(parent)?;
+            (effect == Effect::Deny || name.belongs_to_owner_of(parent)).then_some(entry)
+        };
+        let above = name
+            .into_iter()
+            .flat_map(move |name| name.parents().filter_map(move |parent| wildcard(name, parent)));
         address.into_iter().chain(exact).chain(above)
     }
 }

@@ -351,6 +351,13 @@ fn n5_n6_a_wildcard_is_offered_beside_a_name_and_over_no_suffix() {
         ("you.github.io:443", None),
         ("a.you.github.io:443", Some("*.you.github.io:443")),
         ("bucket.s3.amazonaws.com:443", None),
+        ("s3.amazonaws.com:443", None),
+        ("sts.amazonaws.com:443", Some("*.amazonaws.com:443")),
+        ("bucket.storage.googleapis.com:443", None),
+        ("account.queue.core.windows.net:443", None),
+        ("b.s3.us-west-000.backblazeb2.com:443", None),
+        ("x-8080.euw.devtunnels.ms:443", None),
+        ("me.m.pipedream.net:443", None),
         ("192.0.2.1:443", None),
         ("localhost:443", None),
         ("mozilla.cloudflare-dns.com:443", None),
@@ -358,8 +365,43 @@ fn n5_n6_a_wildcard_is_offered_beside_a_name_and_over_no_suffix() {
         let authority = parsed(Authority::parse(authority));
         let offered = Pattern::beside(&authority);
         assert_eq!(offered.as_ref().map(ToString::to_string).as_deref(), wildcard, "{authority}");
-        assert!(offered.is_none_or(|pattern| pattern.covers(&authority)), "{authority}");
+        assert!(offered.is_none_or(|pattern| pattern.covers(Effect::Allow, &authority)), "{authority}");
     }
+}
+
+#[test]
+fn s4_nobody_is_asked_about_a_pin_to_a_denied_address() {
+    Case::new()
+        .asking()
+        .deny(&["10.0.0.1:443"])
+        .pin("db.example.com", &["10.0.0.2", "10.0.0.1"])
+        .connect("db.example.com:443", "denied_by_rule 10.0.0.1:443")
+        .connect("db.example.com:5432", "ask");
+}
+
+#[test]
+fn n5_n6_a_wildcard_opens_no_names_of_strangers_below_it() {
+    let wide = ["*.amazonaws.com", "*.backblazeb2.com:443", "*.core.windows.net", "*.a.you.github.io"];
+    Case::new()
+        .allow(&wide)
+        .connect("sts.amazonaws.com:443", "allow *.amazonaws.com")
+        .connect("evil-bucket.s3.amazonaws.com:443", "not_allowed")
+        .connect("s3.amazonaws.com:443", "not_allowed")
+        .plain("evil-bucket.s3.amazonaws.com:80", "not_allowed")
+        .connect("api.us-west-000.backblazeb2.com:443", "allow *.backblazeb2.com:443")
+        .connect("evil.s3.us-west-000.backblazeb2.com:443", "not_allowed")
+        .connect("evil.queue.core.windows.net:443", "not_allowed")
+        .connect("x.a.you.github.io:443", "allow *.a.you.github.io");
+    Case::new().asking().allow(&wide).connect("evil-bucket.s3.amazonaws.com:443", "ask");
+    // The wildcard of the bucket's own name, and a deny of all.
+    Case::new()
+        .allow(&["*.bucket.s3.amazonaws.com", "own.s3.amazonaws.com"])
+        .connect("x.bucket.s3.amazonaws.com:443", "allow *.bucket.s3.amazonaws.com")
+        .connect("own.s3.amazonaws.com:443", "allow own.s3.amazonaws.com");
+    Case::new()
+        .allow(&["own.s3.amazonaws.com"])
+        .deny(&["*.amazonaws.com"])
+        .connect("own.s3.amazonaws.com:443", "denied_by_rule *.amazonaws.com");
 }
 
 #[test]

@@ -17,8 +17,9 @@ pub(super) fn marks(authority: &Authority) -> Vec<String> {
     let unicode = name.unicode();
     let decoded = (unicode != name.as_str()).then(|| Untrusted(&unicode).to_string());
     let mixed = name.mixes_scripts().then(|| "mixed scripts".to_owned());
+    let imitating = name.imitates().then(|| "letters that look like others".to_owned());
     let shared = name.shared_suffix().map(|suffix| format!("user content below {suffix}"));
-    decoded.into_iter().chain(mixed).chain(shared).collect()
+    decoded.into_iter().chain(mixed).chain(imitating).chain(shared).collect()
 }
 
 /// A destination with what is odd about it.
@@ -142,7 +143,14 @@ mod tests {
         assert_eq!(shown("bücher.example:443"), "xn--bcher-kva.example:443 (bücher.example)");
         assert_eq!(shown("me.github.io:443"), "me.github.io:443 (user content below github.io)");
         // The first letter is Cyrillic.
-        assert!(shown("аpple.example:443").ends_with(".example:443 (аpple.example, mixed scripts)"));
+        let mixed = shown("аpple.example:443");
+        assert!(
+            mixed.ends_with(".example:443 (аpple.example, mixed scripts, letters that look like others)"),
+            "{mixed}"
+        );
+        // All letters are Cyrillic.
+        let imitating = shown("xn--80ak6aa92e.com:443");
+        assert!(imitating.ends_with(", letters that look like others)"), "{imitating}");
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::{Decision, Loaded, Place, rendering};
 use crate::config::problem::{ConfigError, Problem, Report};
@@ -10,6 +12,11 @@ use crate::config::{MAX_FILE_BYTES, yaml};
 use crate::name::{CloisterId, CloisterName};
 use crate::paths::{self, Lock, Paths, PathsError};
 use crate::policy::{Effect, InvalidPattern, Pattern, Rule};
+
+/// How long to wait for whoever changes the same kind of file.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long between two looks at a lock.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Says why an answer could not be kept or forgotten; the file is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +33,9 @@ pub enum DecisionsError {
     /// There is no room for more.
     #[error("`{0}` is full: a file of answers has at most 1 MiB")]
     Full(PathBuf),
+    /// Another process changes the file, or was stopped while it did.
+    #[error("another process holds `{0}`; try again")]
+    Busy(PathBuf),
     /// A file could not be locked or written.
     #[error(transparent)]
     Paths(#[from] PathsError),
@@ -42,7 +52,7 @@ pub struct Remembered {
 
 /// Keeps an answer. One to the same pattern gives way, whatever it said: a deny would make an allow void.
 ///
-/// Waits for whoever changes the same kind of file.
+/// Waits a while for whoever changes the same kind of file.
 ///
 /// # Errors
 /// Nothing has changed then.
@@ -113,8 +123,25 @@ pub fn remove_grants(paths: &Paths, name: &CloisterName) -> Result<(), PathsErro
     if is_absent(&file) {
         return Ok(());
     }
-    let _lock = Lock::acquire(&paths.grants_lock())?;
+    let lock = paths.grants_lock();
+    let Some(_lock) = patiently(&lock)? else {
+        let busy = io::Error::new(io::ErrorKind::WouldBlock, "another process holds it; try again");
+        return Err(PathsError::io("lock", &lock)(busy));
+    };
     paths::remove_if_present(&file)
+}
+
+/// Takes a lock; `None` when others hold it for longer than a change takes: a process that is stopped would hold up the
+/// guardian for ever.
+fn patiently(path: &Path) -> Result<Option<Lock>, PathsError> {
+    let begun = Instant::now();
+    loop {
+        match Lock::try_acquire(path)? {
+            Some(lock) => return Ok(Some(lock)),
+            None if begun.elapsed() >= PATIENCE => return Ok(None),
+            None => thread::sleep(PAUSE),
+        }
+    }
 }
 
 fn is_absent(path: &Path) -> bool {
@@ -132,7 +159,8 @@ struct Changing<'a> {
 
 impl<'a> Changing<'a> {
     fn begin(paths: &Paths, place: &'a Place) -> Result<Self, DecisionsError> {
-        let lock = Lock::acquire(&place.lock(paths))?;
+        let lock = place.lock(paths);
+        let lock = patiently(&lock)?.ok_or(DecisionsError::Busy(lock))?;
         let path = place.file(paths);
         let (loaded, text) = read(&path, place)?;
         if let Some(problem) = loaded.foreign {

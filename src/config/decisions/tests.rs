@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::config::problem::Report;
 use crate::config::{Config, ConfigError, yaml};
-use crate::paths::PathsError;
+use crate::paths::{Lock, PathsError};
 
 /// Is a home directory of a user.
 struct Home {
@@ -509,6 +509,44 @@ fn a_file_never_grows_so_large_that_it_can_not_be_read() {
 }
 
 #[test]
+fn who_holds_the_lock_holds_nobody_up_for_ever() {
+    let home = Home::new();
+    let places = [Place::Global, session("/home/u/demo")];
+    for place in &places {
+        home.remember(place, Effect::Allow, "a.example.com:443").unwrap();
+    }
+    let _held = places.each_ref().map(|place| Lock::acquire(&place.lock(&home.paths)).unwrap());
+    let is_busy = |refused: DecisionsError, place: &Place| matches!(refused, DecisionsError::Busy(path) if path == place.lock(&home.paths));
+    thread::scope(|scope| {
+        let (home, is_busy) = (&home, &is_busy);
+        for place in &places {
+            scope.spawn(move || {
+                assert!(is_busy(home.remember(place, Effect::Deny, "a.example.com:443").unwrap_err(), place));
+            });
+            scope.spawn(move || {
+                let pattern = Pattern::parse("a.example.com:443").unwrap();
+                assert!(is_busy(forget(&home.paths, place, &pattern, None).unwrap_err(), place));
+            });
+        }
+        scope.spawn(|| {
+            let error = remove_grants(&home.paths, &CloisterName::parse("demo-main").unwrap()).unwrap_err();
+            assert!(crate::text::with_causes(&error).ends_with("another process holds it; try again"));
+        });
+    });
+    assert_eq!(decisions(&home, &Place::Global), [allow("a.example.com:443")]);
+}
+
+/// Tries until others leave the lock for a moment.
+fn insist<T>(mut change: impl FnMut() -> Result<T, DecisionsError>) -> T {
+    loop {
+        match change() {
+            Err(DecisionsError::Busy(_)) => {}
+            other => return other.unwrap(),
+        }
+    }
+}
+
+#[test]
 fn nothing_is_lost_between_writers_at_once() {
     let home = Home::new();
     let pattern = |writer, number| format!("h{number}.w{writer}.example.com:443");
@@ -517,10 +555,12 @@ fn nothing_is_lost_between_writers_at_once() {
             let home = &home;
             scope.spawn(move || {
                 for number in 0..25 {
-                    home.remember(&Place::Global, Effect::Allow, &pattern(writer, number)).unwrap();
+                    let pattern = pattern(writer, number);
+                    insist(|| home.remember(&Place::Global, Effect::Allow, &pattern));
                     if number % 5 == 0 {
-                        let pattern = Pattern::parse(&pattern(writer, number)).unwrap();
-                        assert_eq!(forget(&home.paths, &Place::Global, &pattern, None).unwrap().len(), 1);
+                        let pattern = Pattern::parse(&pattern).unwrap();
+                        let forgotten = insist(|| forget(&home.paths, &Place::Global, &pattern, None));
+                        assert_eq!(forgotten.len(), 1);
                     }
                 }
             });

@@ -4,6 +4,7 @@ use std::net::Ipv6Addr;
 
 use super::{DomainPattern, InvalidPattern, Pattern, PatternFlaw, PatternHost, Reach};
 use crate::policy::authority::split;
+use crate::policy::host::suffixes::{self, Kind};
 use crate::policy::host::{DomainName, Host};
 use crate::policy::rule::Effect;
 
@@ -60,7 +61,7 @@ fn check_form(text: &str) -> Result<(), PatternFlaw> {
     Ok(())
 }
 
-/// Refuses a wildcard over a public suffix, of the ICANN or the private section of the list or of an unknown kind.
+/// Refuses a wildcard over a suffix below which anybody can have names.
 fn check_breadth(pattern: &DomainPattern) -> Result<(), PatternFlaw> {
     if !pattern.is_wildcard() {
         return Ok(());
@@ -68,18 +69,15 @@ fn check_breadth(pattern: &DomainPattern) -> Result<(), PatternFlaw> {
     let name = &pattern.name;
     match public_suffix(name.as_str()) {
         None => Ok(()),
-        Some(psl::Type::Icann) => Err(PatternFlaw::PublicSuffix(name.clone())),
-        Some(psl::Type::Private) => Err(PatternFlaw::SharedSuffix(name.clone())),
+        Some(Kind::Public) => Err(PatternFlaw::PublicSuffix(name.clone())),
+        Some(Kind::Shared) => Err(PatternFlaw::SharedSuffix(name.clone())),
     }
 }
 
-/// Tells whether `name` itself, or every name directly below it, is a public suffix.
-fn public_suffix(name: &str) -> Option<psl::Type> {
-    let kind = |name: &str| {
-        let suffix = psl::suffix(name.as_bytes())?;
-        // A top-level domain that the list does not know is treated like one that it knows.
-        (suffix.as_bytes() == name.as_bytes()).then(|| suffix.typ().unwrap_or(psl::Type::Icann))
-    };
+/// Tells whether `name` itself, or every name directly below it, is such a suffix.
+fn public_suffix(name: &str) -> Option<Kind> {
+    let kind =
+        |name: &str| suffixes::suffix(name).filter(|(suffix, _)| *suffix == name).map(|(_, kind)| kind);
     kind(name).or_else(|| kind(&format!("example.{name}")))
 }
 

@@ -127,6 +127,19 @@ fn a_name_may_be_private_only_if_the_settings_say_so() {
 }
 
 #[test]
+fn n5_n6_the_names_of_strangers_below_a_private_wildcard_are_not_private() {
+    Case::new()
+        .allow(&["evil.s3.amazonaws.com", "sts.amazonaws.com"])
+        .private(&["*.amazonaws.com"])
+        .resolved("sts.amazonaws.com:443", &["10.0.0.1"], "[10.0.0.1:443]")
+        .resolved(
+            "evil.s3.amazonaws.com:443",
+            &["10.0.0.1"],
+            "address_forbidden `10.0.0.1` is a private address",
+        );
+}
+
+#[test]
 fn a_pin_replaces_the_dns_and_allows_nothing_by_itself() {
     let case = Case::new()
         .allow(&["db.example.com:5432", "web.example.com", "none.example.com"])

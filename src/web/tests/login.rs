@@ -74,6 +74,18 @@ async fn a_login_outlives_a_restart_and_only_its_hash_is_kept() {
 }
 
 #[tokio::test]
+async fn the_port_is_free_as_soon_as_the_page_ends() {
+    let served = Served::start();
+    let address = served.page.address();
+    let page = Arc::clone(&served.page);
+    let idle = served.stranger().open("GET / HTTP/1.0\r\n").await;
+    served.browser().await;
+    let directory = served.stop().await;
+    std::net::TcpListener::bind(address).unwrap();
+    drop((page, idle, directory));
+}
+
+#[tokio::test]
 async fn logging_out_ends_the_session_for_good() {
     let served = Served::start();
     let browser = served.browser().await;

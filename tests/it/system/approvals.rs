@@ -1,7 +1,7 @@
 //! What a human decides: held connections, answers that are kept, and what they survive.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -288,17 +288,26 @@ fn row61_what_can_not_be_kept_holds_for_the_session_and_says_so() {
 
 #[test]
 fn a17_an_answer_that_can_not_be_recorded_is_not_kept_and_the_request_waits_on() {
-    let scene = Scene::new();
+    let host = Host::new(User::Ordinary);
+    host.configure("proxy: {unlisted: ask, deny: ['*.denied.test']}\n");
+    // Files that can't grow beyond 32 blocks of the shell, as on a full disk; what is decided would have its place.
+    let script = format!("trap '' XFSZ; ulimit -f 32; exec {} guardian run", host.binary().display());
+    let mut command = host.program("sh");
+    let command = command.args(["-c", &script]).stdin(Stdio::null()).stderr(Stdio::null());
+    let mut guardian = command.stdout(Stdio::piped()).spawn().unwrap();
+    std::io::Read::read_exact(guardian.stdout.as_mut().unwrap(), &mut [0; 5]).unwrap();
+    let scene = Scene { host, origin: Plain::serve(drop) };
     let client = Client::register(&scene.host, "demo");
     let held = scene.hold(&client, "a");
-    let log = scene.file(".local/share/cloister/audit/audit.jsonl");
-    let whole = fs::read(&log).unwrap();
-    fs::write(&log, [whole.as_slice(), b"not a record\n"].concat()).unwrap();
+    for number in 0..100 {
+        assert!(client.connect(&format!("n{number}.denied.test:443")).is_err());
+    }
     let refused = scene.host.run(&["approvals", "allow", &scene.only(), "--scope", "global"]);
     assert!(refused.code != 0 && refused.stderr.contains("audit log"), "{refused:?}");
     assert!(!scene.file(".config/cloister/decisions/global.yaml").exists());
     assert_eq!(scene.pending().len(), 1, "it waits on");
     scene.kill_guardian();
+    guardian.wait().unwrap();
     assert!(refusal(held).starts_with("closed after"));
 }
 
@@ -381,6 +390,43 @@ fn i9_a_guardian_that_stops_lets_nobody_wait_and_one_that_takes_over_asks_anew()
     scene.host.ok(&["guardian", "stop", "--yes"]);
     assert_eq!(refusal(held), "shutting_down");
     open.wait_for_its_end();
+}
+
+/// Says something to the page, and reads what it answers.
+#[expect(clippy::disallowed_methods, reason = "this is the browser")]
+fn page_says(address: &str, request: &str) -> String {
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "this is the browser")]
+fn i9_the_page_keeps_its_port_and_its_logins_when_another_guardian_takes_over() {
+    let scene = Scene::new();
+    let link = scene.host.ok(&["approvals", "open"]);
+    let (page, code) = link.trim().strip_prefix("http://").unwrap().split_once("/login/").unwrap();
+    let login = page_says(page, &format!("GET /login/{code} HTTP/1.1\r\nHost: {page}\r\n\r\n"));
+    let cookie = login.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap();
+    let cookie = cookie.split(';').next().unwrap();
+    // An answer that nobody takes holds up no other guardian.
+    let mut idle = std::net::TcpStream::connect(page).unwrap();
+    idle.write_all(format!("GET /events HTTP/1.1\r\nHost: {page}\r\nCookie: {cookie}\r\n\r\nx").as_bytes())
+        .unwrap();
+    let mut half = std::net::TcpStream::connect(page).unwrap();
+    half.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+    scene.host.ok(&["guardian", "start", "--upgrade"]);
+    let end = Instant::now() + PATIENCE;
+    while !json(&raw(&scene.host, "GET /status", b""))["page"].is_string() {
+        assert!(Instant::now() < end, "there is no page");
+    }
+    assert_eq!(json(&raw(&scene.host, "GET /status", b""))["page"], format!("http://{page}/"));
+    let answer =
+        page_says(page, &format!("GET /session HTTP/1.1\r\nHost: {page}\r\nCookie: {cookie}\r\n\r\n"));
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    drop((idle, half));
 }
 
 #[test]
@@ -498,10 +544,8 @@ fn a6_a_killed_client_in_a_real_sandbox_withdraws_its_request() {
     let held = inside(&scene.host, &format!("curl -sS http://{}/ & echo $!; wait", scene.authority("a")));
     scene.wait_for(|pending| pending.len() == 1);
     assert!(scene.pending()[0]["voice"]["connection"]["user_agent"].as_str().unwrap().starts_with("curl/"));
-    let asked = Instant::now();
     scene.host.ok(&["exec", "demo", "--", "pkill", "-KILL", "curl"]);
     scene.wait_for(<[Value]>::is_empty);
-    eprintln!("withdrawn {:?} after the client's death began", asked.elapsed());
     ended(held);
     assert_eq!(scene.snapshot()["settled"][0]["outcome"], "withdrawn");
 }
