@@ -283,7 +283,7 @@ async fn every_change_has_a_version_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a7_nobody_sees_a_request_before_it_is_shown_and_who_joined_one_that_never_is_asks_anew() {
+async fn nobody_sees_a_request_before_it_is_shown_and_who_joined_one_that_never_is_asks_anew() {
     let queue = Arc::<Queue>::default();
     let asked = || Asked {
         id: RequestId::from_bytes([7; 8]),

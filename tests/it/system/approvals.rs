@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::thread;
@@ -426,6 +427,48 @@ fn i9_the_page_keeps_its_port_and_its_logins_when_another_guardian_takes_over() 
         page_says(page, &format!("GET /session HTTP/1.1\r\nHost: {page}\r\nCookie: {cookie}\r\n\r\n"));
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     drop((idle, half));
+}
+
+#[test]
+fn i9_a_guardian_that_waits_for_tunnels_sends_nobody_in_circles() {
+    let scene = Scene::new();
+    let client = Client::register(&scene.host, "demo");
+    let held = scene.hold(&client, "a");
+    scene.host.ok(&["approvals", "allow", &scene.only()]);
+    let open = held.join().unwrap().unwrap();
+    let mut command = scene.host.cloister(&["guardian", "stop", "--yes", "--drain", "1h"]);
+    let stop = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    while json(&raw(&scene.host, "GET /version", b""))["is_stopping"] != true {}
+    for route in ["/approvals", "/approvals?since=0", "/approvals/calls?cloister=demo&since=0"] {
+        let answer = raw(&scene.host, &format!("GET {route}"), b"");
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("is stopping"), "{route}: {answer}");
+    }
+    drop(open);
+    assert_eq!(ended(stop).code, 0);
+}
+
+#[test]
+fn those_who_wait_for_news_leave_places_to_others_and_go_with_their_caller() {
+    let scene = Scene::new();
+    let key = fs::read_to_string(scene.host.runtime().join("control.key")).unwrap();
+    let wait = |_| {
+        let mut stream = UnixStream::connect(scene.host.runtime().join("control.sock")).unwrap();
+        let head = format!("Host: guardian\r\nAuthorization: Bearer {key}\r\n");
+        write!(stream, "GET /approvals/calls?cloister=demo&since=0 HTTP/1.1\r\n{head}\r\n").unwrap();
+        stream
+    };
+    let waiting: Vec<UnixStream> = (0..192).map(wait).collect();
+    let begun = Instant::now();
+    // With another number it is answered at once, if there is a place.
+    let is_answered = |status: &str| {
+        let answer = raw(&scene.host, "GET /approvals/calls?cloister=demo&since=7", b"");
+        assert!(begun.elapsed() < PATIENCE, "{answer}");
+        answer.starts_with(status)
+    };
+    while !is_answered("HTTP/1.1 503") {}
+    assert!(raw(&scene.host, "GET /status", b"").starts_with("HTTP/1.1 200"));
+    drop(waiting);
+    while !is_answered("HTTP/1.1 200") {}
 }
 
 #[test]

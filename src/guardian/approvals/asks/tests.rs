@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::Path;
 use std::sync::RwLock;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -90,13 +89,9 @@ impl Scene {
     }
 
     fn log(&self) -> Vec<serde_json::Value> {
-        fn find(directory: &Path) -> Option<String> {
-            let file = unified_file(directory);
-            fs::read_to_string(file).ok()
-        }
         let home = OsString::from(self.home.path());
         let paths = Paths::from_environment(|name| (name == "HOME").then(|| home.clone())).unwrap();
-        let text = find(&paths.audit_dir()).unwrap();
+        let text = fs::read_to_string(unified_file(&paths.audit_dir())).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 }
@@ -133,7 +128,7 @@ async fn a6_who_asks_again_and_again_for_what_waits_is_told_to_wait() {
 }
 
 #[tokio::test]
-async fn n9_polite_refusals_are_recorded_with_the_rule_and_grouped() {
+async fn polite_refusals_are_recorded_with_the_rule_and_grouped() {
     let scene = Scene::new(Duration::from_millis(1));
     for _ in 0..3 {
         assert!(scene.ask("denied.test").await.contains("denied_by_rule"));
