@@ -113,6 +113,8 @@ pub(in crate::web) struct HostView {
     pub(in crate::web) unicode: Option<String>,
     /// Whether scripts are mixed that do not belong together.
     pub(in crate::web) is_mixed: bool,
+    /// Whether its letters look like those of another name.
+    pub(in crate::web) is_like_another: bool,
     /// The suffix below which a service gives names to its users.
     pub(in crate::web) shared: Option<String>,
     /// Whether it is an address.
@@ -131,6 +133,7 @@ impl HostView {
                     registrable: String::new(),
                     unicode: None,
                     is_mixed: false,
+                    is_like_another: false,
                     shared: None,
                     is_address: true,
                 };
@@ -144,6 +147,7 @@ impl HostView {
             registrable: Untrusted(registrable).to_string(),
             unicode: (unicode != name.as_str()).then(|| Untrusted(&unicode).to_string()),
             is_mixed: name.mixes_scripts(),
+            is_like_another: name.imitates(),
             shared: name.shared_suffix().map(|suffix| Untrusted(suffix).to_string()),
             is_address: false,
         }
