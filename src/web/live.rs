@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Extension, State};
+use axum::extract::{Extension, RawQuery, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse as _, Response};
@@ -30,14 +30,15 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How long a browser waits before it comes back.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Opens the stream.
+/// Opens the stream. A page that nobody sees, and that may not notify, says `away`: then somebody else calls.
 pub(super) async fn events(
     State(shared): State<Arc<Shared>>,
     Extension(visit): Extension<Visit>,
+    RawQuery(query): RawQuery,
 ) -> Response {
     match Watch::open(&shared, visit.visitor) {
         Ok(watch) => {
-            let viewer = Viewer::new(watch);
+            let viewer = Viewer::new(watch, query.as_deref() != Some("away"));
             answer(stream::unfold(viewer, |mut viewer| async {
                 viewer.next().await.map(|event| (Ok(event), viewer))
             }))
@@ -116,7 +117,7 @@ struct Viewer {
     queue: VecDeque<Event>,
     seen: Option<Seen>,
     /// As long as it is held, somebody looks.
-    _look: Box<dyn Send + Sync>,
+    _look: Option<Box<dyn Send + Sync>>,
 }
 
 /// What the browser was told.
@@ -131,9 +132,9 @@ struct Seen {
 }
 
 impl Viewer {
-    fn new(watch: Watch) -> Self {
+    fn new(watch: Watch, is_seen: bool) -> Self {
         let desk = &watch.shared.desk;
-        let (mut changes, look) = (desk.changes(), desk.look());
+        let (mut changes, look) = (desk.changes(), is_seen.then(|| desk.look()));
         changes.mark_changed();
         Self { changes, looks: every(LOOK), queue: VecDeque::new(), seen: None, _look: look, watch }
     }

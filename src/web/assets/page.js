@@ -41,14 +41,21 @@ function setOnline(now, text = "") {
   armAll();
 }
 
+// Whether nobody sees this page, nor would hear of it: then the guardian calls in its own ways.
+function isAway() {
+  return document.hidden && !(window.Notification && Notification.permission === "granted");
+}
+
 // Opens a stream; `handlers` are functions by event name.
 function listen(url, handlers) {
   let source;
   let wait = 500;
   let timer;
+  let wasAway = false;
   const open = () => {
     clearTimeout(timer);
-    source = new EventSource(url);
+    wasAway = isAway();
+    source = new EventSource(wasAway && url === "/events" ? "/events?away" : url);
     for (const [name, handle] of Object.entries(handlers)) {
       source.addEventListener(name, (event) => {
         lastEvent = performance.now();
@@ -83,7 +90,12 @@ function listen(url, handlers) {
   };
   setInterval(() => {
     if (online && performance.now() - lastEvent > QUIET_MS) { lost(); }
+    // A look at another tab is not being away.
+    if (online && isAway() && !wasAway) { source.close(); open(); }
   }, 5000);
+  document.addEventListener("visibilitychange", () => {
+    if (online && wasAway && !isAway()) { source.close(); open(); }
+  });
   open();
 }
 

@@ -21,6 +21,9 @@ async fn a_stream_begins_with_everything_and_goes_on_with_what_changes() {
     assert_eq!((name.as_str(), &sync["count"]), ("sync", &1.into()));
     assert!(sync["list"].as_str().unwrap().contains(&format!("id=\"request-{first}\"")));
     assert_eq!(served.desk.lookers(), 1);
+    let mut unseen = browser.events("/events?away").await;
+    assert_eq!(unseen.next().await.unwrap().0, "sync");
+    assert_eq!(served.desk.lookers(), 1, "a page that nobody sees keeps nobody from being called");
 
     let second = served.desk.ask("demo", "b.example.com:443", connection("curl"));
     let (name, added) = events.next().await.unwrap();
