@@ -252,13 +252,6 @@ impl Queue {
         }
     }
 
-    /// The request of a cloister for an authority, if one waits.
-    pub fn find(&self, cloister: &CloisterName, authority: &Authority) -> Option<Pending> {
-        let state = self.lock();
-        let number = state.by_subject.get(&(cloister.clone(), authority.clone()))?;
-        state.pending.get(number).filter(|entry| entry.is_shown).map(|entry| entry.show(Instant::now()))
-    }
-
     /// How many requests of a cloister wait.
     pub fn count(&self, cloister: &CloisterName) -> usize {
         self.lock().counts.get(cloister).copied().unwrap_or_default()
