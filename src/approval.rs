@@ -1,6 +1,6 @@
 //! The life of an approval: asked, held, answered, remembered (DESIGN 3).
 //!
-//! A [`Queue`] holds what waits for a human: one request for a cloister and an authority, however many connections
+//! A [`queue::Queue`] holds what waits for a human: one request for a cloister and an authority, however many connections
 //! wait for it. An [`Answer`] has a [`Scope`] and a [`Breadth`], and becomes a rule; whoever waits is then judged by
 //! the rules anew. Nothing here knows of sockets, files or pages.
 

@@ -2,7 +2,7 @@
 //!
 //! A call only tells: it has no buttons, and nothing that it reaches can answer (A5). Who reports a request to a
 //! [`Caller`] is never held up: what it says is noted under a lock, and tasks of their own do the rest, each with a
-//! bound on what it keeps and on the time it takes. How often somebody is called is the business of [`book`].
+//! bound on what it keeps and on the time it takes. How often somebody is called is the business of `book`.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
